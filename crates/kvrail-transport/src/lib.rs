@@ -1,0 +1,15 @@
+//! Real fabrics: each implements [`kvrail_core::transport::Transport`] and can be waited for.
+
+use std::os::fd::RawFd;
+
+use kvrail_core::transport::Transport;
+
+/// A transport that a thread can sleep on: no busy core when idle.
+pub trait Fabric: Transport + Send {
+    /// A descriptor that polls readable when [`Transport::poll`] has something to do and [`Fabric::arm`] was called.
+    fn wait_fd(&self) -> RawFd;
+
+    /// Asks for a wake-up through [`Fabric::wait_fd`] on the next arrival. Returns false when something is pending
+    /// already: poll again instead of sleeping. The wake-up holds until the next [`Transport::poll`].
+    fn arm(&mut self) -> bool;
+}
