@@ -8,7 +8,9 @@
 pub mod fabric;
 pub mod memory;
 pub mod model;
+pub mod pattern;
 pub mod rng;
+pub mod scenario;
 pub mod territory;
 pub mod trace;
 pub mod violation;

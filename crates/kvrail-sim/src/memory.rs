@@ -14,6 +14,13 @@ impl Arena {
         Self { base, bytes: vec![fill; len] }
     }
 
+    /// Adds `len` bytes at the end; the address of the first.
+    pub fn grow(&mut self, len: usize) -> u64 {
+        let address = self.base + self.len();
+        self.bytes.resize(self.bytes.len() + len, 0);
+        address
+    }
+
     /// Address of the first byte.
     #[must_use]
     pub const fn base(&self) -> u64 {

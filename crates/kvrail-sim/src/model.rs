@@ -39,6 +39,8 @@ pub struct Model {
     pub stall_timeout: u64,
     /// How long the fabric itself tries before it calls a target unresponsive.
     pub unresponsive: u64,
+    /// How long the fabric repeats a message for a target that has no receive posted.
+    pub retry_max: u64,
     /// Bound on the time between a reset and its last event.
     pub flush_max: u64,
     /// Largest op, bytes.
@@ -55,7 +57,8 @@ pub struct Model {
     pub poll_budget: usize,
     /// A target answers only initiators that it has added as a peer (EFA's address vector; status 14 otherwise).
     pub target_knows_initiator: bool,
-    /// Overflow of a receive queue is a violation; otherwise the op or message fails as receiver not ready.
+    /// Overflow of a receive queue is a violation; otherwise messages wait and then fail as
+    /// receiver not ready.
     pub overflow_is_violation: bool,
 }
 
@@ -74,6 +77,7 @@ impl Default for Model {
             linger: 5 * MS,
             stall_timeout: 20 * MS,
             unresponsive: 2 * MS,
+            retry_max: 100 * MS,
             flush_max: 50 * US,
             op_bytes_max: 1 << 30,
             message_bytes_max: 16 << 10,

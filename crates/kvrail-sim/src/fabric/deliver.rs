@@ -17,12 +17,14 @@ pub(crate) struct Mail {
     pub(crate) bytes: Vec<u8>,
     /// The fabric's own second copy: it costs its sender nothing and its receiver no receive.
     pub(crate) duplicate: bool,
+    /// When: the fabric repeats it for a receiver that is not ready until [`crate::model::Model::retry_max`] later.
+    pub(crate) sent: u64,
 }
 
 impl World {
     /// Puts an event into a rail's queue, and wakes its process.
     pub(crate) fn receive(&mut self, node: usize, rail: usize, slot: Slot, event: Event) {
-        let full = slot == Slot::Receive && self.nodes[node].rails[rail].unread >= self.model.receives_max;
+        let full = slot == Slot::Receive && self.is_full(node, rail);
         if full && self.model.overflow_is_violation {
             let max = self.model.receives_max;
             self.violate(
@@ -72,9 +74,28 @@ impl World {
         self.at(at, Happening::Mail(Box::new(mail)));
     }
 
+    fn is_full(&self, node: usize, rail: usize) -> bool {
+        self.nodes[node].rails.get(rail).is_some_and(|rail| rail.unread >= self.model.receives_max)
+    }
+
+    /// Whether the fabric goes on trying: there is no receive for the message, and its time is not over.
+    fn must_wait(&self, mail: &Mail, rail: usize) -> bool {
+        !self.model.overflow_is_violation
+            && !mail.duplicate
+            && self.nodes[mail.to.0].alive
+            && self.nodes[mail.to.0].epoch == mail.to.1
+            && self.is_full(mail.to.0, rail)
+            && self.now < mail.sent + self.model.retry_max
+    }
+
     /// A message is at its target's NIC.
     pub(crate) fn mail(&mut self, mail: Mail) {
         let (local, remote) = (mail.route.local.index(), mail.route.remote.index());
+        if self.must_wait(&mail, remote) {
+            let at = self.now + self.rng.within(4 * self.model.latency, 8 * self.model.latency);
+            self.at(at, Happening::Mail(Box::new(mail)));
+            return;
+        }
         let sender = &mut self.nodes[mail.from.0];
         let sender_lives = sender.alive && sender.epoch == mail.from.1;
         if sender_lives && !mail.duplicate {
@@ -99,9 +120,7 @@ impl World {
             Some(OpError::ReceiverNotReady)
         } else if self.rng.chance(self.chaos.send_error_ppm) {
             Some(OpError::Unreachable)
-        } else if !self.model.overflow_is_violation
-            && self.nodes[mail.to.0].rails[remote].unread >= self.model.receives_max
-        {
+        } else if !self.model.overflow_is_violation && self.is_full(mail.to.0, remote) {
             Some(OpError::ReceiverNotReady)
         } else {
             None

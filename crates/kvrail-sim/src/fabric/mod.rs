@@ -184,6 +184,20 @@ impl SimFabric {
         Self { world: Rc::new(RefCell::new(world)) }
     }
 
+    /// A further node; its number.
+    pub fn add_node(&self, spec: NodeSpec) -> usize {
+        let mut world = self.world.borrow_mut();
+        let index = world.nodes.len();
+        world.nodes.push(Node::new(index, spec, 1));
+        index
+    }
+
+    /// When the next thing happens.
+    #[must_use]
+    pub fn next_at(&self) -> Option<Time> {
+        self.world.borrow().queue.peek().map(|Reverse(entry)| Time(entry.at))
+    }
+
     /// Lets every poll move the world's clock to the time it is given, for users without a driver.
     pub fn self_clocked(&self) {
         self.world.borrow_mut().self_clocked = true;

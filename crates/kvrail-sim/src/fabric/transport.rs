@@ -188,6 +188,9 @@ impl Transport for SimTransport {
             return Err(PeerError::Unreachable("the process is gone".into()));
         }
         let me = &mut world.nodes[self.node];
+        if let Some(tenant) = me.peers.get(&peer.slot) {
+            return Err(PeerError::Exhausted(format!("{} still has the slot of {peer}", tenant.id)));
+        }
         me.known.insert((node, epoch));
         me.peers.insert(peer.slot, Peer { id: peer, node, epoch, rails: count, regions: BTreeMap::new() });
         let name = |(rail, rate_bps): (usize, u64)| RailInfo { name: format!("sim{node}n{rail}"), rate_bps };
@@ -275,8 +278,8 @@ impl Transport for SimTransport {
                 direction: batch.direction,
                 token: batch.token,
                 index: batch.first + i as u32,
-                local: mine.map_or(0, |info| info.base + op.local_offset),
-                remote: theirs.map_or(0, |theirs| theirs.info.base + op.remote_offset),
+                local: mine.map_or(0, |info| info.base.wrapping_add(op.local_offset)),
+                remote: theirs.map_or(0, |theirs| theirs.info.base.wrapping_add(op.remote_offset)),
                 local_region: op.local_region,
                 remote_region: op.remote_region,
                 generation: theirs.map_or(kvrail_core::id::Generation(0), |theirs| theirs.info.generation),
@@ -328,6 +331,7 @@ impl Transport for SimTransport {
             route: Route { local: route.local, remote: RemoteRail(route.remote.0) },
             bytes: message.to_vec(),
             duplicate: false,
+            sent: world.now,
         });
         Ok(true)
     }
