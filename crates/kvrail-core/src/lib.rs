@@ -9,8 +9,15 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
+pub mod descriptor;
 pub mod id;
 pub mod limits;
+pub mod plan;
+pub mod region;
+pub mod route;
+pub mod stripe;
 pub mod time;
 pub mod transport;
