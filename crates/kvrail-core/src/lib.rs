@@ -21,3 +21,4 @@ pub mod route;
 pub mod stripe;
 pub mod time;
 pub mod transport;
+pub mod wire;
