@@ -13,11 +13,15 @@ extern crate alloc;
 extern crate std;
 
 pub mod descriptor;
+pub mod engine;
+pub mod error;
+pub mod hazards;
 pub mod id;
 pub mod limits;
 pub mod plan;
 pub mod region;
 pub mod route;
+mod slab;
 pub mod stripe;
 pub mod time;
 pub mod transport;

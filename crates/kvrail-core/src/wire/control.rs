@@ -6,11 +6,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::metadata::{read_rails, write_rails};
 use super::{DecodeError, Reader, VERSION, Writer};
 use crate::id::{Incarnation, RemoteRail, TransferId};
 use crate::limits::{ADDRESS_BYTES_MAX, NAME_BYTES_MAX, NOTIFICATION_BYTES_MAX, RAILS_MAX};
-use crate::transport::RailInfo;
 
 const MAGIC: [u8; 2] = *b"kv";
 
@@ -73,8 +71,6 @@ pub struct Greeting {
     pub link: u32,
     /// The sender's transport address.
     pub address: Vec<u8>,
-    /// The sender's rails.
-    pub rails: Vec<RailInfo>,
     /// Immediates that the receiver may have unconsumed at the sender.
     pub credit: u32,
     /// Slots that the sender grants to the receiver.
@@ -279,7 +275,6 @@ fn write_greeting(out: &mut Writer<'_>, greeting: &Greeting) {
     out.bytes(greeting.name.as_bytes());
     out.u32(greeting.link);
     out.bytes(&greeting.address);
-    write_rails(out, &greeting.rails);
     out.u32(greeting.credit);
     out.varint(greeting.slots.len() as u64);
     for slot in &greeting.slots {
@@ -295,11 +290,10 @@ fn read_greeting(from: &mut Reader<'_>) -> Result<Greeting, DecodeError> {
     }
     let link = from.u32("link")?;
     let address = from.bytes(ADDRESS_BYTES_MAX, "address")?.to_vec();
-    let rails = read_rails(from)?;
     let credit = from.u32("credit")?;
     let count = from.bounded(GREETING_SLOTS_MAX, "slots")?;
     let slots = (0..count).map(|_| from.u32("slot").map(Slot::from_immediate)).collect::<Result<_, _>>()?;
-    Ok(Greeting { name, link, address, rails, credit, slots, nonce: from.u64("nonce")? })
+    Ok(Greeting { name, link, address, credit, slots, nonce: from.u64("nonce")? })
 }
 
 fn read_close(from: &mut Reader<'_>) -> Result<Body, DecodeError> {
@@ -347,7 +341,6 @@ mod tests {
             name: "decode-1".to_string(),
             link: 7,
             address: alloc::vec![1, 2, 3],
-            rails: alloc::vec![RailInfo { name: "efa0".to_string(), rate_bps: 100_000_000_000 }],
             credit: 64,
             slots: alloc::vec![slot, Slot { index: 0, generation: 0 }],
             nonce: 77,

@@ -230,7 +230,7 @@ fn read_keys(from: &mut Reader<'_>, count: usize) -> Result<Keys, DecodeError> {
     Ok(Keys { bytes: bytes.to_vec(), ends })
 }
 
-pub(crate) fn write_rails(out: &mut Writer<'_>, rails: &[RailInfo]) {
+fn write_rails(out: &mut Writer<'_>, rails: &[RailInfo]) {
     out.varint(rails.len() as u64);
     for rail in rails {
         let name = rail.name.as_bytes();
@@ -242,7 +242,7 @@ pub(crate) fn write_rails(out: &mut Writer<'_>, rails: &[RailInfo]) {
 /// Longer device names are cut: they are for people.
 const RAIL_NAME_BYTES_MAX: usize = 64;
 
-pub(crate) fn read_rails(from: &mut Reader<'_>) -> Result<Vec<RailInfo>, DecodeError> {
+fn read_rails(from: &mut Reader<'_>) -> Result<Vec<RailInfo>, DecodeError> {
     let count = from.bounded(RAILS_MAX, "rails")?;
     if count == 0 {
         return Err(DecodeError::Invalid { field: "rails" });
@@ -257,7 +257,7 @@ pub(crate) fn read_rails(from: &mut Reader<'_>) -> Result<Vec<RailInfo>, DecodeE
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use alloc::format;
     use alloc::string::ToString;
@@ -273,7 +273,7 @@ pub(crate) mod tests {
     }
 
     prop_compose! {
-        pub(crate) fn metadata()(regions in regions(), name in "[a-z]{1,20}", incarnation: u64,
+        fn metadata()(regions in regions(), name in "[a-z]{1,20}", incarnation: u64,
                 rails in prop::collection::vec(("[a-z0-9]{0,10}", any::<u64>()), 1..5), key in prop::collection::vec(any::<u8>(), 0..9),
                 address: Vec<u8>) -> Metadata {
             let mut keys = Keys::default();
