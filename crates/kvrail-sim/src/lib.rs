@@ -5,7 +5,10 @@
 //! Nothing here reads a clock, starts a thread, or iterates in an order that is not fixed.
 #![forbid(unsafe_code)]
 
+pub mod canary;
+pub mod driver;
 pub mod fabric;
+pub mod fleet;
 pub mod memory;
 pub mod model;
 pub mod pattern;

@@ -113,6 +113,17 @@ impl Territory {
         }
     }
 
+    /// A node took `len` bytes at `base` away from a transfer, whose other ranges it leaves alone.
+    pub fn retire(&mut self, transfer: u64, node: usize, base: u64, len: u64) {
+        for claim in self.claims.iter_mut().filter(|claim| claim.transfer == transfer) {
+            let is_target = claim.target_node == node;
+            claim.spans.retain(|span| {
+                let at = if is_target { span.target } else { span.source };
+                !(base..base + len).contains(&at)
+            });
+        }
+    }
+
     /// The memory of a node's earlier life is gone; what was claimed there means nothing any more.
     pub fn forget_node(&mut self, node: usize) {
         self.claims.retain(|claim| claim.source_node != node && claim.target_node != node);

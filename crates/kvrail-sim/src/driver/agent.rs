@@ -95,6 +95,13 @@ impl Agent {
         self.table.get(id).map(|info| (info.id, info.generation))
     }
 
+    /// Whether what this node knows of a peer's regions is what the peer has now, for these slices.
+    pub(crate) fn knows(&self, other: usize, slices: &[Slice], peer: &Self) -> bool {
+        let Some((id, _)) = self.peers.get(&other) else { return false };
+        let known: Vec<_> = self.engine.peer_regions(*id).map(|info| (info.id, info.generation)).collect();
+        slices.iter().all(|s| peer.region_of(s.remote_area).is_some_and(|region| known.contains(&region)))
+    }
+
     /// What a peer needs to know, as bytes.
     pub(crate) fn metadata(&self) -> Vec<u8> {
         let mut address = Vec::new();
@@ -110,6 +117,7 @@ impl Agent {
             rails: self.transport.rails().to_vec(),
             keys,
         };
-        Metadata { name: self.name.clone(), incarnation: self.incarnation, transports: vec![offer], regions }.encode()
+        Metadata { name: self.name.clone(), incarnation: self.incarnation, transports: vec![offer], regions }
+            .encode()
     }
 }

@@ -9,34 +9,34 @@ use kvrail_core::id::RegionId;
 use crate::rng::Rng;
 
 /// Granularity of ownership, bytes.
-pub const UNIT: u64 = 64;
+pub(crate) const UNIT: u64 = 64;
 
 /// A piece of a node's memory that is a region most of the time.
 #[derive(Clone, Debug)]
-pub struct Area {
+pub(crate) struct Area {
     /// Its region while it is registered.
-    pub region: Option<RegionId>,
+    pub(crate) region: Option<RegionId>,
     /// Address of its first byte.
-    pub base: u64,
+    pub(crate) base: u64,
     /// Bytes.
-    pub len: u64,
+    pub(crate) len: u64,
     /// The transfer that uses each unit.
     owners: Vec<Option<u64>>,
 }
 
 /// One pair of ranges of a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Slice {
+pub(crate) struct Slice {
     /// Area of the initiator.
-    pub local_area: usize,
+    pub(crate) local_area: usize,
     /// Offset there.
-    pub local: u64,
+    pub(crate) local: u64,
     /// Area of the peer.
-    pub remote_area: usize,
+    pub(crate) remote_area: usize,
     /// Offset there.
-    pub remote: u64,
+    pub(crate) remote: u64,
     /// Bytes.
-    pub len: u64,
+    pub(crate) len: u64,
 }
 
 impl Area {
@@ -51,12 +51,6 @@ impl Area {
     /// The units that a range touches.
     fn touched(offset: u64, len: u64) -> core::ops::Range<usize> {
         (offset / UNIT) as usize..((offset + len - 1) / UNIT + 1) as usize
-    }
-
-    /// Whether nobody uses any of it.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.owners.iter().all(Option::is_none)
     }
 
     /// A run of `count` free units, somewhere.
@@ -83,15 +77,15 @@ impl Area {
 
 /// All areas of a node's present life.
 #[derive(Clone, Debug)]
-pub struct Layout {
+pub(crate) struct Layout {
     /// The areas, in address order, with gaps between them.
-    pub areas: Vec<Area>,
+    pub(crate) areas: Vec<Area>,
 }
 
 impl Layout {
     /// Cuts memory into areas of unequal size at odd addresses, with guard bytes between them.
     #[must_use]
-    pub fn new(base: u64, len: u64, rng: &mut Rng) -> Self {
+    pub(crate) fn new(base: u64, len: u64, rng: &mut Rng) -> Self {
         let count = rng.within(1, 4);
         let mut areas = Vec::new();
         let mut at = base + rng.within(1, 99);
@@ -108,7 +102,7 @@ impl Layout {
     }
 
     /// Gives ranges to a transfer.
-    pub fn take(&mut self, transfer: u64, ranges: impl Iterator<Item = (usize, u64, u64)>) {
+    pub(crate) fn take(&mut self, transfer: u64, ranges: impl Iterator<Item = (usize, u64, u64)>) {
         for (area, offset, len) in ranges {
             for unit in Area::touched(offset, len) {
                 debug_assert!(self.areas[area].owners[unit].is_none());
@@ -119,7 +113,7 @@ impl Layout {
 
     /// Whether all ranges are free.
     #[must_use]
-    pub fn all_free(&self, mut ranges: impl Iterator<Item = (usize, u64, u64)>) -> bool {
+    pub(crate) fn all_free(&self, mut ranges: impl Iterator<Item = (usize, u64, u64)>) -> bool {
         ranges.all(|(area, offset, len)| {
             let touched = Area::touched(offset, len);
             self.areas[area].is_free(touched.start, touched.len())
@@ -127,7 +121,7 @@ impl Layout {
     }
 
     /// Takes everything back from a transfer.
-    pub fn give_back(&mut self, transfer: u64) {
+    pub(crate) fn give_back(&mut self, transfer: u64) {
         for owner in self.areas.iter_mut().flat_map(|area| &mut area.owners) {
             if *owner == Some(transfer) {
                 *owner = None;
@@ -143,7 +137,7 @@ impl Layout {
 
 /// Shapes of transfers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// One range.
     Contiguous,
     /// Small blocks anywhere.
@@ -156,7 +150,7 @@ pub enum Shape {
 
 /// Slices for a transfer of that shape, of free memory on both sides, and the two descriptor lists.
 #[must_use]
-pub fn slices(
+pub(crate) fn slices(
     shape: Shape,
     local: &mut Layout,
     remote: &mut Layout,
@@ -273,7 +267,9 @@ mod tests {
                 for s in slices {
                     assert!(s.len > 0 && s.local + s.len <= a.areas[s.local_area].len);
                     assert!(s.remote + s.len <= b.areas[s.remote_area].len);
-                    assert!(a.areas[s.local_area].region.is_some() && b.areas[s.remote_area].region.is_some());
+                    assert!(
+                        a.areas[s.local_area].region.is_some() && b.areas[s.remote_area].region.is_some()
+                    );
                     for (area, at, len) in &used {
                         assert!(*area != s.local_area || s.local >= at + len || s.local + s.len <= *at);
                     }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use kvrail_core::error::{Awaited, TransferError};
 use kvrail_core::id::Token;
-use kvrail_core::time::Time;
 use kvrail_core::transport::Direction;
 
 use super::layout::Slice;
@@ -124,7 +123,10 @@ impl Ledger {
         result: Result<(), TransferError>,
     ) -> Option<usize> {
         let Some(&index) = self.by_token.get(&(life, token.slot, token.generation.0)) else {
-            fabric.violate(Checker::ExactlyOnce, format!("node {} ended a transfer that was never posted", life.0));
+            fabric.violate(
+                Checker::ExactlyOnce,
+                format!("node {} ended a transfer that was never posted", life.0),
+            );
             return None;
         };
         let record = &self.records[index];
@@ -138,7 +140,8 @@ impl Ledger {
         match &result {
             Ok(()) => {
                 if record.stale {
-                    fabric.violate(Checker::Addressing, format!("transfer {index} of a stale plan succeeded"));
+                    fabric
+                        .violate(Checker::Addressing, format!("transfer {index} of a stale plan succeeded"));
                 } else if !record.remote_released || record.direction == Direction::Read {
                     self.verify(fabric, index, "its end");
                 }
@@ -163,18 +166,24 @@ impl Ledger {
         if record.must_succeed {
             fabric.violate(
                 Checker::Progress,
-                format!("transfer {index} of node {} failed after everything had healed: {error}", record.initiator.0),
+                format!(
+                    "transfer {index} of node {} failed after everything had healed: {error}",
+                    record.initiator.0
+                ),
             );
         }
         // The peer's word may be lost with the peer, or come after the deadline. Otherwise both sides must agree.
         let undecidable = matches!(
             error,
-            TransferError::PeerLost(_) | TransferError::DeadlineExceeded { awaited: Awaited::Confirmation, .. }
+            TransferError::PeerLost(_)
+                | TransferError::DeadlineExceeded { awaited: Awaited::Confirmation, .. }
         );
         if record.remote_end == Some(RemoteEnd::Notified) && !undecidable {
             fabric.violate(
                 Checker::ExactlyOnce,
-                format!("transfer {index} was announced to its peer and then failed at its initiator: {error}"),
+                format!(
+                    "transfer {index} was announced to its peer and then failed at its initiator: {error}"
+                ),
             );
         }
         if *error == TransferError::Overshoot {
@@ -194,7 +203,10 @@ impl Ledger {
         end: RemoteEnd,
     ) -> Option<usize> {
         let Some(record) = self.records.get(index).filter(|r| r.announced && r.responder == at) else {
-            fabric.violate(Checker::ExactlyOnce, format!("node {} was told of transfer {index}, not its own", at.0));
+            fabric.violate(
+                Checker::ExactlyOnce,
+                format!("node {} was told of transfer {index}, not its own", at.0),
+            );
             return None;
         };
         if let Some(earlier) = record.remote_end {
@@ -209,10 +221,19 @@ impl Ledger {
                 Checker::ExactlyOnce,
                 format!("transfer {index} is done at its initiator and failed at node {}", at.0),
             ),
-            (RemoteEnd::Notified, Some(Outcome::Failed(error))) if !matches!(error, TransferError::PeerLost(_) | TransferError::DeadlineExceeded { awaited: Awaited::Confirmation, .. }) => {
+            (RemoteEnd::Notified, Some(Outcome::Failed(error)))
+                if !matches!(
+                    error,
+                    TransferError::PeerLost(_)
+                        | TransferError::DeadlineExceeded { awaited: Awaited::Confirmation, .. }
+                ) =>
+            {
                 fabric.violate(
                     Checker::ExactlyOnce,
-                    format!("transfer {index} failed at its initiator ({error}) and was announced to node {}", at.0),
+                    format!(
+                        "transfer {index} failed at its initiator ({error}) and was announced to node {}",
+                        at.0
+                    ),
                 );
             }
             (RemoteEnd::Notified, _) => {
@@ -264,7 +285,10 @@ impl Ledger {
                 }
             }
             None => {
-                fabric.violate(Checker::ExactlyOnce, format!("node {} got message {index}, never sent to it", at.0));
+                fabric.violate(
+                    Checker::ExactlyOnce,
+                    format!("node {} got message {index}, never sent to it", at.0),
+                );
             }
         }
     }
@@ -306,9 +330,4 @@ pub(crate) fn untag(bytes: &[u8]) -> Option<(u8, usize)> {
     let (kind, rest) = bytes.split_first()?;
     let index = u64::from_le_bytes(*rest.first_chunk()?);
     rest[8..].iter().all(|byte| byte == kind).then_some((*kind, index as usize))
-}
-
-/// `now` plus nanoseconds.
-pub(crate) fn after(now: Time, ns: u64) -> Time {
-    Time(now.0 + ns)
 }

@@ -266,7 +266,7 @@ impl Run {
         let now = self.fabric.now();
         let Some(agent) = self.agents[node].as_mut() else { return };
         agent.wake_at = u64::MAX;
-        agent.engine.drive(now, &mut agent.transport);
+        let busy = agent.engine.drive(now, &mut agent.transport);
         let mut events = Vec::new();
         while let Some(event) = agent.engine.poll_event() {
             events.push(event);
@@ -275,6 +275,10 @@ impl Run {
             self.hear(node, event);
         }
         self.plan_wake(node);
+        if busy {
+            let soon = now.0 + self.rng.within(200, self.delays[node]);
+            self.wake(node, soon);
+        }
     }
 
     /// The next drive of a node, from its own deadlines.
@@ -284,7 +288,8 @@ impl Run {
         let own = agent.engine.poll_timeout();
         if own.is_none() && agent.engine.active_transfers() > 0 {
             let active = agent.engine.active_transfers();
-            self.fabric.violate(Checker::Progress, format!("node {node} has {active} transfers and no deadline"));
+            self.fabric
+                .violate(Checker::Progress, format!("node {node} has {active} transfers and no deadline"));
             return;
         }
         let next = own.into_iter().chain(agent.transport.poll_timeout()).min();
@@ -325,7 +330,8 @@ impl Run {
     }
 
     fn told(&mut self, life: ledger::Life, index: usize, end: RemoteEnd) {
-        if self.ledger.ended_remotely(&self.fabric, life, index, end).is_some() && end == RemoteEnd::Notified {
+        if self.ledger.ended_remotely(&self.fabric, life, index, end).is_some() && end == RemoteEnd::Notified
+        {
             self.release_remote(index);
         }
     }
@@ -333,7 +339,8 @@ impl Run {
     fn lost(&mut self, node: usize, peer: kvrail_core::id::PeerId, cause: PeerLostCause) {
         let Some(agent) = self.agents[node].as_mut() else { return };
         let life = agent.life;
-        let found = agent.peers.iter().find(|(_, (id, _))| *id == peer).map(|(other, (_, epoch))| (*other, *epoch));
+        let found =
+            agent.peers.iter().find(|(_, (id, _))| *id == peer).map(|(other, (_, epoch))| (*other, *epoch));
         let Some((other, epoch)) = found else { return };
         agent.peers.remove(&other);
         self.parted.push((life, (other, epoch)));
@@ -389,7 +396,8 @@ impl Run {
         let metadata = match Metadata::decode(&bytes) {
             Ok(metadata) => metadata,
             Err(error) => {
-                self.fabric.violate(Checker::Bytes, format!("metadata of node {of} does not decode: {error}"));
+                self.fabric
+                    .violate(Checker::Bytes, format!("metadata of node {of} does not decode: {error}"));
                 return;
             }
         };
@@ -443,7 +451,7 @@ impl Run {
         let now = self.fabric.now();
         for node in 0..self.agents.len() {
             if let Some(agent) = self.agents[node].as_mut() {
-                agent.engine.close(now, &mut agent.transport);
+                agent.engine.close(now);
             }
             self.drive_soon(node);
         }
@@ -459,7 +467,11 @@ impl Run {
         let mut broken = Vec::new();
         for (index, record) in self.ledger.records.iter().enumerate() {
             let done = record.outcome == Some(ledger::Outcome::Done);
-            if record.announced && done && record.remote_end.is_none() && !parted(record.initiator, record.responder) {
+            if record.announced
+                && done
+                && record.remote_end.is_none()
+                && !parted(record.initiator, record.responder)
+            {
                 broken.push(format!("{} is done and its peer was never told", self.ledger.describe(index)));
             }
         }

@@ -29,8 +29,11 @@ struct Proposal {
 impl Run {
     /// The application of some node does something.
     pub(super) fn act(&mut self) {
-        if self.stage != Stage::Breaking {
-            return;
+        match self.stage {
+            Stage::Breaking => {}
+            Stage::Demanding if self.ledger.active().is_empty() => return self.close(),
+            Stage::Demanding => return self.watch_for_the_end(),
+            _ => return,
         }
         let mix = self.scenario.mix;
         let node = self.rng.index(self.agents.len());
@@ -57,7 +60,7 @@ impl Run {
         for node in 0..self.agents.len() {
             let others: Vec<usize> =
                 self.agents[node].as_ref().map(|a| a.peers.keys().copied().collect()).unwrap_or_default();
-            for other in others.into_iter().filter(|other| self.agents[*other].is_some()) {
+            for other in others {
                 for direction in [Direction::Write, Direction::Read] {
                     self.post_to(node, other, direction, true);
                 }
@@ -68,7 +71,7 @@ impl Run {
 
     /// Looks now and then whether everything has ended.
     fn watch_for_the_end(&mut self) {
-        let at = self.fabric.now().0 + 500 * MS;
+        let at = self.fabric.now().0 + 50 * MS;
         self.call_at(at, Call::Act);
     }
 
@@ -107,7 +110,10 @@ impl Run {
             Err(error) => {
                 let known = agent.knows(other, &slices, peer);
                 if known {
-                    self.fabric.violate(Checker::Progress, format!("node {node} cannot plan to node {other}: {error}"));
+                    self.fabric.violate(
+                        Checker::Progress,
+                        format!("node {node} cannot plan to node {other}: {error}"),
+                    );
                 }
                 return;
             }
@@ -152,8 +158,11 @@ impl Run {
     fn post(&mut self, proposal: Proposal, must_succeed: bool) {
         let Proposal { node, other, plan, slices, direction, stale } = proposal;
         let now = self.fabric.now();
-        let (Some(agent), Some(peer)) = (self.agents[node].as_ref(), self.agents[other].as_ref()) else { return };
-        let bases = |layout: &super::layout::Layout| layout.areas.iter().map(|a| a.base).collect::<Vec<u64>>();
+        let (Some(agent), Some(peer)) = (self.agents[node].as_ref(), self.agents[other].as_ref()) else {
+            return;
+        };
+        let bases =
+            |layout: &super::layout::Layout| layout.areas.iter().map(|a| a.base).collect::<Vec<u64>>();
         let spans = spans(&slices, direction, &bases(&agent.layout), &bases(&peer.layout));
         let (life, peer_life) = (agent.life, peer.life);
         let index = self.ledger.records.len();
@@ -196,7 +205,8 @@ impl Run {
             stale,
         });
         let line = self.ledger.describe(index);
-        self.fabric.trace(|t| t.note(now, || format!("post {line}{}", if stale { ", stale plan" } else { "" })));
+        self.fabric
+            .trace(|t| t.note(now, || format!("post {line}{}", if stale { ", stale plan" } else { "" })));
         let Some(agent) = self.agents[node].as_mut() else { return };
         match agent.engine.post(now, &plan, direction, PostOptions { notification, timeout }) {
             Ok(token) => {
@@ -204,7 +214,8 @@ impl Run {
                 if !stale {
                     agent.layout.take(index as u64, slices.iter().map(|s| (s.local_area, s.local, s.len)));
                     if let Some(peer) = self.agents[other].as_mut() {
-                        peer.layout.take(index as u64, slices.iter().map(|s| (s.remote_area, s.remote, s.len)));
+                        peer.layout
+                            .take(index as u64, slices.iter().map(|s| (s.remote_area, s.remote, s.len)));
                     }
                 }
                 if !must_succeed && self.rng.chance(self.scenario.mix.cancel_ppm) {
@@ -216,7 +227,10 @@ impl Run {
                 let expected = matches!(error, PostTransferError::TooManyTransfers(_))
                     || (stale || matches!(error, PostTransferError::UnknownPeer(_))) && !must_succeed;
                 if !expected {
-                    self.fabric.violate(Checker::Progress, format!("node {node} cannot post to node {other}: {error}"));
+                    self.fabric.violate(
+                        Checker::Progress,
+                        format!("node {node} cannot post to node {other}: {error}"),
+                    );
                 }
                 self.ledger.records.pop();
                 self.fabric.territory(|t| {
@@ -235,7 +249,7 @@ impl Run {
         let agent = self.agents[node].as_mut().filter(|a| a.life.1 == epoch);
         if let (Some(agent), Some(token)) = (agent, token) {
             self.fabric.trace(|t| t.note(now, || format!("cancel transfer {index}")));
-            agent.engine.cancel(now, &mut agent.transport, token);
+            agent.engine.cancel(now, token);
             self.drive_soon(node);
         }
     }
@@ -322,7 +336,8 @@ impl Run {
 
     /// A posting has ended at its initiator: both ends' ranges are free.
     pub(super) fn give_back(&mut self, index: usize) {
-        let (initiator, responder) = (self.ledger.records[index].initiator, self.ledger.records[index].responder);
+        let (initiator, responder) =
+            (self.ledger.records[index].initiator, self.ledger.records[index].responder);
         self.ledger.records[index].remote_released = true;
         for life in [initiator, responder] {
             if let Some(agent) = self.agents[life.0].as_mut().filter(|agent| agent.life == life) {

@@ -140,6 +140,12 @@ impl World {
 }
 
 impl SimFabric {
+    /// Regions registered at a node, in the fabric's own book.
+    #[must_use]
+    pub fn registrations(&self, node: usize) -> usize {
+        self.world.borrow().nodes[node].registrations.len()
+    }
+
     /// Rails of a node.
     #[must_use]
     pub fn rail_count(&self, node: usize) -> usize {
