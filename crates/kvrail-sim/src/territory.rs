@@ -86,6 +86,14 @@ impl Territory {
         mut spans: Vec<Span>,
     ) {
         spans.sort_unstable_by_key(|span| span.target);
+        // Ranges that go on at both ends may move as one op.
+        spans.dedup_by(|next, span| {
+            let goes_on = next.target == span.target + span.len && next.source == span.source + span.len;
+            if goes_on {
+                span.len += next.len;
+            }
+            goes_on
+        });
         let (target_open, source_open) = (true, true);
         self.claims.push(Claim {
             transfer,

@@ -16,13 +16,16 @@ use crate::canary::{Canary, Planted, Saboteur};
 use crate::fabric::SimFabric;
 use crate::rng::{Rng, mix};
 
+/// A region in one of its generations; none while an area is not registered.
+pub(crate) type Tenant = Option<(RegionId, Generation)>;
+
 /// A plan that can be posted again.
 pub(crate) struct Known {
     pub(crate) peer: Life,
     pub(crate) plan: Arc<Plan>,
     pub(crate) slices: Vec<Slice>,
     /// The areas' regions when it was made: local, remote.
-    pub(crate) regions: Vec<(Option<(RegionId, Generation)>, Option<(RegionId, Generation)>)>,
+    pub(crate) regions: Vec<(Tenant, Tenant)>,
 }
 
 /// One process.
@@ -90,7 +93,7 @@ impl Agent {
     }
 
     /// An area's region with its generation.
-    pub(crate) fn region_of(&self, area: usize) -> Option<(RegionId, Generation)> {
+    pub(crate) fn region_of(&self, area: usize) -> Tenant {
         let id = self.layout.areas[area].region?;
         self.table.get(id).map(|info| (info.id, info.generation))
     }

@@ -31,7 +31,7 @@ impl Run {
     pub(super) fn act(&mut self) {
         match self.stage {
             Stage::Breaking => {}
-            Stage::Demanding if self.ledger.active().is_empty() => return self.close(),
+            Stage::Demanding if self.is_settled() => return self.close(),
             Stage::Demanding => return self.watch_for_the_end(),
             _ => return,
         }
@@ -73,6 +73,11 @@ impl Run {
     fn watch_for_the_end(&mut self) {
         let at = self.fabric.now().0 + 50 * MS;
         self.call_at(at, Call::Act);
+    }
+
+    /// Everything has ended, and everybody has acknowledged everything.
+    fn is_settled(&self) -> bool {
+        self.ledger.active().is_empty() && self.agents.iter().flatten().all(|agent| agent.engine.is_settled())
     }
 
     fn post_new(&mut self, node: usize, direction: Direction, must_succeed: bool) {
