@@ -9,8 +9,20 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
+pub mod descriptor;
+pub mod engine;
+pub mod error;
+pub mod hazards;
 pub mod id;
 pub mod limits;
+pub mod plan;
+pub mod region;
+pub mod route;
+mod slab;
+pub mod stripe;
 pub mod time;
 pub mod transport;
+pub mod wire;

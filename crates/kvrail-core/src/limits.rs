@@ -36,8 +36,18 @@ pub const METADATA_BYTES_MAX: usize = 256 << 20;
 /// Slots for counted evidence that one agent grants in all; the slot number has 16 bits on the wire.
 pub const SLOTS_MAX: usize = 1 << 16;
 
-/// Control messages that may be unacknowledged towards one peer.
-pub const CONTROL_WINDOW: u64 = 32;
+/// Slots for counted evidence that an agent grants to one peer: its counted transfers at a time.
+pub const SLOTS_PER_PEER: usize = 16;
+
+/// Application messages and notifications that may be unacknowledged towards one peer.
+pub const CONTROL_WINDOW: usize = 32;
+
+/// Sequenced control messages that may be unacknowledged towards one peer: each slot adds at most one close (by its
+/// user) and one answer (by its owner), which never wait for the window.
+pub const UNACKNOWLEDGED_MAX: usize = CONTROL_WINDOW + 2 * SLOTS_PER_PEER;
+
+const _: () = assert!(UNACKNOWLEDGED_MAX <= 64, "the receiver remembers 64 messages beyond the first gap");
+const _: () = assert!(SLOTS_PER_PEER <= crate::wire::control::GREETING_SLOTS_MAX);
 
 const _: () =
     assert!(ROUTES_MAX >= RAILS_MAX, "an unequal pairing needs as many routes as the larger side has rails");
@@ -46,6 +56,6 @@ const _: () = assert!(
     "a close message carries a notification and a count per rail"
 );
 const _: () = assert!(
-    MESSAGE_BYTES_MIN >= ADDRESS_BYTES_MAX + NAME_BYTES_MAX + RAILS_MAX * 80 + 512,
-    "a greeting carries a name, an address and the rails"
+    MESSAGE_BYTES_MIN >= ADDRESS_BYTES_MAX + NAME_BYTES_MAX + SLOTS_PER_PEER * 4 + 512,
+    "a greeting carries a name, an address and slots"
 );

@@ -1,0 +1,455 @@
+//! The loop: post what can be posted, take in what happened, look at the clock, send what is owed.
+
+use super::*;
+use crate::transport::{Batch, PostError};
+
+impl<H: Hazards> Engine<H> {
+    /// Makes progress. Returns true when something happened: call again before sleeping. `now` never goes back.
+    pub fn drive(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
+        self.now = self.now.max(now);
+        let mut worked = self.post_ready(now, transport);
+        let mut events = core::mem::take(&mut self.events);
+        transport.poll(now, &mut events);
+        worked |= !events.is_empty();
+        for event in events.drain(..) {
+            self.handle_event(now, transport, event);
+        }
+        self.events = events;
+        if now >= self.timer {
+            self.handle_timeout(now, transport);
+        }
+        if !self.dirty.is_empty() {
+            worked |= self.flush_control(now, transport);
+        }
+        worked
+    }
+
+    /// Posts the transfers that have work, rail by rail, in turn within a rail.
+    fn post_ready(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
+        let mut worked = false;
+        for rail in 0..self.rails.len() {
+            while let Some(token) = self.rails[rail].ready.pop_front() {
+                match self.post_some(now, transport, rail, token) {
+                    Posted::Nothing => {}
+                    Posted::More => {
+                        worked = true;
+                        self.requeue(rail, token);
+                    }
+                    Posted::Full(some) => {
+                        worked |= some;
+                        self.requeue(rail, token);
+                        break;
+                    }
+                }
+            }
+        }
+        worked
+    }
+
+    fn requeue(&mut self, rail: usize, token: Token) {
+        if let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) {
+            transfer.queued_on |= 1 << rail;
+            self.rails[rail].ready.push_back(token);
+        }
+    }
+
+    /// Posts one batch of a transfer on a rail.
+    fn post_some(&mut self, now: Time, transport: &mut dyn Transport, rail: usize, token: Token) -> Posted {
+        let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else {
+            return Posted::Nothing;
+        };
+        transfer.queued_on &= !(1 << rail);
+        let id = transfer.plan.peer;
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return Posted::Nothing };
+        let mine = |w: &transfer::Work| {
+            let route = &peer.routes[usize::from(w.route)];
+            route.route.local.index() == rail && route.is_up()
+        };
+        let Some(at) = transfer.work.iter().position(mine) else { return Posted::Nothing };
+        let work = transfer.work[at];
+        let route = &mut peer.routes[usize::from(work.route)];
+        let mut count = (work.end - work.next).min(self.caps.ops_in_flight_max - self.rails[rail].in_flight);
+        if transfer.round.is_some() {
+            count = count.min(peer.credit.left());
+            if count == 0 && peer.credit.left() == 0 {
+                return Posted::Nothing; // queued again when the peer returns credit
+            }
+        }
+        if count == 0 {
+            return Posted::Full(false);
+        }
+        let ops = &transfer.plan.ops[work.next as usize..(work.next + count) as usize];
+        let batch = Batch {
+            peer: id,
+            route: route.route,
+            direction: transfer.direction,
+            token,
+            first: work.next,
+            ops,
+            immediate: transfer.round.as_ref().map(|round| round.slot.immediate()),
+        };
+        let taken = match transport.post(now, &batch) {
+            Ok(taken) => taken.min(ops.len()),
+            Err(PostError::UnknownPeer) => {
+                self.lose(now, transport, id, PeerLostCause::Gone);
+                return Posted::Nothing;
+            }
+            Err(_) => {
+                let index = usize::from(work.route);
+                self.route_down(now, id, index, OpError::Unreachable);
+                return Posted::Nothing;
+            }
+        };
+        if taken == 0 {
+            return Posted::Full(false);
+        }
+        transfer.ops.posted(work.next, taken, work.route);
+        transfer.in_flight += taken as u32;
+        if let Some(round) = &mut transfer.round {
+            round.posted[route.route.remote.index()] += taken as u32;
+            peer.credit.posted += taken as u64;
+        }
+        if route.in_flight == 0 {
+            route.progress_at = now;
+            self.timer = self.timer.min(now + self.caps.stall_timeout);
+        }
+        route.in_flight += taken as u32;
+        self.rails[rail].in_flight += taken as u32;
+        let stats = &mut self.stats.rails[rail];
+        stats.ops_posted += taken as u64;
+        stats.bytes_posted += ops[..taken].iter().map(|op| u64::from(op.len)).sum::<u64>();
+        transfer.work[at].next += taken as u32;
+        if transfer.work[at].next == work.end {
+            transfer.work.swap_remove(at);
+        }
+        if taken < ops.len() { Posted::Full(true) } else { Posted::More }
+    }
+
+    /// Takes in one event of the transport.
+    pub fn handle_event(&mut self, now: Time, transport: &mut dyn Transport, event: Event) {
+        match event {
+            Event::Completed { token, first, count } => {
+                self.resolve(now, token, first, count, OpPhase::Done);
+                self.conclude_if_quiet(now, token);
+            }
+            Event::Failed { token, first, count, error } => {
+                self.handle_failed(now, transport, token, first, count, error)
+            }
+            Event::Immediate { rail, value } => {
+                if let Some(stats) = self.stats.rails.get_mut(rail.index()) {
+                    stats.immediates += 1;
+                }
+                let (owner, settled) = self.evidence.count(rail, value);
+                if let Some(owner) = owner {
+                    self.consumed(owner, 1);
+                }
+                if let Some(settled) = settled {
+                    self.settled(settled);
+                }
+            }
+            Event::Message { rail, bytes } => {
+                if let Some(stats) = self.stats.rails.get_mut(rail.index()) {
+                    stats.messages += 1;
+                }
+                self.handle_message(now, transport, &bytes);
+            }
+            Event::SendFailed { peer, route, error } => {
+                if let Some(known) = self.peers.get_mut(peer.slot, peer.generation) {
+                    known.channel.route_failed(route);
+                    if let Some(index) = known.route_index(route)
+                        && known.state == PeerState::Ready
+                    {
+                        self.route_down(now, peer, index, error);
+                    }
+                    self.mark_dirty(peer);
+                }
+            }
+            Event::RailDown { rail } => {
+                if let Some(state) = self.rails.get_mut(rail.index()) {
+                    state.up = false;
+                    self.each_route_on(rail, |engine, peer, index| {
+                        engine.route_down(now, peer, index, OpError::RailDown);
+                    });
+                }
+            }
+            Event::RailUp { rail } => {
+                if let Some(state) = self.rails.get_mut(rail.index()) {
+                    state.up = true;
+                    self.each_route_on(rail, |engine, peer, index| engine.probe_soon(now, peer, index));
+                }
+            }
+            Event::PeerGone { peer } => self.lose(now, transport, peer, PeerLostCause::Gone),
+        }
+    }
+
+    fn each_route_on(&mut self, rail: crate::id::LocalRail, mut each: impl FnMut(&mut Self, PeerId, usize)) {
+        for slot in 0..self.peers.slots() {
+            let Some((generation, peer)) = self.peers.at(slot) else { continue };
+            let on_rail = |(i, r): (usize, &peer::RouteState)| (r.route.local == rail).then_some(i);
+            let routes: Vec<usize> = peer.routes.iter().enumerate().filter_map(on_rail).collect();
+            for index in routes {
+                each(self, PeerId { slot, generation }, index);
+            }
+        }
+    }
+
+    /// Pays the debts of ops that ended (KR-6).
+    fn resolve(&mut self, now: Time, token: Token, first: u32, count: u32, to: OpPhase) {
+        let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else {
+            self.stats.completions_unknown += u64::from(count);
+            return;
+        };
+        let id = transfer.plan.peer;
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+        let mut resolved = 0;
+        transfer.ops.resolve(first, count, to, |_, route| {
+            let route = &mut peer.routes[usize::from(route)];
+            route.in_flight -= 1;
+            route.progress_at = now;
+            let rail = route.route.local.index();
+            self.rails[rail].in_flight -= 1;
+            let stats = &mut self.stats.rails[rail];
+            if to == OpPhase::Done {
+                stats.ops_done += 1;
+            } else {
+                stats.ops_failed += 1;
+            }
+            resolved += 1;
+        });
+        peer.heard_at = if to == OpPhase::Done { now } else { peer.heard_at };
+        transfer.in_flight -= resolved;
+        if to == OpPhase::Done {
+            transfer.unfinished -= resolved;
+        }
+        self.stats.completions_unknown += u64::from(count.saturating_sub(resolved));
+    }
+
+    fn handle_failed(
+        &mut self,
+        now: Time,
+        transport: &mut dyn Transport,
+        token: Token,
+        first: u32,
+        count: u32,
+        error: OpError,
+    ) {
+        let Some(transfer) = self.transfers.get(token.slot, token.generation) else {
+            self.stats.completions_unknown += u64::from(count);
+            return;
+        };
+        let id = transfer.plan.peer;
+        let Some(state) = transfer.ops.0.get(first as usize).filter(|s| s.is(OpPhase::InFlight)) else {
+            self.stats.completions_unknown += u64::from(count);
+            return;
+        };
+        let route = state.route();
+        let counted = transfer.round.is_some();
+        let repeat = !counted && error.is_retryable() && transfer.ending.is_none();
+        self.resolve(now, token, first, count, if repeat { OpPhase::Unposted } else { OpPhase::Failed });
+        let Some(peer) = self.peers.get(id.slot, id.generation) else { return };
+        let remote = peer.routes[usize::from(route)].route.remote.index();
+        if let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) {
+            if !error.never_landed() {
+                transfer.linger_until = now + self.caps.linger;
+            }
+            if let Some(round) = &mut transfer.round {
+                round.failed_rails |= 1 << remote;
+            }
+            if repeat {
+                let end = first.saturating_add(count).min(transfer.ops());
+                transfer.add_work(route, first, end);
+                transfer.retried += end - first;
+            }
+        }
+        match error {
+            OpError::PeerRestarted => return self.lose(now, transport, id, PeerLostCause::Restarted),
+            error if error.is_retryable() => {
+                self.route_down(now, id, usize::from(route), error);
+                self.redistribute(token);
+            }
+            error => {
+                let plan = self.transfers.get(token.slot, token.generation).map(|t| t.plan.clone());
+                if let Some(op) = plan.as_ref().and_then(|p| p.ops().get(first as usize)) {
+                    let error = TransferError::Op {
+                        op: first,
+                        remote_region: op.remote_region,
+                        remote_offset: op.remote_offset,
+                        len: op.len,
+                        error,
+                    };
+                    return self.end(now, token, error);
+                }
+            }
+        }
+        self.conclude_if_quiet(now, token);
+    }
+
+    /// Gives a route up: its work goes over the others, and it is probed from time to time.
+    pub(super) fn route_down(&mut self, now: Time, id: PeerId, index: usize, error: OpError) {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation).filter(|p| !p.is_lost()) else { return };
+        let state = &mut peer.routes[index];
+        if !state.is_up() {
+            return;
+        }
+        let backoff = self.config.route_retry;
+        state.health = Health::Down { probe_at: now + backoff, backoff };
+        self.timer = self.timer.min(now + backoff);
+        let route = state.route;
+        peer.channel.route_failed(route);
+        self.inbox.push_back(EngineEvent::RouteDown { peer: id, route, error });
+        if !peer.routes.iter().any(|r| r.is_up()) {
+            peer.heard_at = now; // the peer's time to be heard of begins
+        }
+        self.mark_dirty(id);
+        self.each_transfer_of(id, |engine, token| {
+            engine.redistribute(token);
+            engine.conclude_if_quiet(now, token);
+        });
+    }
+
+    pub(super) fn each_transfer_of(&mut self, id: PeerId, mut each: impl FnMut(&mut Self, Token)) {
+        for slot in 0..self.transfers.slots() {
+            if let Some((generation, transfer)) = self.transfers.at(slot)
+                && transfer.plan.peer == id
+            {
+                each(self, Token { slot, generation });
+            }
+        }
+    }
+
+    fn probe_soon(&mut self, now: Time, id: PeerId, index: usize) {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+        if let Health::Down { backoff, .. } = peer.routes[index].health {
+            peer.routes[index].health = Health::Down { probe_at: now, backoff };
+            self.timer = self.timer.min(now);
+        }
+    }
+
+    /// A probe came back: the route works.
+    pub(super) fn route_up(&mut self, now: Time, id: PeerId, index: usize) {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+        let state = &mut peer.routes[index];
+        state.health = Health::Up;
+        state.progress_at = now;
+        let route = state.route;
+        self.inbox.push_back(EngineEvent::RouteUp { peer: id, route });
+        self.mark_dirty(id);
+        self.each_transfer_of(id, |engine, token| engine.redistribute(token));
+    }
+
+    /// Looks at every deadline, and notes when to look again.
+    pub(super) fn handle_timeout(&mut self, now: Time, transport: &mut dyn Transport) {
+        self.timer = Time::NEVER;
+        for slot in 0..self.transfers.slots() {
+            let Some((generation, transfer)) = self.transfers.at(slot) else { continue };
+            let token = Token { slot, generation };
+            let (phase, deadline) = (transfer.phase, transfer.deadline);
+            let expired = now >= deadline && (transfer.ending.is_none() || phase == Phase::Announcing);
+            if phase == Phase::Lingering {
+                if now >= transfer.linger_until {
+                    self.conclude_if_quiet(now, token);
+                } else {
+                    self.timer = self.timer.min(transfer.linger_until);
+                }
+            }
+            if expired {
+                self.expire(now, token);
+            } else if now < deadline {
+                self.timer = self.timer.min(deadline);
+            } else if phase == Phase::Confirming {
+                self.finish(now, token);
+            }
+        }
+        for slot in 0..self.peers.slots() {
+            if let Some((generation, _)) = self.peers.at(slot) {
+                self.handle_peer_timeout(now, transport, PeerId { slot, generation });
+            }
+        }
+    }
+
+    fn expire(&mut self, now: Time, token: Token) {
+        let Some(awaited) = self.awaited(token) else { return };
+        let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
+        let ops = transfer.ops();
+        let error = TransferError::DeadlineExceeded { awaited, ops_done: ops - transfer.unfinished, ops };
+        if matches!(transfer.phase, Phase::Confirming | Phase::Announcing) {
+            // Every rail is quiet; only the peer's word is missing.
+            transfer.ending.get_or_insert(error);
+            self.finish(now, token);
+        } else {
+            self.end(now, token, error);
+        }
+    }
+
+    fn handle_peer_timeout(&mut self, now: Time, transport: &mut dyn Transport, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+        let mut next = peer.channel.handle_timeout(now);
+        let mut dirty = peer.channel.next_unsent().is_some();
+        for due in [peer.hello.due, peer.ack_due] {
+            dirty |= due <= now;
+            next = next.min(if due <= now { Time::NEVER } else { due });
+        }
+        let mut stalled = Vec::new();
+        let is_lost = peer.is_lost();
+        for (index, route) in peer.routes.iter_mut().enumerate() {
+            if let Health::Down { probe_at, .. } = route.health
+                && !is_lost
+            {
+                dirty |= probe_at <= now;
+                next = next.min(if probe_at <= now { Time::NEVER } else { probe_at });
+            }
+            if route.in_flight > 0 {
+                let stalls_at = route.progress_at + self.caps.stall_timeout;
+                if stalls_at <= now {
+                    route.progress_at = now;
+                    stalled.push((index, route.route));
+                    next = next.min(now + self.caps.stall_timeout);
+                } else {
+                    next = next.min(stalls_at);
+                }
+            }
+        }
+        if !is_lost && peer.state == PeerState::Ready && !peer.routes.iter().any(|r| r.is_up()) {
+            let silent_at = peer.heard_at + self.config.peer_timeout;
+            if silent_at <= now {
+                return self.lose(now, transport, id, PeerLostCause::Silent);
+            }
+            next = next.min(silent_at);
+        }
+        self.timer = self.timer.min(next);
+        if dirty {
+            self.mark_dirty(id);
+        }
+        for (index, route) in stalled {
+            if self.hazards.skip_fence() {
+                self.write_off(id, index);
+            } else {
+                transport.reset(now, id, route);
+            }
+            self.route_down(now, id, index, OpError::Unresponsive);
+        }
+    }
+
+    /// The planted defect: ops of a stalled route are repeated elsewhere while the fabric still has them.
+    fn write_off(&mut self, id: PeerId, index: usize) {
+        self.each_transfer_of(id, |engine, token| {
+            let Some(transfer) = engine.transfers.get_mut(token.slot, token.generation) else { return };
+            let on_route = |s: transfer::OpState| s.is(OpPhase::InFlight) && usize::from(s.route()) == index;
+            for (first, end) in transfer.ops.runs(on_route) {
+                engine.resolve(Time::ZERO, token, first, end - first, OpPhase::Unposted);
+                if let Some(transfer) = engine.transfers.get_mut(token.slot, token.generation) {
+                    transfer.add_work(index as u16, first, end);
+                }
+            }
+        });
+    }
+}
+
+enum Posted {
+    /// No work for this rail (any more).
+    Nothing,
+    /// There may be more work for this rail.
+    More,
+    /// The rail, or the peer's credit, takes no more now; whether it took some.
+    Full(bool),
+}

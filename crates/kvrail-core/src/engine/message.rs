@@ -1,0 +1,495 @@
+//! Meeting peers, hearing them, answering them, losing them.
+
+use super::*;
+use crate::limits::SLOTS_PER_PEER;
+use crate::transport::PostError;
+use crate::wire::control::{Greeting, Header, Outcome, read_message, write_message};
+use evidence::{Closing, Settled};
+
+/// Unacknowledged messages after which an acknowledgement is not delayed any more.
+const ACK_AFTER: u32 = 8;
+/// How long an acknowledgement may wait for company.
+const ACK_DELAY: Duration = Duration::from_millis(1);
+/// First repetition of a hello; doubles up to [`BACKOFF_MAX`].
+const HELLO_REPEAT: Duration = Duration::from_millis(20);
+/// Longest wait between two hellos or two probes of a route.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Incarnations that are remembered as over.
+const RETIRED_MAX: usize = 1024;
+/// Most immediates that one peer may have unconsumed here.
+const CREDIT_PER_PEER_MAX: u32 = 1024;
+
+impl<H: Hazards> Engine<H> {
+    /// The peer of that name and incarnation, made if it is not known; whether it was.
+    pub(super) fn meet(
+        &mut self,
+        now: Time,
+        transport: &mut dyn Transport,
+        name: &str,
+        incarnation: Incarnation,
+        address: &[u8],
+    ) -> Result<(PeerId, bool), AddPeerError> {
+        if let Some(&id) = self.names.get(name)
+            && let Some(peer) = self.peers.get(id.slot, id.generation)
+        {
+            if peer.incarnation == incarnation {
+                return Ok((id, false));
+            }
+            self.lose(now, transport, id, PeerLostCause::Restarted);
+        }
+        if self.peers.len() >= PEERS_MAX {
+            return Err(AddPeerError::TooManyPeers);
+        }
+        let (slot, generation) = self.peers.next();
+        let id = PeerId { slot, generation };
+        let remote = transport.add_peer(now, id, address).map_err(AddPeerError::Transport)?;
+        let mut peer = Peer::new(Arc::from(name), incarnation, now);
+        peer.set_routes(&route::pair(transport.rails(), &remote), remote.len());
+        if self.caps.evidence == Evidence::Counted {
+            // Half of what is left, so that the last peer still gets something.
+            peer.granted_credit = (self.credit_left / 2).clamp(1, CREDIT_PER_PEER_MAX).min(self.credit_left);
+            self.credit_left -= peer.granted_credit;
+            if peer.granted_credit > 0 {
+                peer.granted_slots = self.evidence.grant(id, SLOTS_PER_PEER);
+            }
+        }
+        self.names.insert(peer.name.clone(), id);
+        self.peers.insert(peer);
+        Ok((id, true))
+    }
+
+    /// A peer is gone: its transfers drain and fail, its slots are taken back.
+    pub(super) fn lose(
+        &mut self,
+        now: Time,
+        transport: &mut dyn Transport,
+        id: PeerId,
+        cause: PeerLostCause,
+    ) {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation).filter(|p| !p.is_lost()) else { return };
+        peer.state = PeerState::Lost(cause);
+        peer.waiting.clear();
+        peer.announcing.clear();
+        self.credit_left += peer.granted_credit;
+        self.retired.push_back(peer.incarnation);
+        if self.retired.len() > RETIRED_MAX {
+            self.retired.pop_front();
+        }
+        let name = peer.name.clone();
+        if self.names.get(&name) == Some(&id) {
+            self.names.remove(&name);
+        }
+        self.evidence.revoke(id);
+        self.inbox.push_back(EngineEvent::PeerLost { peer: id, name, cause });
+        transport.remove_peer(now, id);
+        self.each_transfer_of(id, |engine, token| {
+            let phase = engine.transfers.get(token.slot, token.generation).map(|t| t.phase);
+            if matches!(phase, Some(Phase::Confirming | Phase::Announcing)) {
+                if let Some(transfer) = engine.transfers.get_mut(token.slot, token.generation) {
+                    transfer.ending.get_or_insert(TransferError::PeerLost(cause));
+                }
+                engine.finish(now, token);
+            } else {
+                engine.end(now, token, TransferError::PeerLost(cause));
+            }
+        });
+        self.forget_if_drained(id);
+    }
+
+    /// Frees the record of a lost peer once nothing of it is in flight.
+    pub(super) fn forget_if_drained(&mut self, id: PeerId) {
+        let drained = |peer: &Peer| peer.is_lost() && peer.transfers == 0;
+        if self.peers.get(id.slot, id.generation).is_some_and(drained) {
+            self.peers.remove(id.slot, id.generation);
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(id.slot, id.generation)
+            && !peer.dirty
+            && !peer.is_lost()
+        {
+            peer.dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    /// Immediates of a peer were consumed (or written off): credit to be returned.
+    pub(super) fn consumed(&mut self, id: PeerId, count: u64) {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+        peer.consumed += count;
+        if (peer.consumed - peer.consumed_told) * 2 >= u64::from(peer.granted_credit) {
+            peer.ack_due = Time::ZERO;
+            self.mark_dirty(id);
+        }
+    }
+
+    /// A peer's round is visible here: deliver, and grant the slot anew.
+    pub(super) fn settled(&mut self, settled: Settled) {
+        let Settled { owner, closing, slot, overshoot, lost } = settled;
+        self.consumed(owner, lost);
+        let Some(peer) = self.peers.get_mut(owner.slot, owner.generation) else { return };
+        peer.channel.push(Body::Closed { transfer: closing.transfer, slot, overshoot }.encode());
+        let name = peer.name.clone();
+        self.mark_dirty(owner);
+        if let Some(message) = closing.notification
+            && closing.outcome != Outcome::Again
+        {
+            let done = closing.outcome == Outcome::Done && !overshoot;
+            self.deliver(owner, name, closing.transfer, done, message);
+        }
+    }
+
+    fn deliver(&mut self, peer: PeerId, name: Arc<str>, transfer: TransferId, done: bool, message: Vec<u8>) {
+        self.inbox_messages += 1;
+        self.inbox.push_back(if done {
+            EngineEvent::Notification { peer, name, transfer: Some(transfer), message }
+        } else {
+            EngineEvent::PeerTransferFailed { peer, name, transfer, message }
+        });
+    }
+
+    /// Takes in a message: input from outside.
+    pub(super) fn handle_message(&mut self, now: Time, transport: &mut dyn Transport, bytes: &[u8]) {
+        let Ok((header, body)) = read_message(bytes) else {
+            self.stats.messages_refused += 1;
+            return;
+        };
+        if header.from == self.config.incarnation || self.retired.contains(&header.from) {
+            self.stats.messages_refused += 1;
+            return;
+        }
+        match body {
+            Body::Hello(greeting) => self.handle_hello(now, transport, &header, greeting),
+            Body::Welcome(greeting) => self.handle_welcome(now, transport, &header, greeting),
+            body => self.handle_body(now, transport, &header, body),
+        }
+    }
+
+    fn handle_hello(
+        &mut self,
+        now: Time,
+        transport: &mut dyn Transport,
+        header: &Header,
+        greeting: Greeting,
+    ) {
+        let met = self.meet(now, transport, &greeting.name, header.from, &greeting.address);
+        let Ok((id, _)) = met else {
+            self.stats.messages_refused += 1;
+            return;
+        };
+        if let Some(peer) = self.peers.get_mut(id.slot, id.generation) {
+            peer.welcome = Some(greeting.nonce);
+        }
+        self.mark_dirty(id);
+        // A hello for an earlier incarnation of this agent is answered, so that its sender learns of the restart,
+        // and changes nothing else: what it grants is not for this one.
+        if header.to == self.config.incarnation {
+            self.greeted(now, id, greeting);
+        }
+    }
+
+    fn handle_welcome(
+        &mut self,
+        now: Time,
+        transport: &mut dyn Transport,
+        header: &Header,
+        greeting: Greeting,
+    ) {
+        let Some(id) = self.linked(header.link) else {
+            self.stats.messages_refused += 1;
+            return;
+        };
+        let known = self.peers.get(id.slot, id.generation).map(|p| p.incarnation);
+        if known != Some(header.from) {
+            return self.lose(now, transport, id, PeerLostCause::Restarted);
+        }
+        if header.to != self.config.incarnation {
+            self.stats.messages_refused += 1;
+            return;
+        }
+        let nonce = greeting.nonce;
+        self.greeted(now, id, greeting);
+        let probed = |p: &Peer| p.routes.iter().position(|r| !r.is_up() && r.probe == nonce && nonce != 0);
+        if let Some(index) = self.peers.get(id.slot, id.generation).and_then(probed) {
+            self.route_up(now, id, index);
+        }
+    }
+
+    fn linked(&self, link: u32) -> Option<PeerId> {
+        let (generation, peer) = self.peers.at(link)?;
+        (!peer.is_lost()).then_some(PeerId { slot: link, generation })
+    }
+
+    fn greeted(&mut self, now: Time, id: PeerId, greeting: Greeting) {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+        peer.heard_at = now;
+        if peer.state != PeerState::Connecting {
+            return;
+        }
+        peer.state = PeerState::Ready;
+        peer.hello.due = Time::NEVER;
+        peer.link = greeting.link;
+        peer.slots = greeting.slots;
+        peer.credit.granted = greeting.credit;
+        self.inbox.push_back(EngineEvent::PeerReady { peer: id });
+        self.mark_dirty(id);
+        self.admit_all(id);
+    }
+
+    fn handle_body(&mut self, now: Time, transport: &mut dyn Transport, header: &Header, body: Body) {
+        let id = self.linked(header.link);
+        let known = id.and_then(|id| self.peers.get_mut(id.slot, id.generation).map(|p| (id, p)));
+        let known = known.filter(|(_, p)| p.incarnation == header.from && p.state == PeerState::Ready);
+        let Some((id, peer)) = known.filter(|_| header.to == self.config.incarnation) else {
+            self.stats.messages_refused += 1;
+            return;
+        };
+        peer.heard_at = now;
+        let starved = peer.credit.left() == 0;
+        peer.credit.consumed = peer.credit.consumed.max(header.consumed);
+        let fed = starved && peer.credit.left() > 0;
+        let freed = peer.channel.handle_ack(header.acked, header.acked_bits);
+        if header.sequence > 0 {
+            let message = match &body {
+                Body::Close { notification, .. } => notification.is_some(),
+                Body::Notify { .. } | Body::Message(_) => true,
+                _ => false,
+            };
+            if message && self.inbox_messages >= self.config.inbox_messages_max {
+                return; // not acknowledged: the peer repeats it when its owner has read the inbox
+            }
+            let new = peer.channel.accept(header.sequence);
+            peer.ack_due = if peer.channel.unacknowledged() >= ACK_AFTER {
+                now
+            } else {
+                peer.ack_due.min(now + ACK_DELAY)
+            };
+            let due = peer.ack_due;
+            self.timer = self.timer.min(due);
+            if due <= now {
+                self.mark_dirty(id);
+            }
+            if !new {
+                self.stats.messages_duplicate += 1;
+                self.mark_dirty(id);
+                if !self.hazards.skip_control_dedup() {
+                    return;
+                }
+            }
+        }
+        if fed {
+            self.each_transfer_of(id, |engine, token| engine.redistribute(token));
+        }
+        if freed {
+            self.channel_has_room(id);
+        }
+        self.handle_known(now, transport, id, body);
+    }
+
+    fn handle_known(&mut self, now: Time, transport: &mut dyn Transport, id: PeerId, body: Body) {
+        let Some(peer) = self.peers.get(id.slot, id.generation) else { return };
+        let name = peer.name.clone();
+        match body {
+            Body::Hello(_) | Body::Welcome(_) | Body::Ack => {}
+            Body::Goodbye => self.lose(now, transport, id, PeerLostCause::Closed),
+            Body::Close { transfer, slot, outcome, rails, notification } => {
+                match self.evidence.close(id, slot, Closing { transfer, outcome, rails, notification }) {
+                    Ok(Some(settled)) => self.settled(settled),
+                    Ok(None) => {}
+                    Err(()) => self.stats.messages_refused += 1,
+                }
+            }
+            Body::Closed { transfer, slot, overshoot } => self.confirmed(now, id, transfer, slot, overshoot),
+            Body::Notify { transfer, done, message } => self.deliver(id, name, transfer, done, message),
+            Body::Message(message) => {
+                self.inbox_messages += 1;
+                self.inbox.push_back(EngineEvent::Notification { peer: id, name, transfer: None, message });
+            }
+        }
+    }
+
+    fn channel_has_room(&mut self, id: PeerId) {
+        loop {
+            let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+            if !peer.channel.has_room() {
+                return;
+            }
+            let Some(token) = peer.announcing.pop_front() else { return };
+            self.announce(token);
+        }
+    }
+
+    /// Sends what is owed to the peers that are marked.
+    pub(super) fn flush_control(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
+        let mut worked = false;
+        for _ in 0..self.dirty.len() {
+            let Some(id) = self.dirty.pop_front() else { break };
+            if let Some(peer) = self.peers.get_mut(id.slot, id.generation).filter(|p| !p.is_lost()) {
+                peer.dirty = false;
+                match self.flush_peer(now, transport, id) {
+                    Flushed::All => worked = true,
+                    Flushed::Full => self.mark_dirty(id),
+                    Flushed::Nothing => {}
+                }
+            }
+        }
+        worked
+    }
+
+    fn flush_peer(&mut self, now: Time, transport: &mut dyn Transport, id: PeerId) -> Flushed {
+        let mut flushed = Flushed::Nothing;
+        loop {
+            let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return flushed };
+            let probe = peer
+                .routes
+                .iter()
+                .position(|r| matches!(r.health, Health::Down { probe_at, .. } if probe_at <= now));
+            let (what, body, sequence) = if peer.hello.due <= now {
+                (Owed::Hello, self.greeting(id, 0, true), 0)
+            } else if let Some(nonce) = peer.welcome {
+                (Owed::Welcome, self.greeting(id, nonce, false), 0)
+            } else if let Some(index) = probe
+                && peer.state == PeerState::Ready
+            {
+                self.next_probe += 1;
+                peer.routes[index].probe = self.next_probe;
+                (Owed::Probe(index), self.greeting(id, self.next_probe, true), 0)
+            } else if peer.state != PeerState::Ready {
+                return flushed;
+            } else if let Some(pending) = peer.channel.next_unsent() {
+                (Owed::Sequenced, pending.body.clone(), pending.sequence)
+            } else if peer.goodbye && peer.channel.is_settled() && peer.transfers == 0 {
+                (Owed::Goodbye, Body::Goodbye.encode(), 0)
+            } else if peer.ack_due <= now {
+                (Owed::Ack, Body::Ack.encode(), 0)
+            } else {
+                return flushed;
+            };
+            match self.send(now, transport, id, &what, &body, sequence) {
+                Sent::Yes => flushed = Flushed::All,
+                Sent::Full => return Flushed::Full,
+                Sent::NoRoute => return flushed,
+                Sent::Lost => return Flushed::Nothing,
+            }
+        }
+    }
+
+    fn greeting(&self, id: PeerId, nonce: u64, hello: bool) -> Vec<u8> {
+        let peer = self.peers.get(id.slot, id.generation);
+        let greeting = Greeting {
+            name: self.config.name.clone(),
+            link: id.slot,
+            address: self.address.clone(),
+            credit: peer.map_or(0, |p| p.granted_credit),
+            slots: peer.map(|p| p.granted_slots.clone()).unwrap_or_default(),
+            nonce,
+        };
+        if hello { Body::Hello(greeting).encode() } else { Body::Welcome(greeting).encode() }
+    }
+
+    fn send(
+        &mut self,
+        now: Time,
+        transport: &mut dyn Transport,
+        id: PeerId,
+        what: &Owed,
+        body: &[u8],
+        sequence: u64,
+    ) -> Sent {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return Sent::Lost };
+        let index = match *what {
+            Owed::Probe(index) => index,
+            _ => match peer.control_route() {
+                Some(index) => usize::from(index),
+                None => return Sent::NoRoute, // a probe will find one
+            },
+        };
+        let route = peer.routes[index].route;
+        let (acked, acked_bits) = peer.channel.acknowledgement();
+        let header = Header {
+            from: self.config.incarnation,
+            to: peer.incarnation,
+            link: peer.link,
+            sequence,
+            acked,
+            acked_bits,
+            consumed: peer.consumed,
+        };
+        write_message(&mut self.message, &header, body);
+        let sent = transport.send(now, id, route, &self.message);
+        let mut wake = Time::NEVER;
+        match (sent, what) {
+            (Ok(false), Owed::Probe(_))
+            | (Err(PostError::RouteDown), Owed::Probe(_))
+            | (Ok(true), Owed::Probe(_)) => {
+                if let Health::Down { backoff, .. } = peer.routes[index].health {
+                    let backoff = (backoff * 2).min(BACKOFF_MAX);
+                    peer.routes[index].health = Health::Down { probe_at: now + backoff, backoff };
+                    wake = now + backoff;
+                }
+            }
+            (Ok(false), _) => return Sent::Full,
+            (Err(PostError::RouteDown), _) if peer.state == PeerState::Connecting => {
+                // Not connected yet: not a failure of the route.
+                peer.hello.due = now + HELLO_REPEAT;
+                self.timer = self.timer.min(peer.hello.due);
+                return Sent::NoRoute;
+            }
+            (Err(PostError::RouteDown), _) => {
+                self.route_down(now, id, index, OpError::Unreachable);
+                return Sent::Yes; // try again over another route
+            }
+            (Err(_), _) => {
+                self.lose(now, transport, id, PeerLostCause::Gone);
+                return Sent::Lost;
+            }
+            (Ok(true), _) => {}
+        }
+        match what {
+            Owed::Hello => {
+                peer.hello.backoff = (peer.hello.backoff * 2).clamp(HELLO_REPEAT, BACKOFF_MAX);
+                peer.hello.due = now + peer.hello.backoff;
+                wake = peer.hello.due;
+            }
+            Owed::Welcome => peer.welcome = None,
+            Owed::Goodbye => peer.goodbye = false,
+            Owed::Sequenced => {
+                let again = peer.channel.mark_sent(sequence, now, route);
+                self.stats.messages_repeated += u64::from(again);
+                self.stats.messages_sent += u64::from(!again);
+                wake = channel::Channel::first_repeat(now);
+            }
+            Owed::Ack | Owed::Probe(_) => {}
+        }
+        // Every message carries the acknowledgement.
+        peer.channel.acknowledged();
+        peer.consumed_told = peer.consumed;
+        peer.ack_due = Time::NEVER;
+        self.timer = self.timer.min(wake);
+        Sent::Yes
+    }
+}
+
+/// What is owed to a peer, most urgent first.
+enum Owed {
+    Hello,
+    Welcome,
+    Probe(usize),
+    Sequenced,
+    Goodbye,
+    Ack,
+}
+
+enum Sent {
+    Yes,
+    Full,
+    NoRoute,
+    Lost,
+}
+
+enum Flushed {
+    All,
+    Full,
+    Nothing,
+}

@@ -1,0 +1,691 @@
+//! The engine: transfers to peers over one transport, as a state machine.
+//!
+//! It owns no thread, no clock and no fabric. Its owner calls [`Engine::drive`] with the time and the transport,
+//! and drains [`Engine::poll_event`]; everything else is a call that returns at once. Between two calls of `drive`
+//! nothing happens, so one owner at a time is all that KR-5 asks.
+//!
+//! * [`transfer`](self): ops are posted in batches per route, resolved exactly once (KR-6), repeated on another
+//!   route when theirs fails, and a transfer ends only when every rail is quiet (KR-7).
+//! * `evidence`: a write is done when the target says that it is visible (KR-2).
+//! * `channel`: control messages, exactly once.
+//! * `peer`: incarnations (KR-11), routes (KR-10), credit (KR-8).
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+mod channel;
+mod drive;
+mod evidence;
+mod flow;
+mod message;
+mod peer;
+mod stats;
+mod transfer;
+
+pub use peer::PeerState;
+pub use stats::{RailStats, Stats};
+pub use transfer::Phase;
+
+use crate::descriptor::Descriptors;
+use crate::error::{
+    AddPeerError, Awaited, PeerLostCause, PostTransferError, RemoveRegionError, SendMessageError,
+    TransferError,
+};
+use crate::hazards::{Correct, Hazards};
+use crate::id::{Incarnation, PeerId, RegionId, Route, Token, TransferId};
+use crate::limits::{
+    ADDRESS_BYTES_MAX, MESSAGE_BYTES_MIN, NAME_BYTES_MAX, NOTIFICATION_BYTES_MAX, PEERS_MAX, RAILS_MAX,
+    TRANSFERS_MAX,
+};
+use crate::plan::{self, Plan, PlanError};
+use crate::region::RegionView;
+use crate::route;
+use crate::slab::Slab;
+use crate::time::Time;
+use crate::transport::{Caps, Direction, Event, Evidence, OpError, RegionInfo, RegisterError, Transport};
+use crate::wire::control::Body;
+use crate::wire::metadata::Metadata;
+
+use peer::{Health, Peer};
+use transfer::{OpLog, OpPhase, Transfer};
+
+/// How an engine behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// The agent's name, 1 to [`NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// The agent's life: random, chosen once per process (KR-11).
+    pub incarnation: Incarnation,
+    /// How long a transfer may take when its posting does not say. Default 30 s.
+    pub transfer_timeout: Duration,
+    /// How long every route to a peer may be down without a word from it. Default 10 s.
+    pub peer_timeout: Duration,
+    /// How soon a route that failed is probed; doubles up to one second. Default 1 ms.
+    pub route_retry: Duration,
+    /// Ops of at least this many bytes may be striped over several routes. Default 128 KiB.
+    pub stripe_bytes_min: u32,
+    /// Notifications and messages that may wait for [`Engine::poll_event`] before peers are made to wait.
+    /// Default 65,536.
+    pub inbox_messages_max: usize,
+    /// Transfers at a time. Default and limit [`TRANSFERS_MAX`].
+    pub transfers_max: usize,
+}
+
+impl EngineConfig {
+    /// The defaults under a name and an incarnation.
+    #[must_use]
+    pub fn new(name: impl Into<String>, incarnation: Incarnation) -> Self {
+        Self {
+            name: name.into(),
+            incarnation,
+            transfer_timeout: Duration::from_secs(30),
+            peer_timeout: Duration::from_secs(10),
+            route_retry: Duration::from_millis(1),
+            stripe_bytes_min: 128 << 10,
+            inbox_messages_max: 65_536,
+            transfers_max: TRANSFERS_MAX,
+        }
+    }
+}
+
+/// Why an engine was not made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A setting is outside its range.
+    OutOfRange {
+        /// The setting.
+        setting: &'static str,
+        /// What it may be.
+        range: String,
+    },
+    /// The transport breaks its contract.
+    Transport(&'static str),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfRange { setting, range } => write!(f, "`{setting}` must be {range}"),
+            Self::Transport(what) => f.write_str(what),
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+/// How one posting differs from the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PostOptions {
+    /// Delivered at the peer once every byte is visible where it was written; at most [`NOTIFICATION_BYTES_MAX`].
+    pub notification: Option<Vec<u8>>,
+    /// Instead of [`EngineConfig::transfer_timeout`].
+    pub timeout: Option<Duration>,
+}
+
+/// How a transfer went well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TransferReport {
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Fabric ops.
+    pub ops: u32,
+    /// Ops that were repeated on another route.
+    pub ops_retried: u32,
+    /// When it was posted.
+    pub posted_at: Time,
+    /// When it ended.
+    pub ended_at: Time,
+}
+
+/// How far a transfer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TransferProgress {
+    /// What it waits for.
+    pub phase: Phase,
+    /// Ops that succeeded.
+    pub ops_done: u32,
+    /// Ops in flight.
+    pub ops_in_flight: u32,
+    /// Ops in all.
+    pub ops: u32,
+}
+
+/// What the engine tells its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineEvent {
+    /// The one terminal event of a transfer posted here (KR-4).
+    TransferEnded {
+        /// As [`Engine::post`] returned it.
+        token: Token,
+        /// The transfer.
+        id: TransferId,
+        /// Whom it concerned.
+        peer: PeerId,
+        /// How it ended.
+        result: Result<TransferReport, TransferError>,
+    },
+    /// A peer's notification or message. Every byte of its transfer is visible (KR-2).
+    Notification {
+        /// Who.
+        peer: PeerId,
+        /// The peer's name.
+        name: Arc<str>,
+        /// The transfer it belongs to; none for a message of its own.
+        transfer: Option<TransferId>,
+        /// What it says.
+        message: Vec<u8>,
+    },
+    /// A peer's transfer that had a notification failed: the one terminal event on this side (KR-4).
+    PeerTransferFailed {
+        /// Who.
+        peer: PeerId,
+        /// The peer's name.
+        name: Arc<str>,
+        /// The transfer.
+        transfer: TransferId,
+        /// Its notification.
+        message: Vec<u8>,
+    },
+    /// The peer answered: transfers can start.
+    PeerReady {
+        /// Who.
+        peer: PeerId,
+    },
+    /// The peer is gone. Its transfers end as they drain.
+    PeerLost {
+        /// Who.
+        peer: PeerId,
+        /// The peer's name.
+        name: Arc<str>,
+        /// Why.
+        cause: PeerLostCause,
+    },
+    /// A route was given up; its ops go over the others.
+    RouteDown {
+        /// Whom it led to.
+        peer: PeerId,
+        /// Which.
+        route: Route,
+        /// Why.
+        error: OpError,
+    },
+    /// A route works again.
+    RouteUp {
+        /// Whom it leads to.
+        peer: PeerId,
+        /// Which.
+        route: Route,
+    },
+}
+
+/// A peer as it is known now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// How far the acquaintance goes.
+    pub state: PeerState,
+    /// Its routes, and whether each is usable.
+    pub routes: Vec<(Route, bool)>,
+    /// Transfers to it.
+    pub transfers: u32,
+}
+
+/// A local rail.
+#[derive(Debug)]
+struct Rail {
+    up: bool,
+    in_flight: u32,
+    /// Transfers with work for this rail, in turn.
+    ready: VecDeque<Token>,
+}
+
+/// Transfers to peers over one transport. See the [module](self).
+#[derive(Debug)]
+pub struct Engine<H: Hazards = Correct> {
+    hazards: H,
+    config: EngineConfig,
+    caps: Caps,
+    rails: Vec<Rail>,
+    regions: RegionView,
+    peers: Slab<Peer>,
+    names: BTreeMap<Arc<str>, PeerId>,
+    /// Incarnations that are over: what still arrives from them changes nothing.
+    retired: VecDeque<Incarnation>,
+    transfers: Slab<Transfer>,
+    next_transfer: u64,
+    /// Counted transfers whose close is out, by id (under the hazards' mask).
+    confirming: BTreeMap<u64, Token>,
+    evidence: evidence::Evidence,
+    /// Immediates that may still be granted to new peers (KR-8).
+    credit_left: u32,
+    inbox: VecDeque<EngineEvent>,
+    inbox_messages: usize,
+    /// Peers with something to send.
+    dirty: VecDeque<PeerId>,
+    /// Nothing is due before.
+    timer: Time,
+    next_probe: u64,
+    stats: Stats,
+    /// The latest time seen.
+    now: Time,
+    /// The transport's address, for greetings.
+    address: Vec<u8>,
+    events: Vec<Event>,
+    message: Vec<u8>,
+    op_logs: Vec<OpLog>,
+}
+
+impl Engine {
+    /// An engine for a transport, which must be the one given to every later call.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn new(config: EngineConfig, transport: &dyn Transport) -> Result<Self, ConfigError> {
+        Self::with_hazards(config, transport, Correct)
+    }
+}
+
+impl<H: Hazards> Engine<H> {
+    /// An engine with planted defects: for the simulator.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn with_hazards(
+        config: EngineConfig,
+        transport: &dyn Transport,
+        hazards: H,
+    ) -> Result<Self, ConfigError> {
+        check(&config, transport)?;
+        let caps = transport.caps().clone();
+        let rails = transport.rails().len();
+        let mut address = Vec::new();
+        transport.address(&mut address);
+        if address.len() > ADDRESS_BYTES_MAX {
+            return Err(ConfigError::Transport("a transport's address fits ADDRESS_BYTES_MAX"));
+        }
+        Ok(Self {
+            hazards,
+            config,
+            rails: (0..rails).map(|_| Rail { up: true, in_flight: 0, ready: VecDeque::new() }).collect(),
+            regions: RegionView::default(),
+            peers: Slab::new(),
+            names: BTreeMap::new(),
+            retired: VecDeque::new(),
+            transfers: Slab::new(),
+            next_transfer: 0,
+            confirming: BTreeMap::new(),
+            evidence: evidence::Evidence::new(rails),
+            credit_left: caps.receives_max,
+            caps,
+            inbox: VecDeque::new(),
+            inbox_messages: 0,
+            dirty: VecDeque::new(),
+            timer: Time::NEVER,
+            next_probe: 0,
+            stats: Stats { rails: alloc::vec![RailStats::default(); rails], ..Stats::default() },
+            now: Time::ZERO,
+            address,
+            events: Vec::new(),
+            message: Vec::new(),
+            op_logs: Vec::new(),
+        })
+    }
+
+    /// Registers a region with the transport; ids come from the agent's [`crate::region::RegionTable`].
+    ///
+    /// # Errors
+    /// [`RegisterError`].
+    pub fn add_region(
+        &mut self,
+        transport: &mut dyn Transport,
+        region: &RegionInfo,
+    ) -> Result<(), RegisterError> {
+        transport.register(region)?;
+        self.regions.set(*region);
+        Ok(())
+    }
+
+    /// Ends a registration: afterwards nobody touches the memory through it (KR-7).
+    ///
+    /// # Errors
+    /// [`RemoveRegionError`]; the region stays registered.
+    pub fn remove_region(
+        &mut self,
+        transport: &mut dyn Transport,
+        id: RegionId,
+    ) -> Result<(), RemoveRegionError> {
+        if self.regions.get(id).is_none() {
+            return Err(RemoveRegionError::Unknown(id));
+        }
+        let used = (0..self.transfers.slots()).filter_map(|slot| self.transfers.at(slot));
+        if used.into_iter().any(|(_, transfer)| transfer.plan.local.uses(id)) {
+            return Err(RemoveRegionError::Busy(id));
+        }
+        transport.deregister(id).map_err(RemoveRegionError::InUse)?;
+        self.regions.unset(id);
+        Ok(())
+    }
+
+    /// Introduces a peer by its metadata, or adds to what is known of it. Another incarnation under a known name
+    /// replaces the old one, whose transfers fail (KR-11). Connecting goes on in [`Engine::drive`].
+    ///
+    /// # Errors
+    /// [`AddPeerError`].
+    pub fn add_peer(
+        &mut self,
+        now: Time,
+        transport: &mut dyn Transport,
+        metadata: &Metadata,
+    ) -> Result<PeerId, AddPeerError> {
+        let offer = metadata.transports.iter().position(|t| t.name == self.caps.name);
+        let Some(offer) = offer.map(|index| &metadata.transports[index]) else {
+            let offered: Vec<&str> = metadata.transports.iter().map(|t| t.name.as_str()).collect();
+            return Err(AddPeerError::NoSuchTransport {
+                wanted: self.caps.name,
+                offered: offered.join(", "),
+            });
+        };
+        if metadata.incarnation == self.config.incarnation {
+            return Err(AddPeerError::Itself);
+        }
+        let (id, is_new) = self.meet(now, transport, &metadata.name, metadata.incarnation, &offer.address)?;
+        let result = metadata.regions.iter().enumerate().try_for_each(|(index, region)| {
+            transport.import_region(id, region, offer.keys.get(index).unwrap_or_default())
+        });
+        if let Err(error) = result {
+            if is_new {
+                self.lose(now, transport, id, PeerLostCause::Removed);
+            }
+            return Err(AddPeerError::Transport(error));
+        }
+        if let Some(peer) = self.peers.get_mut(id.slot, id.generation) {
+            for region in &metadata.regions {
+                peer.regions.set(*region);
+            }
+            if peer.state == PeerState::Connecting {
+                peer.hello.due = now;
+                self.mark_dirty(id);
+            }
+        }
+        Ok(id)
+    }
+
+    /// Forgets a peer; its transfers drain and fail.
+    pub fn remove_peer(&mut self, now: Time, transport: &mut dyn Transport, peer: PeerId) {
+        self.lose(now, transport, peer, PeerLostCause::Removed);
+    }
+
+    /// What is known of a peer.
+    #[must_use]
+    pub fn peer(&self, id: PeerId) -> Option<PeerView> {
+        let peer = self.peers.get(id.slot, id.generation)?;
+        Some(PeerView {
+            name: peer.name.clone(),
+            incarnation: peer.incarnation,
+            state: peer.state,
+            routes: peer.routes.iter().map(|r| (r.route, r.is_up())).collect(),
+            transfers: peer.transfers,
+        })
+    }
+
+    /// The live peer of that name.
+    #[must_use]
+    pub fn peer_named(&self, name: &str) -> Option<PeerId> {
+        self.names.get(name).copied()
+    }
+
+    /// The peer's regions that are known here.
+    pub fn peer_regions(&self, id: PeerId) -> impl Iterator<Item = &RegionInfo> {
+        self.peers.get(id.slot, id.generation).into_iter().flat_map(|peer| peer.regions.iter())
+    }
+
+    /// Prepares a plan: see [`crate::plan`].
+    ///
+    /// # Errors
+    /// [`PlanError`], naming the slice at fault.
+    pub fn prepare(
+        &mut self,
+        peer: PeerId,
+        local: &Descriptors,
+        remote: &Descriptors,
+    ) -> Result<Plan, PlanError> {
+        let known = self.peers.get_mut(peer.slot, peer.generation).filter(|p| !p.is_lost());
+        let known = known.ok_or(PlanError::UnknownPeer(peer))?;
+        let inputs = plan::Inputs {
+            peer,
+            local: &self.regions,
+            remote: &known.regions,
+            weights: &known.weights,
+            rotate: known.rotate,
+            op_bytes_max: self.caps.op_bytes_max,
+            stripe_bytes_min: self.config.stripe_bytes_min,
+        };
+        let plan = plan::prepare(&inputs, local, remote)?;
+        known.rotate = (known.rotate + 1) % known.weights.len().max(1);
+        Ok(plan)
+    }
+
+    /// Starts a transfer: it moves in [`Engine::drive`] and ends in exactly one [`EngineEvent::TransferEnded`].
+    ///
+    /// # Errors
+    /// [`PostTransferError`]; nothing was started.
+    pub fn post(
+        &mut self,
+        now: Time,
+        plan: &Arc<Plan>,
+        direction: Direction,
+        options: PostOptions,
+    ) -> Result<Token, PostTransferError> {
+        let id = plan.peer;
+        let evidence = self.evidence_of(direction);
+        let peer = self.peers.get_mut(id.slot, id.generation).filter(|p| !p.is_lost());
+        let peer = peer.ok_or(PostTransferError::UnknownPeer(id))?;
+        if let Some(region) = plan.local.stale(&self.regions) {
+            return Err(PostTransferError::StaleLocalRegion(region));
+        }
+        if let Some(region) = plan.remote.stale(&peer.regions) {
+            return Err(PostTransferError::StaleRemoteRegion(region));
+        }
+        if let Some(long) = options.notification.as_ref().filter(|n| n.len() > NOTIFICATION_BYTES_MAX) {
+            return Err(PostTransferError::NotificationTooLong(long.len()));
+        }
+        if self.transfers.len() >= self.config.transfers_max {
+            return Err(PostTransferError::TooManyTransfers(self.config.transfers_max));
+        }
+        let mut ops = self.op_logs.pop().unwrap_or_default();
+        ops.reset(plan.ops().len());
+        self.next_transfer += 1;
+        let deadline = now + options.timeout.unwrap_or(self.config.transfer_timeout);
+        let mut transfer = Transfer {
+            id: TransferId(self.next_transfer),
+            plan: plan.clone(),
+            direction,
+            notification: options.notification,
+            posted_at: now,
+            deadline,
+            phase: Phase::Waiting,
+            ending: None,
+            ops,
+            work: Vec::with_capacity(plan.segments().len()),
+            queued_on: 0,
+            in_flight: 0,
+            unfinished: plan.ops().len() as u32,
+            retried: 0,
+            linger_until: Time::ZERO,
+            round: None,
+        };
+        for segment in plan.segments() {
+            transfer.add_work(segment.route, segment.first, segment.end);
+        }
+        let (slot, generation) = self.transfers.insert(transfer);
+        let token = Token { slot, generation };
+        peer.transfers += 1;
+        self.timer = self.timer.min(deadline);
+        if peer.state == PeerState::Ready && evidence == Evidence::Delivered {
+            self.start(token);
+        } else {
+            peer.waiting.push_back(token);
+            self.admit(id);
+        }
+        Ok(token)
+    }
+
+    /// Cancels a transfer: nothing more is posted, what is in flight drains, and it ends as
+    /// [`TransferError::Cancelled`] (or as what it was when its last byte had already moved). Unknown tokens are
+    /// ignored: the transfer has ended.
+    pub fn cancel(&mut self, now: Time, token: Token) {
+        let Some(transfer) = self.transfers.get(token.slot, token.generation) else { return };
+        if matches!(transfer.phase, Phase::Waiting | Phase::Moving | Phase::Lingering) {
+            self.end(now, token, TransferError::Cancelled);
+        }
+        if self.hazards.release_in_flight() {
+            self.finish(now, token);
+        }
+    }
+
+    /// How far a transfer is; `None` when it has ended.
+    #[must_use]
+    pub fn progress_of(&self, token: Token) -> Option<TransferProgress> {
+        let transfer = self.transfers.get(token.slot, token.generation)?;
+        Some(TransferProgress {
+            phase: transfer.phase,
+            ops_done: transfer.ops() - transfer.unfinished,
+            ops_in_flight: transfer.in_flight,
+            ops: transfer.ops(),
+        })
+    }
+
+    /// Sends a message of the application's, delivered at the peer exactly once as [`EngineEvent::Notification`].
+    ///
+    /// # Errors
+    /// [`SendMessageError`]; nothing was sent.
+    pub fn send_message(&mut self, peer: PeerId, message: Vec<u8>) -> Result<(), SendMessageError> {
+        if message.len() > NOTIFICATION_BYTES_MAX {
+            return Err(SendMessageError::TooLong(message.len()));
+        }
+        let known = self.peers.get_mut(peer.slot, peer.generation).filter(|p| !p.is_lost());
+        let known = known.ok_or(SendMessageError::UnknownPeer(peer))?;
+        if !known.channel.has_room() {
+            return Err(SendMessageError::Full);
+        }
+        known.channel.push(Body::Message(message).encode());
+        self.mark_dirty(peer);
+        Ok(())
+    }
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<EngineEvent> {
+        let event = self.inbox.pop_front()?;
+        if matches!(event, EngineEvent::Notification { .. } | EngineEvent::PeerTransferFailed { .. }) {
+            self.inbox_messages -= 1;
+        }
+        Some(event)
+    }
+
+    /// When [`Engine::drive`] must be called even if the transport has nothing to report. May be early.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        (self.timer != Time::NEVER).then_some(self.timer)
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats { immediates_stray: self.evidence.strays, ..self.stats.clone() }
+    }
+
+    /// Facts about the transport that this engine drives.
+    #[must_use]
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    /// Transfers that have not ended.
+    #[must_use]
+    pub fn active_transfers(&self) -> usize {
+        self.transfers.len()
+    }
+
+    /// Peers that are known (lost ones until they have drained).
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether anything is owed to or by peers: transfers, unacknowledged messages, ops in flight.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.transfers.len() == 0
+            && self.rails.iter().all(|rail| rail.in_flight == 0)
+            && (0..self.peers.slots())
+                .filter_map(|slot| self.peers.at(slot))
+                .all(|(_, peer)| peer.channel.is_settled())
+    }
+
+    /// Cancels every transfer and says goodbye to every peer. Drive on until [`Engine::is_settled`], or until
+    /// patience ends.
+    pub fn close(&mut self, now: Time) {
+        for slot in 0..self.transfers.slots() {
+            if let Some((generation, _)) = self.transfers.at(slot) {
+                self.cancel(now, Token { slot, generation });
+            }
+        }
+        for slot in 0..self.peers.slots() {
+            if let Some((generation, peer)) = self.peers.at(slot)
+                && peer.state == PeerState::Ready
+            {
+                let id = PeerId { slot, generation };
+                if let Some(peer) = self.peers.get_mut(slot, generation) {
+                    peer.goodbye = true;
+                }
+                self.mark_dirty(id);
+            }
+        }
+    }
+
+    /// What proves that a transfer's bytes arrived: a read's own completions do.
+    fn evidence_of(&self, direction: Direction) -> Evidence {
+        match direction {
+            Direction::Read => Evidence::Delivered,
+            Direction::Write => self.caps.evidence,
+        }
+    }
+}
+
+fn check(config: &EngineConfig, transport: &dyn Transport) -> Result<(), ConfigError> {
+    let out_of_range = |setting, range: String| Err(ConfigError::OutOfRange { setting, range });
+    if config.name.is_empty() || config.name.len() > NAME_BYTES_MAX {
+        return out_of_range("name", alloc::format!("1 to {NAME_BYTES_MAX} bytes"));
+    }
+    if config.transfers_max == 0 || config.transfers_max > TRANSFERS_MAX {
+        return out_of_range("transfers_max", alloc::format!("1 to {TRANSFERS_MAX}"));
+    }
+    if config.inbox_messages_max == 0 {
+        return out_of_range("inbox_messages_max", "at least 1".into());
+    }
+    if config.route_retry.is_zero() {
+        return out_of_range("route_retry", "longer than zero".into());
+    }
+    if config.stripe_bytes_min == 0 {
+        return out_of_range("stripe_bytes_min", "at least 1".into());
+    }
+    let caps = transport.caps();
+    if transport.rails().is_empty() || transport.rails().len() > RAILS_MAX {
+        return Err(ConfigError::Transport("a transport has 1 to 64 rails"));
+    }
+    if caps.op_bytes_max == 0 || caps.ops_in_flight_max == 0 || caps.stall_timeout.is_zero() {
+        return Err(ConfigError::Transport("a transport's limits are not zero"));
+    }
+    if caps.message_bytes_max < MESSAGE_BYTES_MIN {
+        return Err(ConfigError::Transport("a transport carries messages of MESSAGE_BYTES_MIN"));
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! One transfer's state: which of its ops are where, and what it waits for.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::error::TransferError;
+use crate::id::TransferId;
+use crate::plan::Plan;
+use crate::time::Time;
+use crate::transport::Direction;
+use crate::wire::control::Slot;
+
+/// What a transfer waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// The peer's greeting, a slot, credit.
+    Waiting,
+    /// Posting, and completions.
+    Moving,
+    /// The fabric's linger after a failed op.
+    Lingering,
+    /// The target's word (counted evidence).
+    Confirming,
+    /// Room in the control channel for its notification.
+    Announcing,
+}
+
+/// Where an op is. The route it was last posted on is kept beside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u16)]
+pub(super) enum OpPhase {
+    Unposted = 0,
+    InFlight = 1 << 13,
+    Done = 2 << 13,
+    /// Failed; its bytes may have landed (counted evidence only: elsewhere it is unposted again at once).
+    Failed = 3 << 13,
+    /// The target has confirmed it in an earlier round.
+    Confirmed = 4 << 13,
+}
+
+const PHASE_BITS: u16 = 7 << 13;
+
+/// An op's phase and route in 16 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct OpState(u16);
+
+impl OpState {
+    pub(super) const UNPOSTED: Self = Self(0);
+
+    pub(super) const fn new(phase: OpPhase, route: u16) -> Self {
+        Self(phase as u16 | route)
+    }
+
+    pub(super) const fn route(self) -> u16 {
+        self.0 & !PHASE_BITS
+    }
+
+    pub(super) const fn is(self, phase: OpPhase) -> bool {
+        self.0 & PHASE_BITS == phase as u16
+    }
+}
+
+const _: () = assert!(crate::limits::ROUTES_MAX < 1 << 13, "a route fits beside the phase");
+
+/// Ops to be posted on a route, in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Work {
+    pub(super) route: u16,
+    pub(super) next: u32,
+    pub(super) end: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Transfer {
+    pub(super) id: TransferId,
+    pub(super) plan: Arc<Plan>,
+    pub(super) direction: Direction,
+    pub(super) notification: Option<Vec<u8>>,
+    pub(super) posted_at: Time,
+    pub(super) deadline: Time,
+    pub(super) phase: Phase,
+    /// Set once when it is to end badly; from then on it only drains.
+    pub(super) ending: Option<TransferError>,
+    pub(super) ops: OpLog,
+    pub(super) work: Vec<Work>,
+    /// Bit `r`: queued on local rail `r`.
+    pub(super) queued_on: u64,
+    pub(super) in_flight: u32,
+    /// Ops that have not succeeded.
+    pub(super) unfinished: u32,
+    pub(super) retried: u32,
+    /// Bytes of failed ops may land until then.
+    pub(super) linger_until: Time,
+    pub(super) round: Option<Round>,
+}
+
+/// A round of counted evidence: what was posted under which slot.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) slot: Slot,
+    /// Writes posted per remote rail.
+    pub(super) posted: Vec<u32>,
+    /// Bit `r`: a write to remote rail `r` failed.
+    pub(super) failed_rails: u64,
+}
+
+/// The debts of a transfer (KR-6).
+#[derive(Debug, Default)]
+pub(super) struct OpLog(pub(super) Vec<OpState>);
+
+impl OpLog {
+    pub(super) fn reset(&mut self, ops: usize) {
+        self.0.clear();
+        self.0.resize(ops, OpState::UNPOSTED);
+    }
+
+    #[inline]
+    pub(super) fn posted(&mut self, first: u32, count: usize, route: u16) {
+        let first = first as usize;
+        self.0[first..first + count].fill(OpState::new(OpPhase::InFlight, route));
+    }
+
+    /// Moves ops in flight to `to`; calls `each` with the route of each that was. Ops that were not in flight are
+    /// left alone: their debt was paid before.
+    #[inline]
+    pub(super) fn resolve(&mut self, first: u32, count: u32, to: OpPhase, mut each: impl FnMut(u32, u16)) {
+        let end = first.saturating_add(count).min(self.0.len() as u32);
+        for index in first..end {
+            let state = &mut self.0[index as usize];
+            if state.is(OpPhase::InFlight) {
+                let route = state.route();
+                *state = OpState::new(to, route);
+                each(index, route);
+            }
+        }
+    }
+
+    /// Runs of ops for which `wanted` holds.
+    pub(super) fn runs(&self, wanted: impl Fn(OpState) -> bool) -> Vec<(u32, u32)> {
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        for (index, state) in self.0.iter().enumerate() {
+            let index = index as u32;
+            match runs.last_mut() {
+                _ if !wanted(*state) => {}
+                Some((_, end)) if *end == index => *end += 1,
+                _ => runs.push((index, index + 1)),
+            }
+        }
+        runs
+    }
+}
+
+impl Transfer {
+    pub(super) fn ops(&self) -> u32 {
+        self.plan.ops().len() as u32
+    }
+
+    /// Adds ops to be posted on a route, joined to the last work where they follow it.
+    pub(super) fn add_work(&mut self, route: u16, first: u32, end: u32) {
+        if let Some(last) = self.work.last_mut()
+            && last.route == route
+            && last.end == first
+        {
+            last.end = end;
+            return;
+        }
+        self.work.push(Work { route, next: first, end });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_debt_is_paid_once() {
+        let mut log = OpLog::default();
+        log.reset(5);
+        log.posted(1, 3, 7);
+        let mut paid = Vec::new();
+        log.resolve(0, 3, OpPhase::Done, |op, route| paid.push((op, route)));
+        log.resolve(0, 99, OpPhase::Failed, |op, route| paid.push((op, route)));
+        assert_eq!(paid, [(1, 7), (2, 7), (3, 7)]);
+        assert_eq!(log.runs(|s| s.is(OpPhase::Done)), [(1, 3)]);
+        assert_eq!(log.runs(|s| s.is(OpPhase::Unposted)), [(0, 1), (4, 5)]);
+    }
+}

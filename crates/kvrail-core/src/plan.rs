@@ -1,0 +1,471 @@
+//! Plans: prepared, reusable pairings of local and remote slices.
+//!
+//! Everything that can be decided before the first byte moves is decided here: bounds against both sides' regions
+//! and generations (KR-9, KR-11), coalescing of slices that are adjacent on both sides, cutting to the fabric's
+//! largest op, and the division among routes. Posting a plan then does no work per descriptor but the fabric's.
+//!
+//! Ops are an array of 32-byte structs in the caller's order: the fabric needs all fields of an op together, so one
+//! cache line serves two ops, and the division among routes is a handful of ranges ([`crate::stripe`]).
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::descriptor::{Descriptors, Run};
+use crate::id::{Generation, PeerId, RegionId};
+use crate::limits::PLAN_OPS_MAX;
+use crate::region::RegionView;
+use crate::stripe::{self, Segment};
+use crate::transport::{Op, RegionInfo};
+
+/// A prepared pairing of local and remote slices of one peer. Immutable; post it as often as wanted, as read or
+/// write, also concurrently.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) peer: PeerId,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) local: Side,
+    pub(crate) remote: Side,
+    bytes: u64,
+    descriptors: u64,
+}
+
+/// The regions of one side that a plan uses, and the epoch at which they were last seen to be current.
+#[derive(Debug)]
+pub(crate) struct Side {
+    regions: Vec<(RegionId, Generation)>,
+    valid_at: AtomicU64,
+}
+
+impl Side {
+    /// The first region that is gone or was replaced since the plan was made.
+    pub(crate) fn stale(&self, view: &RegionView) -> Option<RegionId> {
+        if self.valid_at.load(Ordering::Relaxed) == view.epoch {
+            return None;
+        }
+        let stale = self.regions.iter().find(|(id, generation)| !view.holds(*id, *generation));
+        if stale.is_none() {
+            self.valid_at.store(view.epoch, Ordering::Relaxed);
+        }
+        stale.map(|(id, _)| *id)
+    }
+
+    pub(crate) fn uses(&self, region: RegionId) -> bool {
+        self.regions.binary_search_by_key(&region, |(id, _)| *id).is_ok()
+    }
+}
+
+impl Plan {
+    /// Whom the plan concerns.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// Bytes that one posting moves.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Slices per side before coalescing.
+    #[must_use]
+    pub fn descriptors(&self) -> u64 {
+        self.descriptors
+    }
+
+    /// The fabric ops of one posting.
+    #[must_use]
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// Which ops go to which of the peer's routes.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+}
+
+/// Which side of a plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SideName {
+    /// This agent's memory.
+    Local,
+    /// The peer's memory.
+    Remote,
+}
+
+impl fmt::Display for SideName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Remote => "remote",
+        })
+    }
+}
+
+/// Why a plan was not made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The peer is not (or no longer) known.
+    UnknownPeer(PeerId),
+    /// Nothing to move.
+    Empty,
+    /// The two sides have different numbers of slices.
+    CountMismatch {
+        /// Local slices.
+        local: u64,
+        /// Remote slices.
+        remote: u64,
+    },
+    /// A pair's lengths differ.
+    LengthMismatch {
+        /// Index of the pair.
+        index: u64,
+        /// Bytes.
+        local: u64,
+        /// Bytes.
+        remote: u64,
+    },
+    /// A slice has no bytes.
+    EmptySlice {
+        /// Index of the pair.
+        index: u64,
+    },
+    /// The region is not registered, or the peer's metadata did not name it.
+    UnknownRegion {
+        /// Which side.
+        side: SideName,
+        /// Index of the pair.
+        index: u64,
+        /// The region.
+        region: RegionId,
+    },
+    /// A slice ends outside its region.
+    OutOfBounds {
+        /// Which side.
+        side: SideName,
+        /// Index of the pair.
+        index: u64,
+        /// The region.
+        region: RegionId,
+        /// Offset of the slice, bytes.
+        offset: u64,
+        /// Bytes of the slice.
+        len: u64,
+        /// Bytes of the region.
+        region_len: u64,
+    },
+    /// More than [`PLAN_OPS_MAX`] ops.
+    TooManyOps,
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownPeer(peer) => write!(f, "{peer} is not known (any more)"),
+            Self::Empty => f.write_str("a plan moves at least one slice"),
+            Self::CountMismatch { local, remote } => {
+                write!(f, "{local} local slices cannot be paired with {remote} remote ones")
+            }
+            Self::LengthMismatch { index, local, remote } => {
+                write!(f, "slice {index} has {local} bytes here and {remote} at the peer")
+            }
+            Self::EmptySlice { index } => write!(f, "slice {index} has no bytes"),
+            Self::UnknownRegion { side, index, region } => {
+                write!(f, "slice {index}: {side} {region} is not registered")
+            }
+            Self::OutOfBounds { side, index, region, offset, len, region_len } => write!(
+                f,
+                "slice {index}: {len} bytes at offset {offset} end outside {side} {region} of {region_len} bytes"
+            ),
+            Self::TooManyOps => write!(f, "a plan has at most {PLAN_OPS_MAX} ops; make several plans"),
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+/// What the planner needs to know beside the descriptors.
+pub(crate) struct Inputs<'a> {
+    pub(crate) peer: PeerId,
+    pub(crate) local: &'a RegionView,
+    pub(crate) remote: &'a RegionView,
+    /// One weight per route of the peer.
+    pub(crate) weights: &'a [u64],
+    /// Route that begins.
+    pub(crate) rotate: usize,
+    pub(crate) op_bytes_max: u32,
+    pub(crate) stripe_bytes_min: u32,
+}
+
+pub(crate) fn prepare(
+    inputs: &Inputs<'_>,
+    local: &Descriptors,
+    remote: &Descriptors,
+) -> Result<Plan, PlanError> {
+    if local.is_empty() && remote.is_empty() {
+        return Err(PlanError::Empty);
+    }
+    if local.len() != remote.len() {
+        return Err(PlanError::CountMismatch { local: local.len(), remote: remote.len() });
+    }
+    let mut here = Cursor::new(SideName::Local, local.runs(), inputs.local);
+    let mut there = Cursor::new(SideName::Remote, remote.runs(), inputs.remote);
+    let expected = usize::try_from(local.len()).unwrap_or(usize::MAX).min(1 << 20);
+    let mut ops: Vec<Op> = Vec::with_capacity(expected);
+    let mut bytes = 0u64;
+    for index in 0..local.len() {
+        let (l, r) = (here.next(index)?, there.next(index)?);
+        if l.len != r.len {
+            return Err(PlanError::LengthMismatch { index, local: l.len, remote: r.len });
+        }
+        bytes = bytes.saturating_add(l.len);
+        append(&mut ops, &l, &r, inputs.op_bytes_max)?;
+    }
+    let (ops, segments) = stripe::divide(ops, inputs.weights, inputs.rotate, inputs.stripe_bytes_min);
+    Ok(Plan {
+        peer: inputs.peer,
+        ops,
+        segments,
+        local: here.finish(),
+        remote: there.finish(),
+        bytes,
+        descriptors: local.len(),
+    })
+}
+
+/// Adds a pair of slices: longer by extending the last op where both sides go on without a gap, else as new ops of
+/// at most `op_bytes_max`.
+#[inline]
+fn append(ops: &mut Vec<Op>, l: &Slice, r: &Slice, op_bytes_max: u32) -> Result<(), PlanError> {
+    let mut done = 0u64;
+    if let Some(last) = ops.last_mut()
+        && last.local_region == l.region
+        && last.remote_region == r.region
+        && last.local_offset + u64::from(last.len) == l.offset
+        && last.remote_offset + u64::from(last.len) == r.offset
+    {
+        done = u64::from(op_bytes_max - last.len).min(l.len);
+        last.len += done as u32;
+    }
+    while done < l.len {
+        if ops.len() == PLAN_OPS_MAX {
+            return Err(PlanError::TooManyOps);
+        }
+        let len = (l.len - done).min(u64::from(op_bytes_max));
+        ops.push(Op {
+            local_offset: l.offset + done,
+            remote_offset: r.offset + done,
+            local_region: l.region,
+            remote_region: r.region,
+            len: len as u32,
+        });
+        done += len;
+    }
+    Ok(())
+}
+
+/// One slice, checked against its region.
+struct Slice {
+    region: RegionId,
+    offset: u64,
+    len: u64,
+}
+
+/// Walks one side's runs, slice by slice, checking bounds.
+struct Cursor<'a> {
+    side: SideName,
+    runs: core::slice::Iter<'a, Run>,
+    view: &'a RegionView,
+    run: Run,
+    left: u32,
+    region: Option<&'a RegionInfo>,
+    used: Vec<(RegionId, Generation)>,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(side: SideName, runs: &'a [Run], view: &'a RegionView) -> Self {
+        let run = Run { region: RegionId(0), offset: 0, len: 0, stride: 0, count: 0 };
+        Self { side, runs: runs.iter(), view, run, left: 0, region: None, used: Vec::new() }
+    }
+
+    #[inline]
+    fn next(&mut self, index: u64) -> Result<Slice, PlanError> {
+        if self.left == 0 {
+            self.enter_run(index)?;
+        }
+        let Run { region, offset, len, stride, .. } = self.run;
+        let region_len = self.region.map_or(0, |r| r.len);
+        if len == 0 {
+            return Err(PlanError::EmptySlice { index });
+        }
+        if offset > region_len || len > region_len - offset {
+            return Err(PlanError::OutOfBounds { side: self.side, index, region, offset, len, region_len });
+        }
+        self.left -= 1;
+        self.run.offset = offset.saturating_add(stride);
+        Ok(Slice { region, offset, len })
+    }
+
+    #[inline]
+    fn enter_run(&mut self, index: u64) -> Result<(), PlanError> {
+        let run = self.runs.next().copied().unwrap_or(self.run); // the sides' counts were compared
+        if self.region.is_none_or(|region| region.id != run.region) {
+            let region = self.view.get(run.region).ok_or(PlanError::UnknownRegion {
+                side: self.side,
+                index,
+                region: run.region,
+            })?;
+            self.region = Some(region);
+            self.used.push((region.id, region.generation));
+        }
+        self.left = run.count;
+        self.run = run;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Side {
+        self.used.sort_unstable();
+        self.used.dedup();
+        Side { regions: self.used, valid_at: AtomicU64::new(self.view.epoch) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Device;
+    use proptest::prelude::*;
+
+    const KIB: u64 = 1024;
+
+    fn view(lens: &[u64]) -> RegionView {
+        let mut view = RegionView::default();
+        for (id, &len) in lens.iter().enumerate() {
+            view.set(RegionInfo {
+                id: RegionId(id as u32),
+                generation: Generation(1),
+                base: 0x10_0000,
+                len,
+                device: Device::Host,
+            });
+        }
+        view
+    }
+
+    fn plan_of(
+        lens: &[u64],
+        local: &Descriptors,
+        remote: &Descriptors,
+        op_bytes_max: u32,
+    ) -> Result<Plan, PlanError> {
+        let view = view(lens);
+        let inputs = Inputs {
+            peer: PeerId { slot: 0, generation: Generation(1) },
+            local: &view,
+            remote: &view,
+            weights: &[1, 1],
+            rotate: 0,
+            op_bytes_max,
+            stripe_bytes_min: 128 << 10,
+        };
+        prepare(&inputs, local, remote)
+    }
+
+    fn list(slices: &[(u32, u64, u64)]) -> Descriptors {
+        slices.iter().map(|&(region, offset, len)| (RegionId(region), offset, len)).collect()
+    }
+
+    #[test]
+    fn slices_adjacent_on_both_sides_become_one_op() {
+        let local = list(&[(0, 0, KIB), (0, KIB, KIB), (0, 2 * KIB, KIB)]);
+        let remote = list(&[(0, 8 * KIB, KIB), (0, 9 * KIB, KIB), (0, 11 * KIB, KIB)]);
+        let plan = plan_of(&[64 * KIB], &local, &remote, 1 << 20).unwrap();
+        assert_eq!(plan.ops().iter().map(|op| op.len).collect::<Vec<_>>(), [2048, 1024]);
+        assert_eq!(plan.descriptors(), 3);
+        assert_eq!(plan.bytes(), 3 * KIB);
+    }
+
+    #[test]
+    fn a_slice_that_ends_outside_its_region_is_named() {
+        let local = list(&[(0, 0, KIB), (0, 3 * KIB, KIB)]);
+        let remote = list(&[(0, 0, KIB), (0, 3 * KIB + 1, KIB)]);
+        let error = plan_of(&[4 * KIB], &local, &remote, 1 << 20).unwrap_err();
+        assert_eq!(
+            error,
+            PlanError::OutOfBounds {
+                side: SideName::Remote,
+                index: 1,
+                region: RegionId(0),
+                offset: 3 * KIB + 1,
+                len: KIB,
+                region_len: 4 * KIB
+            }
+        );
+        assert_eq!(
+            alloc::string::ToString::to_string(&error),
+            "slice 1: 1024 bytes at offset 3073 end outside remote region 0 of 4096 bytes"
+        );
+    }
+
+    #[test]
+    fn offsets_that_overflow_are_out_of_bounds_and_not_a_panic() {
+        let mut local = Descriptors::new();
+        local.push_strided(RegionId(0), u64::MAX - 5, KIB, u64::MAX, 3);
+        let mut remote = Descriptors::new();
+        remote.push_strided(RegionId(0), 0, KIB, 0, 3);
+        assert!(matches!(plan_of(&[4 * KIB], &local, &remote, 4096), Err(PlanError::OutOfBounds { .. })));
+    }
+
+    #[test]
+    fn pairs_must_match() {
+        let one = list(&[(0, 0, KIB)]);
+        assert!(matches!(plan_of(&[KIB], &one, &list(&[]), 4096), Err(PlanError::CountMismatch { .. })));
+        assert!(matches!(
+            plan_of(&[KIB], &one, &list(&[(0, 0, 512)]), 4096),
+            Err(PlanError::LengthMismatch { .. })
+        ));
+        assert!(matches!(
+            plan_of(&[KIB], &list(&[(0, 0, 0)]), &list(&[(0, 0, 0)]), 4096),
+            Err(PlanError::EmptySlice { index: 0 })
+        ));
+        assert!(matches!(
+            plan_of(&[KIB], &one, &list(&[(7, 0, KIB)]), 4096),
+            Err(PlanError::UnknownRegion { side: SideName::Remote, .. })
+        ));
+        assert_eq!(plan_of(&[KIB], &list(&[]), &list(&[]), 4096).unwrap_err(), PlanError::Empty);
+    }
+
+    #[test]
+    fn strided_runs_equal_their_expansion() {
+        let mut strided = Descriptors::new();
+        strided.push_strided(RegionId(0), 64, 100, 200, 50);
+        let expanded: Descriptors = (0..50u64).map(|i| (RegionId(0), 64 + 200 * i, 100)).collect();
+        let a = plan_of(&[1 << 20], &strided, &expanded, 4096).unwrap();
+        let b = plan_of(&[1 << 20], &expanded, &strided, 4096).unwrap();
+        assert_eq!(a.ops(), b.ops());
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_moves_exactly_the_bytes_of_its_descriptors(
+            pairs in prop::collection::vec((0u32..3, 0u64..60_000, 0u32..3, 0u64..60_000, 1u64..5_000), 1..40),
+            op_bytes_max in 1u32..9_000,
+        ) {
+            let local: Descriptors = pairs.iter().map(|p| (RegionId(p.0), p.1, p.4)).collect();
+            let remote: Descriptors = pairs.iter().map(|p| (RegionId(p.2), p.3, p.4)).collect();
+            let plan = plan_of(&[65_536; 3], &local, &remote, op_bytes_max).unwrap();
+            let wanted: Vec<_> = pairs.iter()
+                .flat_map(|p| (0..p.4).map(|i| (p.0, p.1 + i, p.2, p.3 + i))).collect();
+            let planned: Vec<_> = plan.ops().iter().flat_map(|op| (0..u64::from(op.len)).map(|i| {
+                (op.local_region.0, op.local_offset + i, op.remote_region.0, op.remote_offset + i)
+            })).collect();
+            prop_assert_eq!(wanted, planned);
+            prop_assert!(plan.ops().iter().all(|op| op.len > 0 && op.len <= op_bytes_max));
+        }
+    }
+}
