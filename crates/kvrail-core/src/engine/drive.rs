@@ -265,7 +265,8 @@ impl<H: Hazards> Engine<H> {
             }
         }
         match error {
-            OpError::PeerRestarted => return self.lose(now, transport, id, PeerLostCause::Restarted),
+            // The peer may be lost already; this transfer still has to conclude.
+            OpError::PeerRestarted => self.lose(now, transport, id, PeerLostCause::Restarted),
             error if error.is_retryable() => {
                 self.route_down(now, id, usize::from(route), error);
                 self.redistribute(token);

@@ -431,6 +431,11 @@ impl<H: Hazards> Engine<H> {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return Sent::Lost };
         let index = match *what {
             Owed::Probe(index) => index,
+            // With every route down, both sides would wait for the other's answer: greetings try any route.
+            Owed::Hello | Owed::Welcome => match peer.control_route().or_else(|| peer.any_route()) {
+                Some(index) => usize::from(index),
+                None => return Sent::NoRoute,
+            },
             _ => match peer.control_route() {
                 Some(index) => usize::from(index),
                 None => return Sent::NoRoute, // a probe will find one
@@ -466,6 +471,10 @@ impl<H: Hazards> Engine<H> {
                 peer.hello.due = now + HELLO_REPEAT;
                 self.timer = self.timer.min(peer.hello.due);
                 return Sent::NoRoute;
+            }
+            (Err(PostError::RouteDown), Owed::Welcome) if !peer.routes[index].is_up() => {
+                peer.welcome = None; // the peer asks again
+                return Sent::Yes;
             }
             (Err(PostError::RouteDown), _) => {
                 self.route_down(now, id, index, OpError::Unreachable);
