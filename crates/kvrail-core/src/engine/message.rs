@@ -90,13 +90,15 @@ impl<H: Hazards> Engine<H> {
         transport.remove_peer(now, id);
         self.each_transfer_of(id, |engine, token| {
             let phase = engine.transfers.get(token.slot, token.generation).map(|t| t.phase);
-            if matches!(phase, Some(Phase::Confirming | Phase::Announcing)) {
-                if let Some(transfer) = engine.transfers.get_mut(token.slot, token.generation) {
-                    transfer.ending.get_or_insert(TransferError::PeerLost(cause));
+            match phase {
+                Some(Phase::Confirming) => engine.unconfirmed(now, token, TransferError::PeerLost(cause)),
+                Some(Phase::Announcing) => {
+                    if let Some(transfer) = engine.transfers.get_mut(token.slot, token.generation) {
+                        transfer.ending.get_or_insert(TransferError::PeerLost(cause));
+                    }
+                    engine.finish(now, token);
                 }
-                engine.finish(now, token);
-            } else {
-                engine.end(now, token, TransferError::PeerLost(cause));
+                _ => engine.end(now, token, TransferError::PeerLost(cause)),
             }
         });
         self.forget_if_drained(id);
@@ -328,7 +330,7 @@ impl<H: Hazards> Engine<H> {
                     Err(()) => self.stats.messages_refused += 1,
                 }
             }
-            Body::Closed { transfer, slot, overshoot } => self.confirmed(now, id, transfer, slot, overshoot),
+            Body::Closed { transfer, slot, overshoot } => self.confirmed(id, transfer, slot, overshoot),
             Body::Notify { transfer, done, message } => self.deliver(id, name, transfer, done, message),
             Body::Message(message) => {
                 self.inbox_messages += 1;
