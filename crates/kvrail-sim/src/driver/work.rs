@@ -123,11 +123,11 @@ impl Run {
                 return;
             }
         };
-        let regions =
-            slices.iter().map(|s| (agent.region_of(s.local_area), peer.region_of(s.remote_area))).collect();
+        // What the plan was made for: a peer that registered anew may be known by its earlier generation only.
+        let tenant = |s: &Slice| agent.knows(other, s, peer).then(|| peer.region_of(s.remote_area)).flatten();
+        let regions: Vec<_> = slices.iter().map(|s| (agent.region_of(s.local_area), tenant(s))).collect();
+        let stale = regions.iter().map(|(_, tenant)| tenant.is_none()).collect();
         agent.plans.push(Known { peer: peer.life, plan: Arc::clone(&plan), slices: slices.clone(), regions });
-        // The peer may have registered anew what this node still knows under the old generation.
-        let stale = slices.iter().map(|s| !agent.knows(other, s, peer)).collect();
         self.post(Proposal { node, other, plan, slices, direction, stale }, must_succeed);
     }
 
