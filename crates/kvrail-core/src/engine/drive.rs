@@ -359,8 +359,10 @@ impl<H: Hazards> Engine<H> {
                 self.expire(now, token);
             } else if now < deadline {
                 self.timer = self.timer.min(deadline);
-            } else if phase == Phase::Confirming {
-                self.finish(now, token);
+            } else if phase == Phase::Confirming
+                && let Some(error) = self.transfers.get(slot, generation).and_then(|t| t.ending.clone())
+            {
+                self.unconfirmed(now, token, error);
             }
         }
         for slot in 0..self.peers.slots() {

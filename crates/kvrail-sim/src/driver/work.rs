@@ -154,7 +154,10 @@ impl Run {
             .slices
             .iter()
             .zip(&known.regions)
-            .map(|(s, then)| *then != (agent.region_of(s.local_area), peer.region_of(s.remote_area)))
+            .map(|(s, then)| {
+                let now = (agent.region_of(s.local_area), peer.region_of(s.remote_area));
+                now != *then || now.0.is_none() || now.1.is_none()
+            })
             .collect();
         let (plan, slices) = (Arc::clone(&known.plan), known.slices.clone());
         let direction = if self.rng.chance(500_000) { Direction::Read } else { Direction::Write };
@@ -193,6 +196,7 @@ impl Run {
                 }
             });
         }
+        self.fabric.trace(|t| t.note(now, || format!("claim {index}: {source}->{target} {spans:x?}")));
         self.fabric.territory(|t| t.claim(index as u64, life, (source, target), now, spans.clone()));
         let notification = announced.then(|| tag(b'N', index, self.rng.index(40)));
         let hurry = !must_succeed && self.rng.chance(150_000);
