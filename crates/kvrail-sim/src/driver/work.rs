@@ -222,12 +222,9 @@ impl Run {
         match agent.engine.post(now, &plan, direction, PostOptions { notification, timeout }) {
             Ok(token) => {
                 self.ledger.accepted(index, token);
-                if !stale {
-                    agent.layout.take(index as u64, slices.iter().map(|s| (s.local_area, s.local, s.len)));
-                    if let Some(peer) = self.agents[other].as_mut() {
-                        peer.layout
-                            .take(index as u64, slices.iter().map(|s| (s.remote_area, s.remote, s.len)));
-                    }
+                agent.layout.take(index as u64, slices.iter().map(|s| (s.local_area, s.local, s.len)));
+                if let Some(peer) = self.agents[other].as_mut() {
+                    peer.layout.take(index as u64, slices.iter().map(|s| (s.remote_area, s.remote, s.len)));
                 }
                 if !must_succeed && self.rng.chance(self.scenario.mix.cancel_ppm) {
                     let at = now.0 + self.rng.within(0, 200 * US);
