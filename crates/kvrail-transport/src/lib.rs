@@ -1,5 +1,7 @@
 //! Real fabrics: each implements [`kvrail_core::transport::Transport`] and can be waited for.
 
+pub mod tcp;
+
 use std::os::fd::RawFd;
 
 use kvrail_core::transport::Transport;
