@@ -350,7 +350,10 @@ impl Run {
         let mistaken = cause == PeerLostCause::Restarted && epoch > 1;
         let explained = matches!(
             cause,
-            PeerLostCause::Silent | PeerLostCause::Closed | PeerLostCause::Removed | PeerLostCause::Reconnected
+            PeerLostCause::Silent
+                | PeerLostCause::Closed
+                | PeerLostCause::Removed
+                | PeerLostCause::Reconnected
         );
         if alive && !mistaken && !explained {
             self.fabric.violate(
@@ -370,7 +373,8 @@ impl Run {
         let Some(agent) = self.agents[node].as_ref() else { return };
         let Some(view) = agent.engine.peer(peer) else { return };
         let is_it = |other: &Agent| *other.name == *view.name && other.incarnation == view.incarnation;
-        let Some(life) = self.agents.iter().flatten().find(|other| is_it(other)).map(|other| other.life) else {
+        let Some(life) = self.agents.iter().flatten().find(|other| is_it(other)).map(|other| other.life)
+        else {
             return;
         };
         if let Some(agent) = self.agents[node].as_mut() {
@@ -478,7 +482,8 @@ impl Run {
         let now = self.fabric.now();
         for node in 0..self.agents.len() {
             if let Some(agent) = self.agents[node].as_mut() {
-                let dead = |(other, (_, epoch)): &(&usize, &(_, u64))| self.fabric.life(**other) != (*epoch, true);
+                let dead =
+                    |(other, (_, epoch)): &(&usize, &(_, u64))| self.fabric.life(**other) != (*epoch, true);
                 let dead: Vec<_> = agent.peers.iter().filter(dead).map(|(_, (id, _))| *id).collect();
                 for id in dead {
                     agent.engine.remove_peer(now, &mut agent.transport, id);
@@ -498,13 +503,10 @@ impl Run {
         };
         let mut broken = Vec::new();
         for (index, record) in self.ledger.records.iter().enumerate() {
-            let done = record.outcome == Some(ledger::Outcome::Done);
-            if record.announced
-                && done
-                && record.remote_end.is_none()
-                && !parted(record.initiator, record.responder)
-            {
-                broken.push(format!("{} is done and its peer was never told", self.ledger.describe(index)));
+            let never_told = record.announced && record.remote_end.is_none();
+            if never_told && !parted(record.initiator, record.responder) {
+                let (what, end) = (self.ledger.describe(index), &record.outcome);
+                broken.push(format!("{what}, ended as {end:?} and its peer was never told"));
             }
         }
         for (index, (from, to, times)) in self.ledger.messages.iter().enumerate() {
