@@ -42,7 +42,12 @@ fn post(a: &mut Target, direction: Direction, token: Token, ops: &[Op]) -> usize
 }
 
 /// Polls both until `holds`, for at most five seconds.
-fn until(a: &mut Target, b: &mut Target, what: &str, mut holds: impl FnMut(&mut Target, &mut Target) -> bool) {
+fn until(
+    a: &mut Target,
+    b: &mut Target,
+    what: &str,
+    mut holds: impl FnMut(&mut Target, &mut Target) -> bool,
+) {
     let end = Instant::now() + Duration::from_secs(5);
     while !holds(a, b) {
         assert!(Instant::now() < end, "waited for this: {what}");
@@ -83,13 +88,13 @@ fn no_byte_lands_after_its_write_was_called_failed() {
         until(&mut a, &mut b, "every write ends", |a, _| ended(&a.events) == 256);
         let mut then = vec![0; LEN];
         b.memory.read(0, &mut then);
-        let counters = a.tcp.counters();
-        let failed = a.events.iter().any(|e| matches!(e, Event::Failed { error: OpError::Flushed, .. }));
-        assert!(!failed || (counters.fenced, counters.unfenced) == (1, 0), "{counters:?}");
         b.poll_for(Duration::from_millis(5));
         let mut later = vec![0; LEN];
         b.memory.read(0, &mut later);
         assert!(then == later, "round {round}: bytes landed after their write was called failed");
+        let counters = a.tcp.counters();
+        let failed = a.events.iter().any(|e| matches!(e, Event::Failed { error: OpError::Flushed, .. }));
+        assert!(!failed || (counters.fenced, counters.unfenced) == (1, 0), "{counters:?}");
     }
 }
 
@@ -107,7 +112,10 @@ fn writes_to_a_silent_peer_wait_for_the_fence_and_no_longer_than_its_timeout() {
         a.poll();
         assert!(begin.elapsed() < quick().fence_timeout * 2, "the fence has no timeout");
     }
-    assert!(begin.elapsed() >= quick().fence_timeout, "nobody answered, and still the writes are called failed");
+    assert!(
+        begin.elapsed() >= quick().fence_timeout,
+        "nobody answered, and still the writes are called failed"
+    );
     assert_eq!(a.tcp.counters().unfenced, 1);
 }
 

@@ -149,8 +149,8 @@ impl Initiator {
             }
             self.tcp.poll(self.now(), &mut events);
             let mut resolve = |first: u32, count: u32| {
-                for i in first as usize..(first + count) as usize {
-                    assert!(!std::mem::replace(&mut resolved[i], true), "op {i} was resolved twice");
+                for (op, i) in resolved[first as usize..][..count as usize].iter_mut().zip(first..) {
+                    assert!(!std::mem::replace(op, true), "op {i} was resolved twice");
                 }
                 done += count as usize;
             };
