@@ -6,6 +6,11 @@ use std::os::fd::RawFd;
 
 use kvrail_core::transport::Transport;
 
+#[cfg(target_os = "linux")]
+pub mod memory;
+#[cfg(target_os = "linux")]
+pub mod shm;
+
 /// A transport that a thread can sleep on: no busy core when idle.
 pub trait Fabric: Transport + Send {
     /// A descriptor that polls readable when [`Transport::poll`] has something to do and [`Fabric::arm`] was called.
