@@ -35,7 +35,7 @@ mod narrow {
     kvrail_conformance::conformance_suite!(|| world(Config {
         connections: 1,
         ops_in_flight_max: 7,
-        socket_buffer_bytes: Some(4 << 10),
+        socket_buffer_bytes: Some(24 << 10),
         ..quick()
     }));
 }
