@@ -4,6 +4,11 @@ use std::os::fd::RawFd;
 
 use kvrail_core::transport::Transport;
 
+pub mod raw;
+mod wait;
+
+pub use wait::wait_handle;
+
 /// A transport that a thread can sleep on: no busy core when idle.
 pub trait Fabric: Transport + Send {
     /// A descriptor that polls readable when [`Transport::poll`] has something to do and [`Fabric::arm`] was called.
