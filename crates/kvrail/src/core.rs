@@ -64,7 +64,7 @@ impl Core {
             }
             let now = self.clock.now();
             let state = &mut *turn;
-            state.engine.close(now, &mut *state.fabric);
+            state.engine.close(now);
             turn.leave_to_driver();
         }
         let mut left = 0;

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
-use kvrail_core::engine::EngineEvent;
 use kvrail_core::error::PeerLostCause;
 use kvrail_core::id::Route;
 use kvrail_core::transport::OpError;
 use parking_lot::Mutex;
 
+use crate::core::Core;
 use crate::progress::Awaited;
 use crate::watch::Watch;
 
@@ -96,9 +96,12 @@ impl WaitNotificationError {
 }
 
 /// Both queues.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Inbox {
     notifications: Mutex<VecDeque<Notification>>,
+    /// Beyond this the engines keep what comes, and hold the peers back.
+    capacity: usize,
+    held_back: AtomicBool,
     /// Length of `notifications`, so that an empty queue costs a poller no lock.
     waiting: AtomicUsize,
     news: Mutex<News>,
@@ -113,6 +116,28 @@ struct News {
 }
 
 impl Inbox {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            notifications: Mutex::default(),
+            capacity,
+            held_back: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            news: Mutex::default(),
+            watch: Watch::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) < self.capacity
+    }
+
+    /// Notes that an engine may keep messages that were not taken over.
+    pub(crate) fn hold_back(&self) {
+        self.held_back.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn push(&self, peer_name: Arc<str>, message: Vec<u8>, wakers: &mut Vec<Waker>) {
         let mut queue = self.notifications.lock();
         queue.push_back(Notification { peer_name, message });
@@ -159,21 +184,41 @@ impl Inbox {
     }
 }
 
+impl Core {
+    /// Takes a notification; when that made room, fetches what was held back.
+    pub(crate) fn pop_notification(&self) -> Option<Notification> {
+        let notification = self.inbox.pop();
+        if self.inbox.held_back.load(Ordering::Relaxed)
+            && self.inbox.has_room()
+            && self.inbox.held_back.swap(false, Ordering::SeqCst)
+        {
+            for lane in &self.lanes {
+                let mut turn = lane.turn(self);
+                turn.settle(None);
+                // The engine has room again, and peers that it refused try again.
+                turn.leave_to_driver();
+            }
+            return notification.or_else(|| self.inbox.pop());
+        }
+        notification
+    }
+}
+
 /// Waits for a notification, or for the end of the agent.
-pub(crate) struct NextNotification<'a>(pub(crate) &'a Inbox);
+pub(crate) struct NextNotification<'a>(pub(crate) &'a Core);
 
 impl Awaited for NextNotification<'_> {
     type Output = Result<Notification, WaitNotificationError>;
 
     fn ready(&mut self) -> Option<Self::Output> {
-        match self.0.pop() {
+        match self.0.pop_notification() {
             Some(notification) => Some(Ok(notification)),
-            None if self.0.closed.load(Ordering::SeqCst) => Some(Err(WaitNotificationError::AgentClosed)),
+            None if self.0.inbox.closed.load(Ordering::SeqCst) => Some(Err(WaitNotificationError::AgentClosed)),
             None => None,
         }
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.0.watch.register(waker);
+        self.0.inbox.watch.register(waker);
     }
 }

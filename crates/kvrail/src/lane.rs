@@ -125,7 +125,14 @@ impl Turn<'_> {
     pub(crate) fn settle(&mut self, mut now: Option<Time>) {
         let core = self.core;
         let state = &mut **self;
-        while let Some(event) = state.engine.poll_event() {
+        loop {
+            let event = if core.inbox.has_room() {
+                state.engine.poll_event()
+            } else {
+                core.inbox.hold_back();
+                state.engine.poll_news()
+            };
+            let Some(event) = event else { break };
             match event {
                 EngineEvent::TransferEnded { token, peer, result, .. } => {
                     let ended = *now.get_or_insert_with(|| core.clock.now());

@@ -181,7 +181,7 @@ impl Agent {
             failure = core.register(&infos, &memory).err();
         }
         if let Some(error) = failure {
-            infos.iter().rev().for_each(|info| drop(table.remove(info.id)));
+            infos.iter().rev().for_each(|info| _ = table.remove(info.id));
             return Err(error);
         }
         drop(regions);

@@ -45,8 +45,8 @@ impl Report {
             bytes: report.bytes,
             ops: report.ops,
             retried_ops: report.ops_retried,
-            queued: report.first_post_at.since(report.posted_at),
-            wire: ended.since(report.first_post_at),
+            queued: report.first_op_at.since(report.posted_at),
+            wire: ended.since(report.first_op_at),
         }
     }
 
@@ -251,7 +251,7 @@ impl Transfer {
         let mut turn = self.plan.lane().turn(core);
         let now = core.clock.now();
         let state = &mut *turn;
-        state.engine.cancel(now, &mut *state.fabric, self.token);
+        state.engine.cancel(now, self.token);
         turn.drive(now);
         turn.leave_to_driver();
     }
