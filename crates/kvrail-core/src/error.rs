@@ -71,6 +71,8 @@ pub enum TransferError {
         /// Why.
         error: OpError,
     },
+    /// The peer replaced a region of the plan while the transfer moved: prepare a new plan.
+    StaleRemoteRegion(RegionId),
     /// The target counted more immediates than were posted: its evidence is worthless.
     Overshoot,
 }
@@ -81,7 +83,7 @@ impl TransferError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::DeadlineExceeded { .. } | Self::Overshoot => true,
-            Self::Cancelled | Self::PeerLost(_) => false,
+            Self::Cancelled | Self::PeerLost(_) | Self::StaleRemoteRegion(_) => false,
             Self::Op { error, .. } => error.is_retryable(),
         }
     }
@@ -99,6 +101,9 @@ impl fmt::Display for TransferError {
                 f,
                 "op {op} ({len} bytes at offset {remote_offset} of remote {remote_region}) failed: {error}"
             ),
+            Self::StaleRemoteRegion(region) => {
+                write!(f, "the peer replaced remote {region} while the transfer moved")
+            }
             Self::Overshoot => {
                 f.write_str("the target counted more writes than were posted; the transfer proves nothing")
             }
@@ -118,6 +123,8 @@ pub enum PeerLostCause {
     Gone,
     /// Another process runs under its name (KR-11).
     Restarted,
+    /// It had given this agent up, and greeted anew: what was under way is void on both sides.
+    Reconnected,
     /// Every route is down and nothing was heard for [`crate::engine::EngineConfig::peer_timeout`].
     Silent,
     /// It was removed here.
@@ -130,6 +137,7 @@ impl fmt::Display for PeerLostCause {
             Self::Closed => "it said goodbye",
             Self::Gone => "its process is gone",
             Self::Restarted => "another process runs under its name",
+            Self::Reconnected => "it had given this agent up and greeted anew",
             Self::Silent => "every route to it is down and it does not answer",
             Self::Removed => "it was removed here",
         })

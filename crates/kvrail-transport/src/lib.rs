@@ -1,11 +1,16 @@
 //! Real fabrics: each implements [`kvrail_core::transport::Transport`] and can be waited for.
 
+#[cfg(target_os = "linux")]
+pub mod memory;
+pub mod raw;
+#[cfg(target_os = "linux")]
+pub mod shm;
+pub mod tcp;
+mod wait;
+
 use std::os::fd::RawFd;
 
 use kvrail_core::transport::Transport;
-
-pub mod raw;
-mod wait;
 
 pub use wait::wait_handle;
 

@@ -276,6 +276,7 @@ pub struct Engine<H: Hazards = Correct> {
     /// Nothing is due before.
     timer: Time,
     next_probe: u64,
+    acquaintances: u32,
     stats: Stats,
     /// The latest time seen.
     now: Time,
@@ -333,6 +334,7 @@ impl<H: Hazards> Engine<H> {
             dirty: VecDeque::new(),
             timer: Time::NEVER,
             next_probe: 0,
+            acquaintances: 0,
             stats: Stats { rails: alloc::vec![RailStats::default(); rails], ..Stats::default() },
             now: Time::ZERO,
             address,
@@ -418,6 +420,7 @@ impl<H: Hazards> Engine<H> {
                 self.mark_dirty(id);
             }
         }
+        self.end_stale(now, id);
         Ok(id)
     }
 
@@ -524,6 +527,7 @@ impl<H: Hazards> Engine<H> {
             unfinished: plan.ops().len() as u32,
             retried: 0,
             linger_until: Time::ZERO,
+            visible_by: Time::ZERO,
             round: None,
         };
         for segment in plan.segments() {
