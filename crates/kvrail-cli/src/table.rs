@@ -1,0 +1,104 @@
+//! The result for people: at most 100 columns, units in the header, one line per case as soon as it is measured.
+
+use crate::case::Verify;
+use crate::report::{Control, Row};
+use crate::units::{Size, grouped, micros};
+
+/// Prints rows under headers; a header appears whenever what is above the columns changes.
+#[derive(Default)]
+pub(crate) struct Table {
+    above: Option<String>,
+    marked: bool,
+    unverified: bool,
+}
+
+const HEADER: &str = "\
+                       GB/s                latency µs per transfer     p50 µs               cpu ms
+op      block  batch   kvrail  copy    %      p50     p99     max   prep   post    wire  init/targ verified";
+
+impl Table {
+    /// The lines for one more case.
+    pub(crate) fn row(&mut self, row: &Row) -> String {
+        let mut out = String::new();
+        let threads = if row.threads == 1 { String::new() } else { format!(", {} threads", row.threads) };
+        let notify = if row.notify { ", with notifications" } else { "" };
+        let above = format!(
+            "{}, {} memory on {}, {} blocks{threads}{notify}",
+            row.transport, row.memory, row.pages, row.layout
+        );
+        if self.above.as_ref() != Some(&above) {
+            let gap = if self.above.is_some() { "\n" } else { "" };
+            out += &format!("{gap}{above}\n{HEADER}\n");
+            self.above = Some(above);
+        }
+        self.marked |= row.above_ceiling;
+        self.unverified |= row.verify == Verify::Off;
+        let percent = row.ceiling_percent.map_or_else(
+            || "-".into(),
+            |p| format!("{:.0}{}", p.min(9999.0), if row.above_ceiling { "!" } else { "%" }),
+        );
+        let cpu = |seconds: f64| format!("{:.0}", seconds * 1e3);
+        let verified = match (row.verify, row.verified) {
+            (Verify::Off, _) => "UNSEEN",
+            (_, false) => "WRONG",
+            (Verify::Last, true) => "last",
+            (Verify::Every, true) => "yes",
+        };
+        out += &format!(
+            "{:<5} {:>7} {:>6} {:>8} {:>5} {:>4} {:>8} {:>7} {:>7} {:>6} {:>6} {:>7} {:>10} {:<8}",
+            row.op.to_string(),
+            Size(row.block_bytes).to_string(),
+            grouped(row.batch),
+            rate(row.bandwidth_gbps),
+            row.ceiling_gbps.map_or_else(|| "-".into(), rate),
+            percent,
+            micros(row.latency_us.p50),
+            micros(row.latency_us.p99),
+            micros(row.latency_us.max),
+            micros(row.prepare_us.p50),
+            micros(row.post_us.p50),
+            micros(row.wire_us.p50),
+            format!("{}/{}", cpu(row.cpu_s.initiator), cpu(row.cpu_s.target)),
+            verified,
+        );
+        out.truncate(out.trim_end().len());
+        out.push('\n');
+        out
+    }
+
+    /// What the marks mean, where there are any.
+    pub(crate) fn footer(&self) -> String {
+        let mut out = String::new();
+        if self.marked {
+            out +=
+                "! above the plain copy: more cores, or stores past the cache, than one copying loop has\n";
+        }
+        if self.unverified {
+            out += "UNSEEN: nobody looked at the bytes; these figures do not count\n";
+        }
+        out
+    }
+
+    /// The control path.
+    pub(crate) fn control(control: &Control) -> String {
+        format!(
+            "{}, medians of {} repetitions\n\
+             create an agent             {:>10.3} ms\n\
+             register 10,000 regions     {:>10.3} ms\n\
+             export metadata             {:>10.3} ms\n\
+             metadata                    {:>10} bytes\n\
+             import at the peer          {:>10.3} ms\n",
+            control.transport,
+            control.repetitions,
+            control.create_agent_ms,
+            control.register_10000_ms,
+            control.export_ms,
+            grouped(control.metadata_bytes),
+            control.import_ms
+        )
+    }
+}
+
+fn rate(gbps: f64) -> String {
+    if gbps < 9.995 { format!("{gbps:.2}") } else { format!("{gbps:.1}") }
+}
