@@ -104,6 +104,12 @@ impl Remote {
     }
 }
 
+impl Remote {
+    pub(crate) fn passed_over(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
 impl Pool {
     pub(crate) fn pages(&self) -> String {
         "pages of 4 KiB".into()
@@ -136,7 +142,7 @@ impl Prepared {
         }
         Ok(())
     }
-    pub(crate) fn wait(&self, _: Duration, _: &Pulse) -> Result<(), Failure> {
+    pub(crate) fn wait(&self, _: &Pulse) -> Result<(), Failure> {
         Ok(())
     }
 }

@@ -77,7 +77,7 @@ impl Failure {
 
     /// The same failure, told from the other end of the control link.
     #[must_use]
-    pub(crate) fn from_peer(mut self, peer: &str) -> Self {
+    pub(crate) fn told_by(mut self, peer: &str) -> Self {
         if self.kind == Kind::Interrupted {
             self.what = format!("interrupted at the {peer}; what was measured until then is printed");
         } else {

@@ -54,6 +54,8 @@ struct Open<'a> {
     pattern: Pattern,
     tracks: Vec<Track>,
     samples: Samples,
+    /// Notifications that the target has not been asked about yet.
+    sent: u64,
     carrier: Carrier,
     case: &'a Case,
     link: &'a Link,
@@ -67,7 +69,7 @@ pub(crate) fn run_case(link: &Link, run: &Run, case: &Case, said: &mut dyn FnMut
         Err(failure) => return (None, Err(failure)),
     };
     said(&open.carrier);
-    let measured = open.measure().and_then(|()| open.close_target());
+    let measured = open.measure().and_then(|()| open.close_target()).map_err(|f| link.explain(f));
     let wrong = matches!(&measured, Err(f) if f.kind == crate::failure::Kind::Check);
     let verified = !wrong && case.verify != Verify::Off;
     // Transfers that were measured before the interruption were verified, each in its round.
@@ -98,7 +100,7 @@ impl<'a> Open<'a> {
         let metadata = link.receive_blob("its metadata", run.timeout)?;
         let remote = endpoint.connect(&metadata, run.timeout)?;
         let carrier = Carrier {
-            reason: reason(case.transport, &remote.transport(), shared_host),
+            reason: reason(case.transport, &remote, shared_host),
             transport: remote.transport(),
             pages: pool.pages(),
         };
@@ -111,6 +113,7 @@ impl<'a> Open<'a> {
             tracks: (0..case.threads).map(|_| Track::new()).collect(),
             pattern: Pattern::new(case.seed, source),
             samples: Samples::new(),
+            sent: 0,
             pool,
             remote,
             endpoint,
@@ -175,7 +178,9 @@ impl<'a> Open<'a> {
             return Err(Failure::interrupted());
         }
         let slots = u64::from(self.case.slots).min(left) as usize;
-        let room = usize::try_from(left).unwrap_or(usize::MAX).min(STAMPS_MAX);
+        // The last transfers on each slot are left to a verified round.
+        let room = usize::try_from(left - slots as u64).unwrap_or(usize::MAX).min(STAMPS_MAX);
+        let room = if self.case.verify == Verify::Last { room } else { STAMPS_MAX.min(left as usize) };
         // Odd: the warm-up before it has the even number below.
         let number = round * 2 + 1;
         let fresh = verified || round == 0;
@@ -203,7 +208,8 @@ impl<'a> Open<'a> {
         };
         let (wall, cpu) = self.lap(extent)?;
         let transfers = self.tracks[0].len();
-        let sent = if self.case.notify { self.tracks.iter().map(|t| t.len() as u64).sum() } else { 0 };
+        self.count_sent();
+        let sent = std::mem::take(&mut self.sent);
         let target_looks = verified && self.case.op == Op::Write;
         let damage = self.settle(number, slots as u32, target_looks, sent)?;
         let damage = match self.case.op {
@@ -243,10 +249,16 @@ impl<'a> Open<'a> {
         let slots = self.case.slots as usize;
         let extent = Extent { slots, at_least: Duration::ZERO, transfers_max: slots };
         for _ in 0..self.run.warmup {
-            let course = Course { notification: None, ..self.course() };
-            measure::lap(&course, extent, &mut self.plans, &mut self.tracks)?;
+            measure::lap(&self.course(), extent, &mut self.plans, &mut self.tracks)?;
+            self.count_sent();
         }
         Ok(())
+    }
+
+    fn count_sent(&mut self) {
+        if self.case.notify {
+            self.sent += self.tracks.iter().map(|t| t.len() as u64).sum::<u64>();
+        }
     }
 
     fn fill(&self, round: u32) {
@@ -318,13 +330,17 @@ fn handling(bytes: u64) -> Duration {
     Duration::from_secs(bytes / HANDLING_BPS)
 }
 
-fn reason(asked: Transport, got: &str, same_host: bool) -> String {
-    match (asked, got, same_host) {
-        (Transport::Auto, "shm", _) => "both processes are on this host".into(),
-        (Transport::Auto, _, false) => "the processes are on different hosts".into(),
-        (Transport::Auto, other, true) => format!("the best that both sides have is {other}"),
-        _ => "as told".into(),
-    }
+/// Why this transport and no other (KR-13).
+fn reason(asked: Transport, remote: &Remote, same_host: bool) -> String {
+    let got = remote.transport();
+    let mut reasons = match (asked, got.as_str(), same_host) {
+        (Transport::Auto, "shm", _) => vec!["the fastest, both processes are on this host".into()],
+        (Transport::Auto, _, false) => vec!["the processes are on different hosts".into()],
+        (Transport::Auto, ..) => vec!["the best of those that reach the target".into()],
+        (Transport::Shm | Transport::Tcp, ..) => vec!["as told by --transport".into()],
+    };
+    reasons.extend(remote.passed_over());
+    reasons.join("; ")
 }
 
 fn wounded(case: &Case, wound: &Wound) -> Failure {

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::control::{self, Frame, Hello, Message, PREAMBLE_BYTES, ProtocolError};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::signals;
 use crate::units;
 
@@ -85,7 +85,7 @@ impl Link {
         stream.write_all(&bytes).map_err(failed)?;
         let theirs = match control::read_frame(&mut stream).map_err(failed)? {
             Frame::Message(Message::Hello(theirs)) => theirs,
-            Frame::Message(Message::Abort { failure }) => return Err(failure.from_peer(&peer)),
+            Frame::Message(Message::Abort { failure }) => return Err(failure.told_by(&peer)),
             other => return Err(Failure::peer(format!("{peer} did not introduce itself: {other:?}"))),
         };
         if theirs.role == hello.role {
@@ -125,11 +125,6 @@ impl Link {
         let (beating, stopping) = (Arc::clone(&writer), Arc::clone(&stop));
         spawn("kvrail-beat", Box::new(move || beat_loop(&beating, &stopping)))?;
         Ok(Self { socket, writer, inbox, pulse, stop, peer, hello })
-    }
-
-    /// What the peer is called in messages.
-    pub(crate) fn peer(&self) -> &str {
-        &self.peer
     }
 
     /// The address that the control link has here: where a tcp transport should listen, too.
@@ -177,10 +172,18 @@ impl Link {
         let until = Instant::now() + TICK;
         while let Ok(frame) = self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
             if let Ok(Frame::Message(Message::Abort { failure })) = frame {
-                return Some(failure.from_peer(&self.peer));
+                return Some(failure.told_by(&self.peer));
             }
         }
         None
+    }
+
+    /// A better explanation for a failure that looks like the peer's end: its own last words, if it had any.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        match failure.kind {
+            Kind::Peer => self.last_words().unwrap_or(failure),
+            _ => failure,
+        }
     }
 
     /// Waits for the next message.
@@ -221,7 +224,7 @@ impl Link {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(left.min(TICK)) {
                 Ok(Ok(Frame::Message(Message::Abort { failure }))) => {
-                    return Err(failure.from_peer(&self.peer));
+                    return Err(failure.told_by(&self.peer));
                 }
                 Ok(Ok(frame)) => return Ok(frame),
                 Ok(Err(e)) => return Err(lost(&self.peer, &e, &format!("while {awaited} was awaited"))),

@@ -90,11 +90,12 @@ pub(crate) fn lap(
                     })
                 })
                 .collect();
-            threads.into_iter().fold(Ok(()), |so_far, thread| {
-                let ended =
-                    thread.join().unwrap_or_else(|_| Err(Failure::environment("a posting thread panicked")));
-                so_far.and(ended)
-            })
+            // All are joined, whatever the first says: none may use the plans after this.
+            let ended: Vec<_> = threads
+                .into_iter()
+                .map(|t| t.join().unwrap_or_else(|_| Err(Failure::environment("a posting thread panicked"))))
+                .collect();
+            ended.into_iter().collect::<Result<(), _>>()
         })?;
     }
     let stamps = || tracks.iter().flat_map(|t| &t.0);
@@ -119,7 +120,7 @@ fn run(
             let start = Instant::now();
             plan.post(course.op, course.notification, course.timeout)?;
             let posted = Instant::now();
-            plan.wait(course.timeout, course.pulse)?;
+            plan.wait(course.pulse)?;
             let done = Instant::now();
             track.0.push(Stamp { start, posted, done });
         }

@@ -12,9 +12,49 @@ pub(crate) struct Table {
     unverified: bool,
 }
 
-const HEADER: &str = "\
-                       GB/s                latency µs per transfer     p50 µs               cpu ms
-op      block  batch   kvrail  copy    %      p50     p99     max   prep   post    wire  init/targ verified";
+/// Column heads, two lines: what, and which.
+const HEADS: [(&str, &str); 14] = [
+    ("", "op"),
+    ("", "block"),
+    ("", "batch"),
+    ("", "kvrail"),
+    ("GB/s", "copy"),
+    ("", "%"),
+    ("", "p50"),
+    ("latency", "p99"),
+    ("\u{b5}s", "max"),
+    ("p50 \u{b5}s", "prep"),
+    ("", "post"),
+    ("", "wire"),
+    ("cpu ms", "init/targ"),
+    ("", "bytes"),
+];
+
+/// Column widths; with a space between, 100 columns in all.
+const WIDTHS: [usize; 14] = [5, 7, 6, 6, 5, 4, 6, 7, 7, 6, 6, 6, 9, 6];
+
+const fn sum(widths: [usize; 14]) -> usize {
+    let (mut all, mut i) = (0, 0);
+    while i < widths.len() {
+        all += widths[i];
+        i += 1;
+    }
+    all
+}
+const _: () = assert!(sum(WIDTHS) + WIDTHS.len() < 100 + 1, "fits a terminal of 100 columns");
+
+/// One line: the first cell to the left, the others to the right.
+fn line<'a>(cells: impl IntoIterator<Item = &'a str>) -> String {
+    let mut out = String::new();
+    for (i, (cell, width)) in cells.into_iter().zip(WIDTHS).enumerate() {
+        match i {
+            0 => out += &format!("{cell:<width$}"),
+            _ => out += &format!(" {cell:>width$}"),
+        }
+    }
+    out.truncate(out.trim_end().len());
+    out + "\n"
+}
 
 impl Table {
     /// The lines for one more case.
@@ -28,7 +68,7 @@ impl Table {
         );
         if self.above.as_ref() != Some(&above) {
             let gap = if self.above.is_some() { "\n" } else { "" };
-            out += &format!("{gap}{above}\n{HEADER}\n");
+            out += &format!("{gap}{above}\n{}{}", line(HEADS.map(|h| h.0)), line(HEADS.map(|h| h.1)));
             self.above = Some(above);
         }
         self.marked |= row.above_ceiling;
@@ -42,10 +82,9 @@ impl Table {
             (Verify::Off, _) => "UNSEEN",
             (_, false) => "WRONG",
             (Verify::Last, true) => "last",
-            (Verify::Every, true) => "yes",
+            (Verify::Every, true) => "right",
         };
-        out += &format!(
-            "{:<5} {:>7} {:>6} {:>8} {:>5} {:>4} {:>8} {:>7} {:>7} {:>6} {:>6} {:>7} {:>10} {:<8}",
+        let cells = [
             row.op.to_string(),
             Size(row.block_bytes).to_string(),
             grouped(row.batch),
@@ -59,10 +98,9 @@ impl Table {
             micros(row.post_us.p50),
             micros(row.wire_us.p50),
             format!("{}/{}", cpu(row.cpu_s.initiator), cpu(row.cpu_s.target)),
-            verified,
-        );
-        out.truncate(out.trim_end().len());
-        out.push('\n');
+            verified.to_string(),
+        ];
+        out += &line(cells.iter().map(String::as_str));
         out
     }
 
@@ -101,4 +139,27 @@ impl Table {
 
 fn rate(gbps: f64) -> String {
     if gbps < 9.995 { format!("{gbps:.2}") } else { format!("{gbps:.1}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_a_hundred_columns() {
+        let report = crate::report::tests::report();
+        let text = Table::default().row(&report.results[0]);
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(text.contains("32 KiB"), "{text}");
+    }
+
+    #[test]
+    fn a_figure_above_its_ceiling_is_marked_and_the_mark_explained() {
+        let mut report = crate::report::tests::report();
+        let row = &mut report.results[0];
+        (row.above_ceiling, row.ceiling_percent) = (true, Some(120.4));
+        let mut table = Table::default();
+        assert!(table.row(row).contains(" 120! "));
+        assert!(table.footer().starts_with("! above the plain copy"));
+    }
 }
