@@ -118,6 +118,8 @@ pub enum PeerLostCause {
     Gone,
     /// Another process runs under its name (KR-11).
     Restarted,
+    /// It had given this agent up, and greeted anew: what was under way is void on both sides.
+    Reconnected,
     /// Every route is down and nothing was heard for [`crate::engine::EngineConfig::peer_timeout`].
     Silent,
     /// It was removed here.
@@ -130,6 +132,7 @@ impl fmt::Display for PeerLostCause {
             Self::Closed => "it said goodbye",
             Self::Gone => "its process is gone",
             Self::Restarted => "another process runs under its name",
+            Self::Reconnected => "it had given this agent up and greeted anew",
             Self::Silent => "every route to it is down and it does not answer",
             Self::Removed => "it was removed here",
         })

@@ -1,8 +1,15 @@
 //! Real fabrics: each implements [`kvrail_core::transport::Transport`] and can be waited for.
 
+pub mod tcp;
+
 use std::os::fd::RawFd;
 
 use kvrail_core::transport::Transport;
+
+#[cfg(target_os = "linux")]
+pub mod memory;
+#[cfg(target_os = "linux")]
+pub mod shm;
 
 /// A transport that a thread can sleep on: no busy core when idle.
 pub trait Fabric: Transport + Send {

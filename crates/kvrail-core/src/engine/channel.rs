@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::id::Route;
-use crate::limits::CONTROL_WINDOW;
+use crate::limits::{CONTROL_WINDOW, UNACKNOWLEDGED_MAX};
 use crate::time::Time;
 
 /// First wait for an acknowledgement; doubles with each repetition.
@@ -58,9 +58,13 @@ impl Channel {
         self.pending.is_empty()
     }
 
-    /// The next message to be sent.
+    /// The next message to be sent: none that is too far ahead of the oldest for the receiver to remember.
     pub(super) fn next_unsent(&self) -> Option<&Pending> {
-        self.pending.iter().find(|p| p.sent.is_none())
+        let oldest = self.pending.front()?.sequence;
+        self.pending
+            .iter()
+            .find(|p| p.sent.is_none())
+            .filter(|p| p.sequence - oldest < UNACKNOWLEDGED_MAX as u64)
     }
 
     /// Notes a sending; true when it is a repetition.

@@ -72,7 +72,10 @@ impl<H: Hazards> Engine<H> {
         if transfer.round.is_some() {
             count = count.min(peer.credit.left());
             if count == 0 && peer.credit.left() == 0 {
-                return Posted::Nothing; // queued again when the peer returns credit
+                // Queued again when the peer returns credit; asked for in case its word was lost.
+                peer.hello.due = peer.hello.due.min(now + CREDIT_ASKED_AFTER);
+                self.timer = self.timer.min(peer.hello.due);
+                return Posted::Nothing;
             }
         }
         if count == 0 {
@@ -444,6 +447,9 @@ impl<H: Hazards> Engine<H> {
         });
     }
 }
+
+/// How long a transfer without credit waits before the peer is greeted again, so that it repeats what it consumed.
+const CREDIT_ASKED_AFTER: Duration = Duration::from_millis(50);
 
 enum Posted {
     /// No work for this rail (any more).

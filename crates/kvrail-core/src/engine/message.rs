@@ -14,6 +14,8 @@ const ACK_DELAY: Duration = Duration::from_millis(1);
 const HELLO_REPEAT: Duration = Duration::from_millis(20);
 /// Longest wait between two hellos or two probes of a route.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// How soon a message is tried again that the transport had no room for.
+const SEND_AGAIN_AFTER: Duration = Duration::from_millis(1);
 /// Incarnations that are remembered as over.
 const RETIRED_MAX: usize = 1024;
 /// Most immediates that one peer may have unconsumed here.
@@ -43,7 +45,9 @@ impl<H: Hazards> Engine<H> {
         let (slot, generation) = self.peers.next();
         let id = PeerId { slot, generation };
         let remote = transport.add_peer(now, id, address).map_err(AddPeerError::Transport)?;
-        let mut peer = Peer::new(Arc::from(name), incarnation, now);
+        self.acquaintances = self.acquaintances.wrapping_add(1);
+        let own_link = u64::from(self.acquaintances) << 32 | u64::from(slot);
+        let mut peer = Peer::new(Arc::from(name), incarnation, own_link, now);
         peer.set_routes(&route::pair(transport.rails(), &remote), remote.len());
         if self.caps.evidence == Evidence::Counted {
             // Half of what is left, so that the last peer still gets something.
@@ -71,9 +75,11 @@ impl<H: Hazards> Engine<H> {
         peer.waiting.clear();
         peer.announcing.clear();
         self.credit_left += peer.granted_credit;
-        self.retired.push_back(peer.incarnation);
-        if self.retired.len() > RETIRED_MAX {
-            self.retired.pop_front();
+        if matches!(cause, PeerLostCause::Closed | PeerLostCause::Gone | PeerLostCause::Restarted) {
+            self.retired.push_back(peer.incarnation);
+            if self.retired.len() > RETIRED_MAX {
+                self.retired.pop_front();
+            }
         }
         let name = peer.name.clone();
         if self.names.get(&name) == Some(&id) {
@@ -173,6 +179,18 @@ impl<H: Hazards> Engine<H> {
         header: &Header,
         greeting: Greeting,
     ) {
+        if let Some(id) = self.names.get(greeting.name.as_str()).copied()
+            && let Some(peer) = self.peers.get(id.slot, id.generation)
+            && peer.incarnation == header.from
+            && peer.link != Header::NO_LINK
+            && peer.link != greeting.link
+        {
+            if greeting.link < peer.link {
+                self.stats.messages_refused += 1; // left over from an earlier acquaintance
+                return;
+            }
+            self.lose(now, transport, id, PeerLostCause::Reconnected);
+        }
         let met = self.meet(now, transport, &greeting.name, header.from, &greeting.address);
         let Ok((id, _)) = met else {
             self.stats.messages_refused += 1;
@@ -210,15 +228,33 @@ impl<H: Hazards> Engine<H> {
         }
         let nonce = greeting.nonce;
         self.greeted(now, id, greeting);
+        self.absorb(id, header);
         let probed = |p: &Peer| p.routes.iter().position(|r| !r.is_up() && r.probe == nonce && nonce != 0);
         if let Some(index) = self.peers.get(id.slot, id.generation).and_then(probed) {
             self.route_up(now, id, index);
         }
     }
 
-    fn linked(&self, link: u32) -> Option<PeerId> {
-        let (generation, peer) = self.peers.at(link)?;
-        (!peer.is_lost()).then_some(PeerId { slot: link, generation })
+    fn linked(&self, link: u64) -> Option<PeerId> {
+        let slot = link as u32;
+        let (generation, peer) = self.peers.at(slot)?;
+        (peer.own_link == link && !peer.is_lost()).then_some(PeerId { slot, generation })
+    }
+
+    /// Takes in what a header acknowledges and returns.
+    fn absorb(&mut self, id: PeerId, header: &Header) {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+        let starved = peer.credit.left() == 0;
+        peer.credit.consumed = peer.credit.consumed.max(header.consumed);
+        let fed = starved && peer.credit.left() > 0;
+        let freed = peer.channel.handle_ack(header.acked, header.acked_bits);
+        if fed {
+            peer.hello.due = Time::NEVER;
+            self.each_transfer_of(id, |engine, token| engine.redistribute(token));
+        }
+        if freed {
+            self.channel_has_room(id);
+        }
     }
 
     fn greeted(&mut self, now: Time, id: PeerId, greeting: Greeting) {
@@ -246,10 +282,8 @@ impl<H: Hazards> Engine<H> {
             return;
         };
         peer.heard_at = now;
-        let starved = peer.credit.left() == 0;
-        peer.credit.consumed = peer.credit.consumed.max(header.consumed);
-        let fed = starved && peer.credit.left() > 0;
-        let freed = peer.channel.handle_ack(header.acked, header.acked_bits);
+        self.absorb(id, header);
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         if header.sequence > 0 {
             let message = match &body {
                 Body::Close { notification, .. } => notification.is_some(),
@@ -277,12 +311,6 @@ impl<H: Hazards> Engine<H> {
                     return;
                 }
             }
-        }
-        if fed {
-            self.each_transfer_of(id, |engine, token| engine.redistribute(token));
-        }
-        if freed {
-            self.channel_has_room(id);
         }
         self.handle_known(now, transport, id, body);
     }
@@ -329,7 +357,10 @@ impl<H: Hazards> Engine<H> {
                 peer.dirty = false;
                 match self.flush_peer(now, transport, id) {
                     Flushed::All => worked = true,
-                    Flushed::Full => self.mark_dirty(id),
+                    Flushed::Full => {
+                        self.timer = self.timer.min(now + SEND_AGAIN_AFTER);
+                        self.mark_dirty(id);
+                    }
                     Flushed::Nothing => {}
                 }
             }
@@ -379,7 +410,7 @@ impl<H: Hazards> Engine<H> {
         let peer = self.peers.get(id.slot, id.generation);
         let greeting = Greeting {
             name: self.config.name.clone(),
-            link: id.slot,
+            link: peer.map_or(Header::NO_LINK, |p| p.own_link),
             address: self.address.clone(),
             credit: peer.map_or(0, |p| p.granted_credit),
             slots: peer.map(|p| p.granted_slots.clone()).unwrap_or_default(),

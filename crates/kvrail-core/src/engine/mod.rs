@@ -273,6 +273,7 @@ pub struct Engine<H: Hazards = Correct> {
     /// Nothing is due before.
     timer: Time,
     next_probe: u64,
+    acquaintances: u32,
     stats: Stats,
     /// The latest time seen.
     now: Time,
@@ -330,6 +331,7 @@ impl<H: Hazards> Engine<H> {
             dirty: VecDeque::new(),
             timer: Time::NEVER,
             next_probe: 0,
+            acquaintances: 0,
             stats: Stats { rails: alloc::vec![RailStats::default(); rails], ..Stats::default() },
             now: Time::ZERO,
             address,

@@ -80,8 +80,10 @@ pub(super) struct Peer {
     pub(super) name: Arc<str>,
     pub(super) incarnation: Incarnation,
     pub(super) state: PeerState,
-    /// The peer's index of this agent.
-    pub(super) link: u32,
+    /// This agent's name for the acquaintance: a count of acquaintances above, the slot below.
+    pub(super) own_link: u64,
+    /// The peer's.
+    pub(super) link: u64,
     pub(super) remote_rails: usize,
     pub(super) regions: RegionView,
     pub(super) routes: Vec<RouteState>,
@@ -117,11 +119,12 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(name: Arc<str>, incarnation: Incarnation, now: Time) -> Self {
+    pub(super) fn new(name: Arc<str>, incarnation: Incarnation, own_link: u64, now: Time) -> Self {
         Self {
             name,
             incarnation,
             state: PeerState::Connecting,
+            own_link,
             link: Header::NO_LINK,
             remote_rails: 0,
             regions: RegionView::default(),

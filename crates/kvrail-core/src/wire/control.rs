@@ -22,8 +22,9 @@ pub struct Header {
     pub from: Incarnation,
     /// Whom the sender means; a restarted agent is another (KR-11).
     pub to: Incarnation,
-    /// The receiver's index of the sender, as the receiver told it; [`Header::NO_LINK`] before that.
-    pub link: u32,
+    /// The receiver's name for this acquaintance, as the receiver told it; [`Header::NO_LINK`] before that. Later
+    /// acquaintances have larger links, so that what is left of an earlier one is known for that.
+    pub link: u64,
     /// Position in the sender's sequence; 0 for messages that may be lost or repeated harmlessly.
     pub sequence: u64,
     /// Every sequenced message up to here was received by the sender.
@@ -35,8 +36,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// The sender does not know the receiver's index of it yet.
-    pub const NO_LINK: u32 = u32::MAX;
+    /// The sender does not know the receiver's link yet.
+    pub const NO_LINK: u64 = u64::MAX;
 }
 
 /// A place where a receiver counts the immediates of one round of one transfer (KR-2).
@@ -67,8 +68,8 @@ impl Slot {
 pub struct Greeting {
     /// The sender's name.
     pub name: String,
-    /// The sender's index of the receiver.
-    pub link: u32,
+    /// The sender's link.
+    pub link: u64,
     /// The sender's transport address.
     pub address: Vec<u8>,
     /// Immediates that the receiver may have unconsumed at the sender.
@@ -210,7 +211,7 @@ pub fn write_message(out: &mut Vec<u8>, header: &Header, body: &[u8]) {
     writer.u8(VERSION);
     writer.u64(header.from.0);
     writer.u64(header.to.0);
-    writer.u32(header.link);
+    writer.u64(header.link);
     writer.u64(header.sequence);
     writer.u64(header.acked);
     writer.u64(header.acked_bits);
@@ -234,7 +235,7 @@ pub fn read_message(bytes: &[u8]) -> Result<(Header, Body), DecodeError> {
     let header = Header {
         from: Incarnation(from.u64("from")?),
         to: Incarnation(from.u64("to")?),
-        link: from.u32("link")?,
+        link: from.u64("link")?,
         sequence: from.u64("sequence")?,
         acked: from.u64("acked")?,
         acked_bits: from.u64("acked bits")?,
@@ -273,7 +274,7 @@ fn read_flag(from: &mut Reader<'_>, field: &'static str) -> Result<bool, DecodeE
 
 fn write_greeting(out: &mut Writer<'_>, greeting: &Greeting) {
     out.bytes(greeting.name.as_bytes());
-    out.u32(greeting.link);
+    out.u64(greeting.link);
     out.bytes(&greeting.address);
     out.u32(greeting.credit);
     out.varint(greeting.slots.len() as u64);
@@ -288,7 +289,7 @@ fn read_greeting(from: &mut Reader<'_>) -> Result<Greeting, DecodeError> {
     if name.is_empty() {
         return Err(DecodeError::Invalid { field: "name" });
     }
-    let link = from.u32("link")?;
+    let link = from.u64("link")?;
     let address = from.bytes(ADDRESS_BYTES_MAX, "address")?.to_vec();
     let credit = from.u32("credit")?;
     let count = from.bounded(GREETING_SLOTS_MAX, "slots")?;

@@ -1,0 +1,254 @@
+//! The target's share of a cooperative copy: it fills the ring from its own regions (a read by the peer), or empties
+//! the ring into them (a write).
+//!
+//! The helper touches only its own memory and the ring. Everything it reads from the job is input from outside: each
+//! range is checked against its own regions and their generations, each time. Every step is a visit through the
+//! gate, so that the initiator can take the job back and knows when no step of it is still going on.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use kvrail_core::id::RegionId;
+use kvrail_core::transport::Direction;
+
+use super::chunk::{Cursor, Piece};
+use super::control::Control;
+use super::gate;
+use super::host::take;
+use super::layout::{
+    CHUNKS_MAX, JOB_OPS_MAX, JobAt, OP_BYTES, RING_SLOT_BYTES, RING_SLOTS, STATUS_BAD_KEY, STATUS_TORN,
+};
+use super::region::Locals;
+use crate::memory::copy::Kernel;
+
+/// A peer's job that this agent helps with.
+#[derive(Debug)]
+pub(super) struct Help {
+    pub(super) neighbour: u32,
+    pub(super) job: usize,
+    pub(super) seq: u32,
+    /// The initiator cannot do it alone.
+    pub(super) required: bool,
+    direction: Direction,
+    chunks: u32,
+    ops: u32,
+    cursor: Option<Cursor>,
+    turn: u32,
+    pub(super) progress: Instant,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// A ring slot was filled or emptied.
+    Worked,
+    /// Nothing to do until the initiator has done something.
+    Idle,
+    /// The job needs this agent no more.
+    Over,
+}
+
+impl Help {
+    /// Looks at what a peer offers in one of its job slots; `None` when that is nothing for us.
+    /// `me` is this agent's number at the peer.
+    pub(super) fn join(control: &Control, neighbour: u32, job: usize, me: u32) -> Option<Self> {
+        let at = JobAt::new(job);
+        let seq = control.word(at.active()).load(Ordering::Acquire);
+        let mut facts = [0; 20];
+        control.memory.read(at.facts(), &mut facts);
+        let mut rest = &facts[..];
+        let mut word = || u32::from_le_bytes(take(&mut rest));
+        let (direction, chunks, ops, required, helper) = (word(), word(), word(), word(), word());
+        let direction = match direction {
+            0 => Direction::Read,
+            1 => Direction::Write,
+            _ => return None,
+        };
+        let sound = seq != 0 && helper == me && chunks as usize <= CHUNKS_MAX && ops as usize <= JOB_OPS_MAX;
+        let turn = control.word(at.busy()).load(Ordering::Relaxed).wrapping_add(1) & !1;
+        sound.then(|| Self {
+            neighbour,
+            job,
+            seq,
+            required: required != 0,
+            direction,
+            chunks,
+            ops,
+            cursor: None,
+            turn,
+            progress: Instant::now(),
+        })
+    }
+
+    /// Fills or empties one slot of the ring.
+    pub(super) fn step(&mut self, control: &Control, locals: &Locals, kernel: Kernel) -> Step {
+        let at = JobAt::new(self.job);
+        let busy = control.word(at.busy());
+        self.turn = gate::enter(busy, self.turn);
+        let step = if gate::permits(control.word(at.active()), self.seq) {
+            control.word(at.joined()).store(self.seq, Ordering::Release);
+            match self.direction {
+                Direction::Read => self.fill(at, control, locals, kernel),
+                Direction::Write => self.empty(at, control, locals, kernel),
+            }
+        } else {
+            Step::Over
+        };
+        gate::leave(busy, self.turn);
+        step
+    }
+
+    fn fill(&mut self, at: JobAt, control: &Control, locals: &Locals, kernel: Kernel) -> Step {
+        let head = control.word(at.head()).load(Ordering::Relaxed);
+        if head.wrapping_sub(control.word(at.tail()).load(Ordering::Acquire)) >= RING_SLOTS {
+            return Step::Idle;
+        }
+        let mut cursor = match self.cursor.take() {
+            Some(cursor) => cursor,
+            None => {
+                let chunk = control.word(at.next()).fetch_add(1, Ordering::Relaxed);
+                match self.start(at, control, chunk) {
+                    Some(cursor) => cursor,
+                    None => return Step::Over,
+                }
+            }
+        };
+        let slot = at.slot(head);
+        let filled = walk(&mut cursor, RING_SLOT_BYTES, at, control, locals, |place, filled, len, hint| {
+            let into = control.memory.at((slot + filled) as u64, len);
+            if let (Some(from), Some(into)) = (place, into) {
+                // SAFETY: `walk` checked that the piece lies in one of our registered regions; the slot lies in the
+                // control segment, and `filled + len` within the slot. Inside the gate it is ours to write.
+                unsafe { kernel.stream(into, from, len, hint) }
+            }
+        });
+        kernel.fence();
+        control.memory.write(at.slot_facts(head), &slot_facts(cursor.chunk, filled));
+        control.word(at.head()).store(head.wrapping_add(1), Ordering::Release);
+        if !cursor.is_at_end() {
+            self.cursor = Some(cursor);
+        }
+        Step::Worked
+    }
+
+    fn empty(&mut self, at: JobAt, control: &Control, locals: &Locals, kernel: Kernel) -> Step {
+        let tail = control.word(at.tail()).load(Ordering::Relaxed);
+        if control.word(at.head()).load(Ordering::Acquire) == tail {
+            return Step::Idle;
+        }
+        let (chunk, bytes) = read_slot_facts(control, at, tail);
+        let cursor = match self.cursor.take() {
+            Some(cursor) if cursor.chunk == chunk => Some(cursor),
+            Some(_) => None,
+            None => self.start(at, control, chunk),
+        };
+        let Some(mut cursor) = cursor.filter(|_| bytes <= RING_SLOT_BYTES) else { return Step::Over };
+        let slot = at.slot(tail);
+        walk(&mut cursor, bytes, at, control, locals, |place, emptied, len, _| {
+            let from = control.memory.at((slot + emptied) as u64, len);
+            if let (Some(into), Some(from)) = (place, from) {
+                let hint = from.wrapping_add(len);
+                // SAFETY: as in `fill`, with the roles exchanged.
+                unsafe { kernel.stream(into, from, len, hint) }
+            }
+        });
+        kernel.fence();
+        control.word(at.tail()).store(tail.wrapping_add(1), Ordering::Release);
+        if cursor.is_at_end() {
+            control.word(at.chunk_done(chunk as usize)).store(self.seq, Ordering::Release);
+        } else {
+            self.cursor = Some(cursor);
+        }
+        Step::Worked
+    }
+
+    /// The start of a chunk, if the job has it and says something sound about it.
+    fn start(&self, at: JobAt, control: &Control, chunk: u32) -> Option<Cursor> {
+        if chunk >= self.chunks {
+            return None;
+        }
+        let mut bounds = [0; 8];
+        control.memory.read(at.chunk_first(chunk as usize), &mut bounds);
+        let mut rest = &bounds[..];
+        let first = u32::from_le_bytes(take(&mut rest));
+        let end = u32::from_le_bytes(take(&mut rest));
+        (first < end && end <= self.ops).then(|| Cursor::new(chunk, first, end))
+    }
+}
+
+/// Walks pieces of up to `bytes` in all: gives each with its address here (`None`: not ours, and the job is told),
+/// its offset in the slot, its length, and where the piece after it is. Returns how many bytes were walked.
+fn walk(
+    cursor: &mut Cursor,
+    bytes: usize,
+    at: JobAt,
+    control: &Control,
+    locals: &Locals,
+    mut each: impl FnMut(Option<*mut u8>, usize, usize, *const u8),
+) -> usize {
+    let mut walked = 0;
+    let mut ahead = *cursor;
+    let mut next = resolve(&mut ahead, bytes, at, control, locals);
+    while let Some((here, piece)) = next {
+        *cursor = ahead;
+        let after = walked + piece.len as usize;
+        // Past the slot's end this only looks, without moving on.
+        let room = if after < bytes { bytes - after } else { RING_SLOT_BYTES };
+        next = resolve(&mut ahead, room, at, control, locals);
+        if here.is_none() {
+            let status = if piece.offset == 0 { STATUS_BAD_KEY } else { STATUS_TORN };
+            control.memory.atomic_u8(at.op_status(piece.op as usize)).store(status, Ordering::Release);
+        }
+        let hint = next.and_then(|(there, _)| there).or(here).unwrap_or(std::ptr::null_mut());
+        each(here, walked, piece.len as usize, hint);
+        walked = after;
+        if walked >= bytes {
+            break;
+        }
+    }
+    walked
+}
+
+/// The next piece and its address here, `None` when it is not ours.
+fn resolve(
+    cursor: &mut Cursor,
+    room: usize,
+    at: JobAt,
+    control: &Control,
+    locals: &Locals,
+) -> Option<(Option<*mut u8>, Piece)> {
+    let piece = cursor.take(room, |op| op_of(control, at, op).3)?;
+    let (region, generation, offset, len) = op_of(control, at, piece.op);
+    let here = locals
+        .find(RegionId(region))
+        .filter(|local| local.generation == generation)
+        .and_then(|local| local.at(offset, len))
+        // The length is read twice; a peer that changes it in between gains nothing.
+        .filter(|_| piece.offset.checked_add(piece.len).is_some_and(|end| end <= len))
+        .map(|base| base.wrapping_add(piece.offset as usize));
+    Some((here, piece))
+}
+
+/// Region, generation, offset, length.
+fn op_of(control: &Control, at: JobAt, op: u32) -> (u32, u32, u64, u32) {
+    let mut bytes = [0; OP_BYTES];
+    control.memory.read(at.op(op as usize), &mut bytes);
+    let mut rest = &bytes[..];
+    let region = u32::from_le_bytes(take(&mut rest));
+    let generation = u32::from_le_bytes(take(&mut rest));
+    let offset = u64::from_le_bytes(take(&mut rest));
+    (region, generation, offset, u32::from_le_bytes(take(&mut rest)))
+}
+
+pub(super) fn slot_facts(chunk: u32, bytes: usize) -> [u8; 8] {
+    let ([a, b, c, d], [e, f, g, h]) = (chunk.to_le_bytes(), (bytes as u32).to_le_bytes());
+    [a, b, c, d, e, f, g, h]
+}
+
+/// Chunk and bytes of a slot.
+pub(super) fn read_slot_facts(control: &Control, at: JobAt, slot: u32) -> (u32, usize) {
+    let mut facts = [0; 8];
+    control.memory.read(at.slot_facts(slot), &mut facts);
+    let mut rest = &facts[..];
+    (u32::from_le_bytes(take(&mut rest)), u32::from_le_bytes(take(&mut rest)) as usize)
+}
