@@ -33,6 +33,8 @@ const CASE_TIMES_DURATION: u32 = 5;
 const LAP: Duration = Duration::from_millis(20);
 /// Slowest filling, poisoning and checking that is waited for, bytes per second.
 const HANDLING_BPS: u64 = 20 << 20;
+/// Empty laps from which the cost of talk is taken.
+const TALKS: usize = 9;
 /// What every notification says.
 const NOTIFICATION: &[u8] = b"kvrail bench";
 /// Repetitions of a control measurement.
@@ -56,6 +58,8 @@ struct Open<'a> {
     samples: Samples,
     /// Notifications that the target has not been asked about yet.
     sent: u64,
+    /// CPU time of the target for the words around one lap.
+    talk: Duration,
     carrier: Carrier,
     case: &'a Case,
     link: &'a Link,
@@ -114,6 +118,7 @@ impl<'a> Open<'a> {
             pattern: Pattern::new(case.seed, source),
             samples: Samples::new(),
             sent: 0,
+            talk: Duration::ZERO,
             pool,
             remote,
             endpoint,
@@ -128,6 +133,7 @@ impl<'a> Open<'a> {
             let slots = (0..case.slots).map(|slot| open.prepare(thread, slot)).collect::<Result<_, _>>()?;
             open.plans.push(slots);
         }
+        open.weigh_talk()?;
         Ok(open)
     }
 
@@ -281,18 +287,40 @@ impl<'a> Open<'a> {
     /// Tells the target something that it answers with `Done`.
     fn ask(&self, message: Message, what: &str) -> Result<(), Failure> {
         self.link.send(message)?;
-        match self.link.receive(what, self.within())? {
+        match self.receive(what)? {
             Message::Done => Ok(()),
             other => Err(self.link.unexpected(what, &other)),
         }
     }
 
+    /// Waits for the target, and meanwhile drives the agent: with inline progress nobody else does, and what it has
+    /// to say to its peer beside the transfers would stay unsaid.
+    fn receive(&self, awaited: &str) -> Result<Message, Failure> {
+        let drive = || self.endpoint.drive();
+        self.link.receive_while(awaited, self.within(), Some(&drive))
+    }
+
+    /// Measures what the words around a lap cost the target, so that its CPU time is that of the transfers.
+    fn weigh_talk(&mut self) -> Result<(), Failure> {
+        let mut costs = Vec::with_capacity(TALKS);
+        for _ in 0..TALKS {
+            let before = self.samples.cpu_target;
+            self.ask(Message::Mark, "to be ready")?;
+            self.settle(0, 0, false, 0)?;
+            costs.push(self.samples.cpu_target - before);
+        }
+        costs.sort_unstable();
+        self.talk = costs[TALKS / 2];
+        self.samples.cpu_target = Duration::ZERO;
+        Ok(())
+    }
+
     fn settle(&mut self, round: u32, slots: u32, verify: bool, sent: u64) -> Result<Option<Wound>, Failure> {
         self.link.send(Message::Settle { round, transfers: slots, verify, notifications: sent })?;
         let awaited = "its view of the round";
-        match self.link.receive(awaited, self.within())? {
+        match self.receive(awaited)? {
             Message::Settled { cpu_ns, damage } => {
-                self.samples.cpu_target += Duration::from_nanos(cpu_ns);
+                self.samples.cpu_target += Duration::from_nanos(cpu_ns).saturating_sub(self.talk);
                 Ok(damage)
             }
             other => Err(self.link.unexpected(awaited, &other)),
@@ -304,7 +332,7 @@ impl<'a> Open<'a> {
         self.plans.clear();
         self.link.send(Message::Close)?;
         let awaited = "the end of the case";
-        let there = match self.link.receive(awaited, self.within())? {
+        let there = match self.receive(awaited)? {
             Message::Closed { stray } => stray,
             other => return Err(self.link.unexpected(awaited, &other)),
         };

@@ -23,6 +23,8 @@ const _: () = assert!(SILENCE_MAX.as_millis() >= 10 * BEAT.as_millis(), "a late 
 
 /// How often a wait looks at Ctrl-C and the deadline.
 const TICK: Duration = Duration::from_millis(50);
+/// How often a wait calls what is to be done meanwhile.
+const IDLE_TICK: Duration = Duration::from_millis(1);
 /// Frames read ahead; more stay in the socket (backpressure).
 const INBOX_FRAMES: usize = 16;
 /// How long the first bytes of a connection may take.
@@ -191,7 +193,20 @@ impl Link {
     /// # Errors
     /// When the peer aborts, dies or is silent, when `within` is over, or on Ctrl-C.
     pub(crate) fn receive(&self, awaited: &str, within: Duration) -> Result<Message, Failure> {
-        match self.receive_frame(awaited, within)? {
+        self.receive_while(awaited, within, None)
+    }
+
+    /// The same, and meanwhile calls `idle` every now and then.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub(crate) fn receive_while(
+        &self,
+        awaited: &str,
+        within: Duration,
+        idle: Option<&dyn Fn()>,
+    ) -> Result<Message, Failure> {
+        match self.receive_frame(awaited, within, idle)? {
             Frame::Message(message) => Ok(message),
             other => Err(self.unexpected(awaited, &other)),
         }
@@ -202,7 +217,7 @@ impl Link {
     /// # Errors
     /// As [`Link::receive`].
     pub(crate) fn receive_blob(&self, awaited: &str, within: Duration) -> Result<Vec<u8>, Failure> {
-        match self.receive_frame(awaited, within)? {
+        match self.receive_frame(awaited, within, None)? {
             Frame::Blob(bytes) => Ok(bytes),
             other => Err(self.unexpected(awaited, &other)),
         }
@@ -215,14 +230,23 @@ impl Link {
         Failure::peer(format!("{} was to send {awaited} and sent {got}", self.peer))
     }
 
-    fn receive_frame(&self, awaited: &str, within: Duration) -> Result<Frame, Failure> {
+    fn receive_frame(
+        &self,
+        awaited: &str,
+        within: Duration,
+        idle: Option<&dyn Fn()>,
+    ) -> Result<Frame, Failure> {
         let deadline = Instant::now() + within;
+        let tick = if idle.is_some() { IDLE_TICK } else { TICK };
         loop {
+            if let Some(idle) = idle {
+                idle();
+            }
             if signals::interrupted() {
                 return Err(Failure::interrupted());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.inbox.recv_timeout(left.min(TICK)) {
+            match self.inbox.recv_timeout(left.min(tick)) {
                 Ok(Ok(Frame::Message(Message::Abort { failure }))) => {
                     return Err(failure.told_by(&self.peer));
                 }
@@ -232,7 +256,7 @@ impl Link {
                     let e = io::ErrorKind::UnexpectedEof.into();
                     return Err(lost(&self.peer, &e, &format!("while {awaited} was awaited")));
                 }
-                Err(RecvTimeoutError::Timeout) if left <= TICK => {
+                Err(RecvTimeoutError::Timeout) if left <= tick => {
                     return Err(Failure::peer(format!(
                         "{} did not send {awaited} within {}, though its heart beats",
                         self.peer,

@@ -12,23 +12,27 @@ pub(crate) struct Table {
     unverified: bool,
 }
 
-/// Column heads, two lines: what, and which.
-const HEADS: [(&str, &str); 14] = [
-    ("", "op"),
-    ("", "block"),
-    ("", "batch"),
-    ("", "kvrail"),
-    ("GB/s", "copy"),
-    ("", "%"),
-    ("", "p50"),
-    ("latency", "p99"),
-    ("\u{b5}s", "max"),
-    ("p50 \u{b5}s", "prep"),
-    ("", "post"),
-    ("", "wire"),
-    ("cpu ms", "init/targ"),
-    ("", "bytes"),
+/// Column heads.
+const HEADS: [&str; 14] = [
+    "op",
+    "block",
+    "batch",
+    "kvrail",
+    "copy",
+    "%",
+    "p50",
+    "p99",
+    "max",
+    "prep",
+    "post",
+    "wire",
+    "init/targ",
+    "bytes",
 ];
+
+/// What stands above them: heading, first and last column.
+const SPANS: [(&str, usize, usize); 4] =
+    [("GB/s", 3, 5), ("latency \u{b5}s per request", 6, 8), ("median \u{b5}s", 9, 11), ("cpu ms", 12, 12)];
 
 /// Column widths; with a space between, 100 columns in all.
 const WIDTHS: [usize; 14] = [5, 7, 6, 6, 5, 4, 6, 7, 7, 6, 6, 6, 9, 6];
@@ -42,6 +46,22 @@ const fn sum(widths: [usize; 14]) -> usize {
     all
 }
 const _: () = assert!(sum(WIDTHS) + WIDTHS.len() < 100 + 1, "fits a terminal of 100 columns");
+
+/// The line above the heads: each heading in the middle of a rule as wide as its columns.
+fn spans() -> String {
+    let mut out = String::new();
+    let mut at = 0;
+    for (text, first, last) in SPANS {
+        let start = WIDTHS[..first].iter().map(|w| w + 1).sum::<usize>();
+        let width = WIDTHS[first..=last].iter().map(|w| w + 1).sum::<usize>() - 1;
+        let text = format!(" {text} ");
+        let text = if text.chars().count() > width { text.trim() } else { &text };
+        out += &" ".repeat(start - at);
+        out += &format!("{text:-^width$}");
+        at = start + width;
+    }
+    out + "\n"
+}
 
 /// One line: the first cell to the left, the others to the right.
 fn line<'a>(cells: impl IntoIterator<Item = &'a str>) -> String {
@@ -68,7 +88,7 @@ impl Table {
         );
         if self.above.as_ref() != Some(&above) {
             let gap = if self.above.is_some() { "\n" } else { "" };
-            out += &format!("{gap}{above}\n{}{}", line(HEADS.map(|h| h.0)), line(HEADS.map(|h| h.1)));
+            out += &format!("{gap}{above}\n{}{}", spans(), line(HEADS));
             self.above = Some(above);
         }
         self.marked |= row.above_ceiling;
