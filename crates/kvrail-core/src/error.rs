@@ -71,6 +71,8 @@ pub enum TransferError {
         /// Why.
         error: OpError,
     },
+    /// The peer replaced a region of the plan while the transfer moved: prepare a new plan.
+    StaleRemoteRegion(RegionId),
     /// The target counted more immediates than were posted: its evidence is worthless.
     Overshoot,
 }
@@ -81,7 +83,7 @@ impl TransferError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::DeadlineExceeded { .. } | Self::Overshoot => true,
-            Self::Cancelled | Self::PeerLost(_) => false,
+            Self::Cancelled | Self::PeerLost(_) | Self::StaleRemoteRegion(_) => false,
             Self::Op { error, .. } => error.is_retryable(),
         }
     }
@@ -99,6 +101,9 @@ impl fmt::Display for TransferError {
                 f,
                 "op {op} ({len} bytes at offset {remote_offset} of remote {remote_region}) failed: {error}"
             ),
+            Self::StaleRemoteRegion(region) => {
+                write!(f, "the peer replaced remote {region} while the transfer moved")
+            }
             Self::Overshoot => {
                 f.write_str("the target counted more writes than were posted; the transfer proves nothing")
             }

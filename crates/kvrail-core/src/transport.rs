@@ -72,7 +72,8 @@ pub struct Caps {
     pub ops_in_flight_max: u32,
     /// Immediates plus messages of all peers that a local rail can hold unread (KR-8).
     pub receives_max: u32,
-    /// How long after a failed op, or after a reset, bytes of it may still land. Zero where that is impossible.
+    /// How long after a failed op, or after a reset, bytes of it may still land, and how long after its completion
+    /// bytes of a counted write may still become visible. Zero where that is impossible.
     pub linger: Duration,
     /// How long an op may stay in flight without any progress on its route before the route is given up.
     pub stall_timeout: Duration,

@@ -132,11 +132,6 @@ impl Territory {
         }
     }
 
-    /// The memory of a node's earlier life is gone; what was claimed there means nothing any more.
-    pub fn forget_node(&mut self, node: usize) {
-        self.claims.retain(|claim| claim.source_node != node && claim.target_node != node);
-    }
-
     /// Drops claims that are given up on both ends and older than `before`: for long runs.
     pub fn prune(&mut self, before: Time) {
         self.claims.retain(|claim| claim.target_open || claim.source_open || claim.since >= before);

@@ -10,7 +10,8 @@ fn world(config: Config) -> LocalWorld {
     let make = move || -> Box<dyn kvrail_core::transport::Transport> {
         Box::new(Tcp::new(config.clone()).expect("loopback is there"))
     };
-    LocalWorld::new(make).with_limitations(Limitations { patience: Duration::from_secs(5), ..Limitations::default() })
+    LocalWorld::new(make)
+        .with_limitations(Limitations { patience: Duration::from_secs(5), ..Limitations::default() })
 }
 
 fn quick() -> Config {
@@ -34,7 +35,7 @@ mod narrow {
     kvrail_conformance::conformance_suite!(|| world(Config {
         connections: 1,
         ops_in_flight_max: 7,
-        socket_buffer_bytes: Some(4 << 10),
+        socket_buffer_bytes: Some(24 << 10),
         ..quick()
     }));
 }

@@ -222,6 +222,9 @@ impl<H: Hazards> Engine<H> {
         peer.heard_at = if to == OpPhase::Done { now } else { peer.heard_at };
         transfer.in_flight -= resolved;
         if to == OpPhase::Done {
+            if transfer.round.is_some() {
+                transfer.visible_by = now + self.caps.linger;
+            }
             transfer.unfinished -= resolved;
         }
         self.stats.completions_unknown += u64::from(count.saturating_sub(resolved));
@@ -265,7 +268,8 @@ impl<H: Hazards> Engine<H> {
             }
         }
         match error {
-            OpError::PeerRestarted => return self.lose(now, transport, id, PeerLostCause::Restarted),
+            // The peer may be lost already; this transfer still has to conclude.
+            OpError::PeerRestarted => self.lose(now, transport, id, PeerLostCause::Restarted),
             error if error.is_retryable() => {
                 self.route_down(now, id, usize::from(route), error);
                 self.redistribute(token);
@@ -349,18 +353,16 @@ impl<H: Hazards> Engine<H> {
             let (phase, deadline) = (transfer.phase, transfer.deadline);
             let expired = now >= deadline && (transfer.ending.is_none() || phase == Phase::Announcing);
             if phase == Phase::Lingering {
-                if now >= transfer.linger_until {
-                    self.conclude_if_quiet(now, token);
-                } else {
-                    self.timer = self.timer.min(transfer.linger_until);
-                }
+                self.conclude_if_quiet(now, token);
             }
             if expired {
                 self.expire(now, token);
             } else if now < deadline {
                 self.timer = self.timer.min(deadline);
-            } else if phase == Phase::Confirming {
-                self.finish(now, token);
+            } else if phase == Phase::Confirming
+                && let Some(error) = self.transfers.get(slot, generation).and_then(|t| t.ending.clone())
+            {
+                self.unconfirmed(now, token, error);
             }
         }
         for slot in 0..self.peers.slots() {
@@ -375,12 +377,14 @@ impl<H: Hazards> Engine<H> {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
         let ops = transfer.ops();
         let error = TransferError::DeadlineExceeded { awaited, ops_done: ops - transfer.unfinished, ops };
-        if matches!(transfer.phase, Phase::Confirming | Phase::Announcing) {
+        match transfer.phase {
             // Every rail is quiet; only the peer's word is missing.
-            transfer.ending.get_or_insert(error);
-            self.finish(now, token);
-        } else {
-            self.end(now, token, error);
+            Phase::Confirming => self.unconfirmed(now, token, error),
+            Phase::Announcing => {
+                transfer.ending.get_or_insert(error);
+                self.finish(now, token);
+            }
+            _ => self.end(now, token, error),
         }
     }
 

@@ -102,9 +102,14 @@ impl<H: Hazards> Engine<H> {
             Phase::Waiting if transfer.ending.is_none() => return,
             Phase::Waiting | Phase::Moving | Phase::Lingering => {}
         }
-        if now < transfer.linger_until && !self.hazards.skip_fence() {
+        let mut quiet_at = transfer.linger_until;
+        if transfer.round.as_ref().is_some_and(|round| round.failed_rails != 0) {
+            // The count of such a rail proves nothing, also not for the ops that completed there.
+            quiet_at = quiet_at.max(transfer.visible_by);
+        }
+        if now < quiet_at && !self.hazards.skip_fence() {
             transfer.phase = Phase::Lingering;
-            self.timer = self.timer.min(transfer.linger_until);
+            self.timer = self.timer.min(quiet_at);
             return;
         }
         let id = transfer.plan.peer;
@@ -137,7 +142,7 @@ impl<H: Hazards> Engine<H> {
             slot: round.slot,
             outcome,
             rails: rails.collect(),
-            notification: if outcome == Outcome::Again { None } else { transfer.notification.clone() },
+            notification: if outcome == Outcome::Again { None } else { transfer.notification.take() },
         };
         peer.channel.push(close.encode());
         transfer.phase = Phase::Confirming;
@@ -146,15 +151,37 @@ impl<H: Hazards> Engine<H> {
         self.mark_dirty(id);
     }
 
+    /// Ends transfers whose plan names regions that the peer has replaced since: another op of theirs would go to
+    /// the next tenant's memory (KR-9, KR-11).
+    pub(super) fn end_stale(&mut self, now: Time, id: PeerId) {
+        self.each_transfer_of(id, |engine, token| {
+            let Some(transfer) = engine.transfers.get_mut(token.slot, token.generation) else { return };
+            let Some(peer) = engine.peers.get(id.slot, id.generation) else { return };
+            let Some(region) = transfer.plan.remote.stale(&peer.regions) else { return };
+            let error = TransferError::StaleRemoteRegion(region);
+            match transfer.phase {
+                Phase::Waiting | Phase::Moving | Phase::Lingering => engine.end(now, token, error),
+                // Another round would follow.
+                Phase::Confirming if transfer.round.as_ref().is_some_and(|r| r.failed_rails != 0) => {
+                    transfer.ending.get_or_insert(error);
+                }
+                Phase::Confirming | Phase::Announcing => {}
+            }
+        });
+    }
+
+    /// Ends a transfer whose confirmation will not come, not before its bytes can land no more (KR-7).
+    pub(super) fn unconfirmed(&mut self, now: Time, token: Token, error: TransferError) {
+        let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
+        transfer.ending.get_or_insert(error);
+        transfer.round = None;
+        transfer.linger_until = transfer.linger_until.max(transfer.visible_by);
+        transfer.phase = Phase::Lingering;
+        self.conclude_if_quiet(now, token);
+    }
+
     /// The target says that everything announced is visible, and grants the slot anew.
-    pub(super) fn confirmed(
-        &mut self,
-        now: Time,
-        id: PeerId,
-        transfer: TransferId,
-        slot: Slot,
-        overshoot: bool,
-    ) {
+    pub(super) fn confirmed(&mut self, id: PeerId, transfer: TransferId, slot: Slot, overshoot: bool) {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         peer.slots.push(slot);
         if let Some(token) = self.confirming.remove(&(transfer.0 & self.hazards.id_mask()))
@@ -167,7 +194,7 @@ impl<H: Hazards> Engine<H> {
             if round.failed_rails != 0 && transfer.ending.is_none() {
                 self.next_round(token, round.failed_rails);
             } else {
-                self.finish(now, token);
+                self.announce(token);
             }
         }
         self.admit(id);

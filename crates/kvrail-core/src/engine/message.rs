@@ -90,13 +90,15 @@ impl<H: Hazards> Engine<H> {
         transport.remove_peer(now, id);
         self.each_transfer_of(id, |engine, token| {
             let phase = engine.transfers.get(token.slot, token.generation).map(|t| t.phase);
-            if matches!(phase, Some(Phase::Confirming | Phase::Announcing)) {
-                if let Some(transfer) = engine.transfers.get_mut(token.slot, token.generation) {
-                    transfer.ending.get_or_insert(TransferError::PeerLost(cause));
+            match phase {
+                Some(Phase::Confirming) => engine.unconfirmed(now, token, TransferError::PeerLost(cause)),
+                Some(Phase::Announcing) => {
+                    if let Some(transfer) = engine.transfers.get_mut(token.slot, token.generation) {
+                        transfer.ending.get_or_insert(TransferError::PeerLost(cause));
+                    }
+                    engine.finish(now, token);
                 }
-                engine.finish(now, token);
-            } else {
-                engine.end(now, token, TransferError::PeerLost(cause));
+                _ => engine.end(now, token, TransferError::PeerLost(cause)),
             }
         });
         self.forget_if_drained(id);
@@ -328,7 +330,7 @@ impl<H: Hazards> Engine<H> {
                     Err(()) => self.stats.messages_refused += 1,
                 }
             }
-            Body::Closed { transfer, slot, overshoot } => self.confirmed(now, id, transfer, slot, overshoot),
+            Body::Closed { transfer, slot, overshoot } => self.confirmed(id, transfer, slot, overshoot),
             Body::Notify { transfer, done, message } => self.deliver(id, name, transfer, done, message),
             Body::Message(message) => {
                 self.inbox_messages += 1;
@@ -431,6 +433,11 @@ impl<H: Hazards> Engine<H> {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return Sent::Lost };
         let index = match *what {
             Owed::Probe(index) => index,
+            // With every route down, both sides would wait for the other's answer: greetings try any route.
+            Owed::Hello | Owed::Welcome => match peer.control_route().or_else(|| peer.any_route()) {
+                Some(index) => usize::from(index),
+                None => return Sent::NoRoute,
+            },
             _ => match peer.control_route() {
                 Some(index) => usize::from(index),
                 None => return Sent::NoRoute, // a probe will find one
@@ -466,6 +473,10 @@ impl<H: Hazards> Engine<H> {
                 peer.hello.due = now + HELLO_REPEAT;
                 self.timer = self.timer.min(peer.hello.due);
                 return Sent::NoRoute;
+            }
+            (Err(PostError::RouteDown), Owed::Welcome) if !peer.routes[index].is_up() => {
+                peer.welcome = None; // the peer asks again
+                return Sent::Yes;
             }
             (Err(PostError::RouteDown), _) => {
                 self.route_down(now, id, index, OpError::Unreachable);

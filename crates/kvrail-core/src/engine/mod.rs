@@ -417,6 +417,7 @@ impl<H: Hazards> Engine<H> {
                 self.mark_dirty(id);
             }
         }
+        self.end_stale(now, id);
         Ok(id)
     }
 
@@ -522,6 +523,7 @@ impl<H: Hazards> Engine<H> {
             unfinished: plan.ops().len() as u32,
             retried: 0,
             linger_until: Time::ZERO,
+            visible_by: Time::ZERO,
             round: None,
         };
         for segment in plan.segments() {

@@ -182,6 +182,12 @@ impl Peer {
         None
     }
 
+    /// The next route, whether it is usable or not.
+    pub(super) fn any_route(&mut self) -> Option<u16> {
+        self.control_rotate = (self.control_rotate + 1) % self.routes.len().max(1);
+        (!self.routes.is_empty()).then_some(self.control_rotate as u16)
+    }
+
     pub(super) fn route_index(&self, route: Route) -> Option<usize> {
         self.routes.iter().position(|r| r.route == route)
     }

@@ -91,6 +91,8 @@ pub(super) struct Transfer {
     pub(super) retried: u32,
     /// Bytes of failed ops may land until then.
     pub(super) linger_until: Time,
+    /// Bytes of completed ops are visible by then, also where completion precedes visibility (counted evidence).
+    pub(super) visible_by: Time,
     pub(super) round: Option<Round>,
 }
 

@@ -98,11 +98,11 @@ impl Agent {
         self.table.get(id).map(|info| (info.id, info.generation))
     }
 
-    /// Whether what this node knows of a peer's regions is what the peer has now, for these slices.
-    pub(crate) fn knows(&self, other: usize, slices: &[Slice], peer: &Self) -> bool {
+    /// Whether what this node knows of a peer's region is what the peer has now, for this slice.
+    pub(crate) fn knows(&self, other: usize, slice: &Slice, peer: &Self) -> bool {
         let Some((id, _)) = self.peers.get(&other) else { return false };
-        let known: Vec<_> = self.engine.peer_regions(*id).map(|info| (info.id, info.generation)).collect();
-        slices.iter().all(|s| peer.region_of(s.remote_area).is_some_and(|region| known.contains(&region)))
+        let mut known = self.engine.peer_regions(*id).map(|info| (info.id, info.generation));
+        peer.region_of(slice.remote_area).is_some_and(|region| known.any(|other| other == region))
     }
 
     /// What a peer needs to know, as bytes.

@@ -288,8 +288,7 @@ impl Run {
         let own = agent.engine.poll_timeout();
         if own.is_none() && agent.engine.active_transfers() > 0 {
             let active = agent.engine.active_transfers();
-            self.fabric
-                .violate(Checker::Progress, format!("node {node} has {active} transfers and no deadline"));
+            self.stuck(&format!("node {node} has {active} transfers and no deadline"));
             return;
         }
         let next = own.into_iter().chain(agent.transport.poll_timeout()).min();

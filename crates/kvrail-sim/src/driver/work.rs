@@ -23,7 +23,8 @@ struct Proposal {
     plan: Arc<Plan>,
     slices: Vec<Slice>,
     direction: Direction,
-    stale: bool,
+    /// Slices of regions that were replaced since the plan was made: no byte of them may move.
+    stale: Vec<bool>,
 }
 
 impl Run {
@@ -113,8 +114,7 @@ impl Run {
         let plan = match agent.engine.prepare(id, &ours, &theirs) {
             Ok(plan) => Arc::new(plan),
             Err(error) => {
-                let known = agent.knows(other, &slices, peer);
-                if known {
+                if slices.iter().all(|s| agent.knows(other, s, peer)) {
                     self.fabric.violate(
                         Checker::Progress,
                         format!("node {node} cannot plan to node {other}: {error}"),
@@ -123,11 +123,11 @@ impl Run {
                 return;
             }
         };
-        let regions =
-            slices.iter().map(|s| (agent.region_of(s.local_area), peer.region_of(s.remote_area))).collect();
+        // What the plan was made for: a peer that registered anew may be known by its earlier generation only.
+        let tenant = |s: &Slice| agent.knows(other, s, peer).then(|| peer.region_of(s.remote_area)).flatten();
+        let regions: Vec<_> = slices.iter().map(|s| (agent.region_of(s.local_area), tenant(s))).collect();
+        let stale = regions.iter().map(|(_, tenant)| tenant.is_none()).collect();
         agent.plans.push(Known { peer: peer.life, plan: Arc::clone(&plan), slices: slices.clone(), regions });
-        // The peer may have registered anew what this node still knows under the old generation.
-        let stale = !agent.knows(other, &slices, peer);
         self.post(Proposal { node, other, plan, slices, direction, stale }, must_succeed);
     }
 
@@ -154,14 +154,21 @@ impl Run {
             .slices
             .iter()
             .zip(&known.regions)
-            .any(|(s, then)| *then != (agent.region_of(s.local_area), peer.region_of(s.remote_area)));
+            .map(|(s, then)| {
+                let now = (agent.region_of(s.local_area), peer.region_of(s.remote_area));
+                now != *then || now.0.is_none() || now.1.is_none()
+            })
+            .collect();
         let (plan, slices) = (Arc::clone(&known.plan), known.slices.clone());
         let direction = if self.rng.chance(500_000) { Direction::Read } else { Direction::Write };
         self.post(Proposal { node, other, plan, slices, direction, stale }, false);
     }
 
     fn post(&mut self, proposal: Proposal, must_succeed: bool) {
-        let Proposal { node, other, plan, slices, direction, stale } = proposal;
+        let Proposal { node, other, plan, mut slices, direction, stale } = proposal;
+        let mut fresh = stale.iter().map(|stale| !stale);
+        slices.retain(|_| fresh.next().unwrap_or(false));
+        let stale = stale.contains(&true);
         let now = self.fabric.now();
         let (Some(agent), Some(peer)) = (self.agents[node].as_ref(), self.agents[other].as_ref()) else {
             return;
@@ -177,21 +184,20 @@ impl Run {
             Direction::Write => (node, other),
             Direction::Read => (other, node),
         };
-        if !stale {
-            for span in &spans {
-                self.fabric.memory(source, |memory| {
-                    if let Some(bytes) = memory.slice_mut(span.source, span.len) {
-                        pattern.fill(span.source, bytes);
-                    }
-                });
-                self.fabric.memory(target, |memory| {
-                    if let Some(bytes) = memory.slice_mut(span.target, span.len) {
-                        pattern.poison(span.source, bytes);
-                    }
-                });
-            }
-            self.fabric.territory(|t| t.claim(index as u64, life, (source, target), now, spans.clone()));
+        for span in &spans {
+            self.fabric.memory(source, |memory| {
+                if let Some(bytes) = memory.slice_mut(span.source, span.len) {
+                    pattern.fill(span.source, bytes);
+                }
+            });
+            self.fabric.memory(target, |memory| {
+                if let Some(bytes) = memory.slice_mut(span.target, span.len) {
+                    pattern.poison(span.source, bytes);
+                }
+            });
         }
+        self.fabric.trace(|t| t.note(now, || format!("claim {index}: {source}->{target} {spans:x?}")));
+        self.fabric.territory(|t| t.claim(index as u64, life, (source, target), now, spans.clone()));
         let notification = announced.then(|| tag(b'N', index, self.rng.index(40)));
         let hurry = !must_succeed && self.rng.chance(150_000);
         let timeout = hurry.then(|| Duration::from_nanos(self.rng.within(50 * US, 50 * MS)));

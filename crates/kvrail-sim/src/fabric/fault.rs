@@ -130,7 +130,6 @@ impl World {
             (new.state, new.tx_free) = (old.state, old.tx_free);
         }
         self.nodes[node] = fresh;
-        self.territory.forget_node(node);
         for rail in 0..self.nodes[node].rails.len() {
             if self.nodes[node].rails[rail].state == RailState::Down {
                 self.tell(node, Event::RailDown { rail: LocalRail(rail as u16) });

@@ -8,7 +8,8 @@ use super::host::Nonce;
 use super::inbox::{Ring, Words};
 use super::layout::{
     AT_ASLEEP, AT_CLOSED, AT_INBOX, AT_INBOX_HEAD, AT_INBOX_LOCK, AT_INBOX_TAIL, AT_MAGIC, AT_NONCE,
-    AT_VERSION, CONTROL_BYTES, INBOX_BYTES, MAGIC, VERSION, channel_busy, channel_jobs, generation,
+    AT_VERSION, CONTROL_BYTES, INBOX_BYTES, MAGIC, VERSION, channel_busy, channel_jobs, region_generation,
+    region_len, region_start,
 };
 use crate::memory::{Mapping, memfd};
 
@@ -77,7 +78,20 @@ impl Control {
     }
 
     pub(super) fn generation(&self, region: usize) -> &AtomicU32 {
-        self.word(generation(region))
+        self.word(region_generation(region))
+    }
+
+    /// Where a region is: start and bytes. Holds while its generation does.
+    pub(super) fn region(&self, region: usize) -> (u64, u64) {
+        let word = |at| self.memory.atomic_u64(at).load(Ordering::Relaxed);
+        (word(region_start(region)), word(region_len(region)))
+    }
+
+    /// Lets peers reach a region.
+    pub(super) fn publish(&self, region: usize, generation: u32, start: u64, len: u64) {
+        self.memory.atomic_u64(region_start(region)).store(start, Ordering::Relaxed);
+        self.memory.atomic_u64(region_len(region)).store(len, Ordering::Relaxed);
+        self.generation(region).store(generation, Ordering::Release);
     }
 }
 

@@ -69,10 +69,14 @@ pub(super) struct Ends<'a> {
     pub(super) neighbour: &'a mut Neighbour,
 }
 
-/// An op whose region is registered at its owner right now. Only inside the gate.
+/// Whether what was imported is what its owner has registered right now, as a NIC checks a key. Inside the gate only.
 pub(super) fn is_live(link: &Link, op: &Op, remote: &Remote) -> bool {
-    remote.generation != 0
-        && gate::permits(link.control.generation(op.remote_region.index()), remote.generation)
+    let index = op.remote_region.index();
+    if remote.generation == 0 || !gate::permits(link.control.generation(index), remote.generation) {
+        return false;
+    }
+    let (start, len) = link.control.region(index);
+    start == remote.start && remote.len <= len
 }
 
 fn find(
@@ -86,6 +90,10 @@ fn find(
     let Some(remote) = peer.regions.get(op.remote_region.index()).filter(|r| is_live(link, op, r)) else {
         return Found::Bad(OpError::BadKey);
     };
+    let Some(start) = remote.at(op.remote_offset, op.len) else { return Found::Bad(OpError::BadKey) };
+    let Some(here) = locals.find(op.local_region).and_then(|l: &Local| l.at(op.local_offset, op.len)) else {
+        return Found::Bad(OpError::Fault(libc::EFAULT));
+    };
     if remote.memory == 0 {
         return Found::Private;
     }
@@ -94,11 +102,7 @@ fn find(
         Some((_, Memory::Wanted { .. })) => return Found::NotYet,
         _ => return Found::Bad(OpError::BadKey),
     };
-    let there = remote.at(op.remote_offset, op.len).and_then(|start| mapping.at(start, op.len as usize));
-    let Some(there) = there else { return Found::Bad(OpError::BadKey) };
-    let Some(here) = locals.find(op.local_region).and_then(|l: &Local| l.at(op.local_offset, op.len)) else {
-        return Found::Bad(OpError::Fault(libc::EFAULT));
-    };
+    let Some(there) = mapping.at(start, op.len as usize) else { return Found::Bad(OpError::BadKey) };
     match direction {
         Direction::Read => Found::Copy { target: here, source: there },
         Direction::Write => Found::Copy { target: there, source: here },

@@ -16,7 +16,8 @@ use super::control::Control;
 use super::gate;
 use super::host::take;
 use super::layout::{
-    CHUNKS_MAX, JOB_OPS_MAX, JobAt, OP_BYTES, RING_SLOT_BYTES, RING_SLOTS, STATUS_BAD_KEY, STATUS_TORN,
+    CHUNKS_MAX, JOB_OPS_MAX, JobAt, OP_BYTES, RING_SLOT_BYTES, RING_SLOTS, STATUS_BAD_KEY, STATUS_GOOD,
+    STATUS_TORN,
 };
 use super::region::Locals;
 use crate::memory::copy::Kernel;
@@ -196,8 +197,13 @@ fn walk(
         let room = if after < bytes { bytes - after } else { RING_SLOT_BYTES };
         next = resolve(&mut ahead, room, at, control, locals);
         if here.is_none() {
-            let status = if piece.offset == 0 { STATUS_BAD_KEY } else { STATUS_TORN };
-            control.memory.atomic_u8(at.op_status(piece.op as usize)).store(status, Ordering::Release);
+            let status = control.memory.atomic_u8(at.op_status(piece.op as usize));
+            // What is refused from its first byte on leaves none behind; the rest of it changes nothing in that.
+            if piece.offset == 0 {
+                status.store(STATUS_BAD_KEY, Ordering::Release);
+            } else if status.load(Ordering::Relaxed) == STATUS_GOOD {
+                status.store(STATUS_TORN, Ordering::Release);
+            }
         }
         let hint = next.and_then(|(there, _)| there).or(here).unwrap_or(std::ptr::null_mut());
         each(here, walked, piece.len as usize, hint);

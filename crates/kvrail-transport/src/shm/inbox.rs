@@ -286,7 +286,10 @@ mod tests {
         /// Two writers and the owner: no record is lost, doubled or torn, and whoever falls asleep is woken.
         #[test]
         fn in_every_interleaving_each_record_arrives_once_and_wakes_the_owner() {
-            loom::model(|| {
+            // Every interleaving with up to three preemptions: all that a second would find, in a second.
+            let mut model = loom::model::Builder::new();
+            model.preemption_bound = Some(3);
+            model.check(|| {
                 let it = Arc::new(Shared {
                     words: std::array::from_fn(|_| AtomicU32::new(0)),
                     cells: std::array::from_fn(|_| UnsafeCell::new(0)),

@@ -32,11 +32,12 @@ const AT_CHANNELS: usize = 512 << 10;
 pub(super) const NEIGHBOURS_MAX: usize = 1 << 16;
 const CHANNEL_BYTES: usize = 64;
 
-/// The generation of each of the owner's regions; zero where none is registered.
-const AT_GENERATIONS: usize = 8 << 20;
+/// Each of the owner's regions: generation (zero where none is registered), start, bytes.
+const AT_REGIONS: usize = 8 << 20;
+const REGION_BYTES: usize = 32;
 
 /// Jobs that the owner offers for cooperation.
-const AT_JOBS: usize = 16 << 20;
+const AT_JOBS: usize = 48 << 20;
 /// Jobs of one agent at a time. They are 2 MiB of address space each, and cost memory only once used.
 pub(super) const JOBS_MAX: usize = 16;
 const JOB_STRIDE: usize = 4 << 20;
@@ -54,8 +55,18 @@ pub(super) const fn channel_jobs(slot: u32) -> usize {
     channel_busy(slot) + 4
 }
 
-pub(super) const fn generation(region: usize) -> usize {
-    AT_GENERATIONS + region * 4
+/// The generation: the permit of whoever reaches in.
+pub(super) const fn region_generation(region: usize) -> usize {
+    AT_REGIONS + region * REGION_BYTES
+}
+
+/// Address of the first byte (private memory) or its offset (shareable memory).
+pub(super) const fn region_start(region: usize) -> usize {
+    region_generation(region) + 8
+}
+
+pub(super) const fn region_len(region: usize) -> usize {
+    region_generation(region) + 16
 }
 
 /// Ops of one job.
@@ -143,8 +154,8 @@ pub(super) const STATUS_BAD_KEY: u8 = 1;
 /// The region went away in the middle of the op.
 pub(super) const STATUS_TORN: u8 = 2;
 
-const _: () = assert!(AT_CHANNELS + NEIGHBOURS_MAX * CHANNEL_BYTES <= AT_GENERATIONS, "channels fit");
-const _: () = assert!(generation(REGIONS_MAX) <= AT_JOBS, "generations fit");
+const _: () = assert!(AT_CHANNELS + NEIGHBOURS_MAX * CHANNEL_BYTES <= AT_REGIONS, "channels fit");
+const _: () = assert!(region_generation(REGIONS_MAX) <= AT_JOBS, "regions fit");
 const _: () = assert!(AT_INBOX + INBOX_BYTES as usize <= AT_CHANNELS, "the inbox fits");
 const _: () = assert!(
     INBOX_BYTES.is_power_of_two() && INBOX_BYTES as usize >= 8 * MESSAGE_BYTES_MIN,

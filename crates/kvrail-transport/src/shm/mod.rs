@@ -57,8 +57,6 @@ use crate::Fabric;
 
 /// Longest op: the planner cuts longer descriptors, so that no single one holds up a poll.
 const OP_BYTES_MAX: u32 = 1 << 20;
-/// Private batches from this size on are worth the peer's attention.
-const COOPERATE_BYTES: u64 = 1 << 20;
 /// While the caller polls without sleeping, the kernel is asked for news this often at most…
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// …and after so many polls at least, should its clock stand still.
@@ -85,6 +83,8 @@ pub struct Config {
     /// Let this agent's core help peers with large private batches, and ask for their help. On by default; off, a
     /// batch is copied by one core, and a peer that the kernel denies access is still served.
     pub cooperate: bool,
+    /// Private batches of fewer bytes are not worth the peer's attention; 1 MiB by default.
+    pub cooperate_bytes_min: u64,
     /// Copy private memory through the kernel where it permits. On by default; off, private memory always goes
     /// through the ring, as where ptrace rules forbid access.
     pub process_vm: bool,
@@ -94,7 +94,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { cooperate: true, process_vm: true, stall_timeout: Duration::from_secs(10) }
+        Self {
+            cooperate: true,
+            cooperate_bytes_min: 1 << 20,
+            process_vm: true,
+            stall_timeout: Duration::from_secs(10),
+        }
     }
 }
 

@@ -77,11 +77,14 @@ impl Neighbour {
     /// Where to find a memory; it is remembered as wanted when it is new. `None` at the limit.
     pub(super) fn memory(&mut self, id: u32) -> Option<usize> {
         // Regions come in runs from one memory.
-        if self.memories.last().is_some_and(|(known, _)| *known == id) {
-            return Some(self.memories.len() - 1);
-        }
-        if let Some(at) = self.by_id.get(&id) {
-            return Some(*at as usize);
+        let last = self.memories.len().checked_sub(1).filter(|at| self.memories[*at].0 == id);
+        if let Some(at) = last.or_else(|| self.by_id.get(&id).map(|at| *at as usize)) {
+            // It had none of its regions when it was asked for last; now it has one again.
+            if let (_, state @ Memory::Refused) = &mut self.memories[at] {
+                *state = Memory::Wanted { ask_at: Time::ZERO };
+                self.wanted += 1;
+            }
+            return Some(at);
         }
         if self.memories.len() >= MEMORIES_MAX {
             return None;

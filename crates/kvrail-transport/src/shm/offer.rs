@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use kvrail_core::id::{PeerId, RegionId, Token};
 use kvrail_core::transport::{Batch, Direction, OpError};
 
+use super::Config;
 use super::chunk::{Cursor, cut};
 use super::control::Control;
 use super::execute::{Ends, Tools, is_live};
@@ -603,11 +604,11 @@ impl Offer {
     }
 }
 
-/// Whether a neighbour may be offered jobs at all.
-pub(super) fn offers_from(cooperate: bool, neighbour: &Neighbour, threshold: u64) -> u64 {
+/// From how many private bytes on a neighbour is offered a job.
+pub(super) fn offers_from(config: &Config, neighbour: &Neighbour) -> u64 {
     match neighbour.access {
         Access::Denied(_) => 0,
-        _ if cooperate => threshold,
+        _ if config.cooperate => config.cooperate_bytes_min.max(1),
         _ => u64::MAX,
     }
 }

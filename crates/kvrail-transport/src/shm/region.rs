@@ -52,7 +52,8 @@ impl Locals {
         self.slots.get(region.index())
     }
 
-    pub(super) fn insert(&mut self, region: &RegionInfo) -> Result<(), RegisterError> {
+    /// Returns where peers find it: its address, or its offset in shareable memory.
+    pub(super) fn insert(&mut self, region: &RegionInfo) -> Result<u64, RegisterError> {
         if region.device != Device::Host {
             return Err(RegisterError::Device(region.device));
         }
@@ -63,7 +64,7 @@ impl Locals {
                 region.id
             )));
         }
-        let refuse = |text: String| Err(RegisterError::Refused(text));
+        let refuse = |text: String| Err::<u64, _>(RegisterError::Refused(text));
         if region.generation.0 == 0 {
             return refuse(format!("{} has generation 0, which means none", region.id));
         }
@@ -91,7 +92,7 @@ impl Locals {
             local.offset = offset;
         }
         self.slots[index] = local;
-        Ok(())
+        Ok(if local.memory == 0 { local.base } else { local.offset })
     }
 
     fn backing(&mut self, base: u64, len: u64) -> Option<(u32, u64)> {

@@ -18,9 +18,7 @@ use super::neighbour::Peer;
 use super::offer::offers_from;
 use super::region::{Remote, decode_key};
 use super::socket::{Letter, Say};
-use super::{
-    COOPERATE_BYTES, EVENTS_MAX, GRACE, LOOK_EVERY, LOOK_EVERY_POLLS, MESSAGES_PER_POLL, Shm, TICK, layout,
-};
+use super::{EVENTS_MAX, GRACE, LOOK_EVERY, LOOK_EVERY_POLLS, MESSAGES_PER_POLL, Shm, TICK, layout};
 
 /// Kinds of records in the inbox.
 const KIND_MESSAGE: u32 = 0;
@@ -43,8 +41,8 @@ impl Transport for Shm {
     }
 
     fn register(&mut self, region: &RegionInfo) -> Result<(), RegisterError> {
-        self.locals.insert(region)?;
-        self.control.generation(region.id.index()).store(region.generation.0, Ordering::Release);
+        let start = self.locals.insert(region)?;
+        self.control.publish(region.id.index(), region.generation.0, start, region.len);
         Ok(())
     }
 
@@ -78,6 +76,9 @@ impl Transport for Shm {
         if peer.index() >= PEERS_MAX {
             return Err(PeerError::Exhausted(format!("{peer} is beyond the limit of {PEERS_MAX} peers")));
         }
+        if let Some(Some(tenant)) = self.peers.get(peer.index()) {
+            return Err(PeerError::Exhausted(format!("{} still has the slot of {peer}", tenant.id)));
+        }
         let Some(slot) = self.neighbours.find_or_insert(address.nonce) else {
             let text = format!("the limit of {} neighbours on this host is reached", layout::NEIGHBOURS_MAX);
             return Err(PeerError::Exhausted(text));
@@ -99,9 +100,6 @@ impl Transport for Shm {
         }
         if self.peers.len() <= peer.index() {
             self.peers.resize_with(peer.index() + 1, || None);
-        }
-        if let Some(old) = self.peers[peer.index()].take() {
-            self.unbind(&old);
         }
         self.peers[peer.index()] = Some(Peer { id: peer, neighbour: slot, regions: Vec::new() });
         if let Some(neighbour) = self.neighbours.at_mut(slot) {
@@ -172,7 +170,7 @@ impl Transport for Shm {
         if self.ledger.len() >= EVENTS_MAX {
             return Ok(0);
         }
-        let from = offers_from(self.config.cooperate, neighbour, COOPERATE_BYTES);
+        let from = offers_from(&self.config, neighbour);
         let mut ends = Ends { locals: &self.locals, peer, neighbour };
         let taken = execute::run(&mut ends, &mut self.tools, &mut self.ledger, batch, from);
         match taken.then {

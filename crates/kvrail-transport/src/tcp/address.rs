@@ -47,7 +47,8 @@ impl Address {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, PeerError> {
-        let malformed = |what: &str| PeerError::Malformed(format!("tcp address of {} bytes: {what}", bytes.len()));
+        let malformed =
+            |what: &str| PeerError::Malformed(format!("tcp address of {} bytes: {what}", bytes.len()));
         let Some((fixed, mut rest)) = bytes.split_at_checked(FIXED_BYTES) else {
             return Err(malformed("too short"));
         };
@@ -78,7 +79,9 @@ impl Address {
                 6 => 16,
                 _ => return Err(malformed("an unknown address family")),
             };
-            let Some((ip, after)) = after.split_at_checked(ip_bytes) else { return Err(malformed("cut short")) };
+            let Some((ip, after)) = after.split_at_checked(ip_bytes) else {
+                return Err(malformed("cut short"));
+            };
             let Some((port, after)) = after.split_at_checked(2) else { return Err(malformed("cut short")) };
             let ip = match <[u8; 4]>::try_from(ip) {
                 Ok(octets) => IpAddr::V4(Ipv4Addr::from(octets)),

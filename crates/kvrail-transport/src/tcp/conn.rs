@@ -174,7 +174,8 @@ impl Conn {
                 counters.messages_tx += 1;
             } else if !self.requests.reads_queued.is_empty() {
                 self.fill_reads();
-            } else if !self.requests.writes_queued.is_empty() && (!self.reads_turn || self.serving.reads.is_empty())
+            } else if !self.requests.writes_queued.is_empty()
+                && (!self.reads_turn || self.serving.reads.is_empty())
             {
                 self.fill_writes();
                 self.reads_turn = true;

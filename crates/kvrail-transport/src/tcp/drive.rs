@@ -148,7 +148,9 @@ impl Tcp {
             Effect::Fence(name) => self.close_fenced(now, key, name),
             Effect::Fenced(name) => self.fenced(now, key, name),
             Effect::Bye => {
-                if let Some(index) = self.conns.get(key).and_then(|c| self.instances.get(&c.instance)).copied() {
+                if let Some(index) =
+                    self.conns.get(key).and_then(|c| self.instances.get(&c.instance)).copied()
+                {
                     self.peer_is_gone(now, index, OpError::Unreachable);
                 }
             }
@@ -233,7 +235,8 @@ impl Tcp {
         if let Some(conn) = self.conns.get_mut(key) {
             // One small packet into an empty buffer; when even that fails, the dialer's deadline tells it.
             let _ = conn.socket.send(&answer.encode());
-            let why = if let Answer::Version(_) = answer { "another version" } else { "not for this instance" };
+            let why =
+                if let Answer::Version(_) = answer { "another version" } else { "not for this instance" };
             log::debug!("tcp: a connection was refused: {why}");
         }
         self.show_out(now, key);

@@ -43,7 +43,10 @@ impl Tcp {
         // Dialed by the asker: accepted here. Otherwise dialed here, which is searched for: this is rare.
         let found = if name.dialed_by_sender {
             let keys = self.accepted.get(&instance);
-            keys.into_iter().flatten().copied().find(|key| self.conns.get(*key).is_some_and(|c| c.number == name.number))
+            keys.into_iter()
+                .flatten()
+                .copied()
+                .find(|key| self.conns.get(*key).is_some_and(|c| c.number == name.number))
         } else {
             let meant = |c: &super::conn::Conn| c.dialed && c.instance == instance && c.number == name.number;
             self.conns.iter().find(|(_, c)| meant(c)).map(|(key, _)| key)
@@ -63,7 +66,8 @@ impl Tcp {
     pub(super) fn fenced(&mut self, now: Time, answered_on: ConnKey, name: ConnectionName) {
         let Some(instance) = self.conns.get(answered_on).map(|c| c.instance) else { return };
         let holds = |l: &Limbo| l.connection == name && l.asked_on == Some(answered_on);
-        let owner = self.peers.iter().find(|(_, p)| p.address.instance == instance && p.limbo.iter().any(holds));
+        let owner =
+            self.peers.iter().find(|(_, p)| p.address.instance == instance && p.limbo.iter().any(holds));
         let Some(index) = owner.map(|(index, _)| index) else { return };
         let peer = &mut self.peers[index];
         let (settled, open) = std::mem::take(&mut peer.limbo).into_iter().partition(holds);

@@ -28,8 +28,10 @@ pub(crate) const FRAME_BYTES_MAX: u32 = 2 << 20;
 pub(crate) const MESSAGE_BYTES_MAX: u32 = 64 << 10;
 
 const _: () = assert!(FRAME_BYTES_MAX >= OP_BYTES_MAX, "the largest op fits a frame");
-const _: () =
-    assert!(MESSAGE_BYTES_MAX as usize >= kvrail_core::limits::MESSAGE_BYTES_MIN, "control messages fit a frame");
+const _: () = assert!(
+    MESSAGE_BYTES_MAX as usize >= kvrail_core::limits::MESSAGE_BYTES_MIN,
+    "control messages fit a frame"
+);
 
 /// Encoded size of a [`Greeting`], bytes.
 pub(crate) const GREETING_BYTES: usize = 56;
@@ -67,7 +69,9 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stranger => f.write_str("not a kvrail tcp connection"),
-            Self::Version(v) => write!(f, "the other side speaks version {v} of the tcp format, this is {VERSION}"),
+            Self::Version(v) => {
+                write!(f, "the other side speaks version {v} of the tcp format, this is {VERSION}")
+            }
             Self::Rail(n) => write!(f, "rail {n} is beyond the limit of {RAILS_MAX}"),
             Self::Kind(k) => write!(f, "unknown frame {k}"),
             Self::Ops(n) => write!(f, "a frame of {n} ops"),
@@ -459,7 +463,8 @@ mod tests {
             let mut seen = Vec::new();
             prop_assert_eq!(decode_table(&bytes, total, |d| seen.push(d)), Ok(()));
             prop_assert_eq!(seen, ops);
-            prop_assert!(decode_table(&bytes, total.wrapping_add(wrong), |_| {}).is_err());
+            let off_by_some = decode_table(&bytes, total.wrapping_add(wrong), |_| ());
+            prop_assert!(off_by_some.is_err());
         }
     }
 

@@ -261,7 +261,8 @@ impl Inbox {
         while !bytes.is_empty() {
             match &mut self.stage {
                 Stage::Greeting => {
-                    if self.partial.len() < 8 && !Greeting::may_begin(&bytes[..bytes.len().min(8)])
+                    if self.partial.len() < 8
+                        && !Greeting::may_begin(&bytes[..bytes.len().min(8)])
                         && self.partial.is_empty()
                     {
                         return Err(FrameError::Stranger.into());
@@ -374,7 +375,8 @@ impl Inbox {
             Head::Write { bytes, .. } => {
                 let landings = &mut self.landings;
                 decode_table(table, bytes, |d| {
-                    let rest = Slice { region: d.region, generation: d.generation, offset: d.offset, len: d.len };
+                    let rest =
+                        Slice { region: d.region, generation: d.generation, offset: d.offset, len: d.len };
                     landings.push_back(Landing { rest, touched: false, refusal: None });
                 })?;
                 self.stage = Stage::Landing(Asked::Writes);

@@ -31,7 +31,8 @@ impl Tcp {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_user_timeout(Some(self.config.dead_after))?;
         let third = (self.config.dead_after / 3).max(Duration::from_secs(1));
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(third).with_interval(third).with_retries(2))?;
+        socket
+            .set_tcp_keepalive(&TcpKeepalive::new().with_time(third).with_interval(third).with_retries(2))?;
         let local = socket.local_addr().ok().and_then(|a| a.as_socket());
         let loopback = local.is_some_and(|a| a.ip().is_loopback());
         self.size_buffers(socket, loopback)
@@ -49,7 +50,9 @@ impl Tcp {
     pub(super) fn connect(&mut self, now: Time, index: usize, route: Route, again: bool) {
         let instance = self.peers[index].address.instance;
         let suits = |key: &&ConnKey| {
-            self.conns.get(**key).is_some_and(|c| c.bound.is_none() && route_of(c.rail, c.remote_rail) == route)
+            self.conns
+                .get(**key)
+                .is_some_and(|c| c.bound.is_none() && route_of(c.rail, c.remote_rail) == route)
         };
         if let Some(key) = self.accepted.get(&instance).and_then(|keys| keys.iter().find(suits)).copied() {
             return self.adopt(now, index, route, key);

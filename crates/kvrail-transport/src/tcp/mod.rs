@@ -140,7 +140,10 @@ impl Tcp {
             return invalid(format!("tcp: connections is {}, not 1 to {RAILS_MAX}", config.connections));
         }
         if !(1..=OPS_OPEN_MAX).contains(&(config.ops_in_flight_max as usize)) {
-            return invalid(format!("tcp: ops_in_flight_max is {}, not 1 to {OPS_OPEN_MAX}", config.ops_in_flight_max));
+            return invalid(format!(
+                "tcp: ops_in_flight_max is {}, not 1 to {OPS_OPEN_MAX}",
+                config.ops_in_flight_max
+            ));
         }
         let epoll = Epoll::new()?;
         let mut listeners = Vec::new();

@@ -34,10 +34,16 @@ impl Regions {
         }
         let index = region.id.index();
         if index >= REGIONS_MAX {
-            return Err(RegisterError::Exhausted(format!("{} is beyond the limit of {REGIONS_MAX}", region.id)));
+            return Err(RegisterError::Exhausted(format!(
+                "{} is beyond the limit of {REGIONS_MAX}",
+                region.id
+            )));
         }
         let refused = |why: &str| {
-            Err(RegisterError::Refused(format!("{} at {:#x}, {} bytes: {why}", region.id, region.base, region.len)))
+            Err(RegisterError::Refused(format!(
+                "{} at {:#x}, {} bytes: {why}",
+                region.id, region.base, region.len
+            )))
         };
         let Ok(base) = usize::try_from(region.base) else { return refused("beyond the address space") };
         if region.base == 0 {

@@ -43,9 +43,9 @@ impl Conns {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnKey, &Conn)> {
-        self.slots
-            .iter()
-            .map(|(index, (generation, conn))| (ConnKey { index: index as u32, generation: *generation }, conn))
+        self.slots.iter().map(|(index, (generation, conn))| {
+            (ConnKey { index: index as u32, generation: *generation }, conn)
+        })
     }
 
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Conn> {
