@@ -110,6 +110,9 @@ impl<H: Hazards> Engine<H> {
         if taken == 0 {
             return Posted::Full(false);
         }
+        if transfer.in_flight == 0 && transfer.unfinished == transfer.ops() {
+            transfer.first_op_at = now;
+        }
         transfer.ops.posted(work.next, taken, work.route);
         transfer.in_flight += taken as u32;
         if let Some(round) = &mut transfer.round {

@@ -284,6 +284,7 @@ impl<H: Hazards> Engine<H> {
                     ops: transfer.plan.ops().len() as u32,
                     ops_retried: transfer.retried,
                     posted_at: transfer.posted_at,
+                    first_op_at: transfer.first_op_at,
                     ended_at: now,
                 })
             }
