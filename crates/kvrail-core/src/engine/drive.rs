@@ -422,6 +422,7 @@ impl<H: Hazards> Engine<H> {
         if !is_lost && peer.state == PeerState::Ready && !peer.routes.iter().any(|r| r.is_up()) {
             let silent_at = peer.heard_at + self.config.peer_timeout;
             if silent_at <= now {
+                self.timer = self.timer.min(next);
                 return self.lose(now, transport, id, PeerLostCause::Silent);
             }
             next = next.min(silent_at);

@@ -147,6 +147,8 @@ impl<H: Hazards> Engine<H> {
         peer.channel.push(close.encode());
         transfer.phase = Phase::Confirming;
         transfer.round = Some(round);
+        // A transfer that drained beyond its deadline does not wait for the target's word.
+        self.timer = self.timer.min(transfer.deadline.max(now));
         self.confirming.insert(transfer.id.0 & self.hazards.id_mask(), token);
         self.mark_dirty(id);
     }
@@ -240,7 +242,7 @@ impl<H: Hazards> Engine<H> {
         let id = transfer.plan.peer;
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         let now = self.now;
-        if peer.state != PeerState::Ready || transfer.notification.is_none() {
+        if peer.is_lost() || transfer.notification.is_none() {
             return self.finish(now, token);
         }
         if !peer.channel.has_room() {

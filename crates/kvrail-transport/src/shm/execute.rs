@@ -229,7 +229,6 @@ pub(super) fn private_bytes(peer: &Peer, ops: &[Op], enough: u64) -> u64 {
 }
 
 /// Copies the leading run of private ops through the kernel; says how many of them ended.
-#[expect(clippy::too_many_arguments, reason = "one caller, and all of it borrowed from different owners")]
 fn private(
     ends: &Ends<'_>,
     link: &Link,

@@ -33,8 +33,10 @@ use super::process::Slice;
 const STEP_BYTES: u64 = 4 << 20;
 /// For so long a helper that has joined may let the ring rest before the initiator goes on alone beside it.
 const PATIENCE: Duration = Duration::from_micros(30);
-/// After so long it is recalled, where the initiator can do without it.
-const RECALL_AFTER: Duration = Duration::from_millis(3);
+/// When nothing else is left to do, it is recalled after so long. Doing its chunks over costs about as much.
+const RECALL_AFTER: Duration = Duration::from_micros(150);
+/// A neighbour that made jobs slower is asked again each so many jobs.
+const ASK_AGAIN: u32 = 16;
 /// For so long a job that was given up waits for a helper that is in the middle of a copy.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -83,6 +85,8 @@ pub(super) struct Offer {
     streamed: Vec<u32>,
     helper: Helper,
     announced: bool,
+    bytes: u64,
+    opened: Instant,
     pub(super) progress: Instant,
     pub(super) give_up_at: Option<Instant>,
 }
@@ -201,7 +205,9 @@ impl Offers {
             cursor: None,
             streamed: Vec::new(),
             helper: Helper::Invited,
-            announced: false,
+            announced: !denied && !ends.neighbour.pace[batch.direction as usize].is_worth_asking(),
+            bytes,
+            opened: Instant::now(),
             progress: Instant::now(),
             give_up_at: None,
         });
@@ -230,7 +236,11 @@ impl Offers {
     /// Works on a job and frees its slot when it has ended.
     pub(super) fn advance(&mut self, job: usize, ends: &mut Ends<'_>, context: &mut Context<'_>) -> Advance {
         let Some(offer) = &mut self.slots[job] else { return Advance::default() };
-        let mut advance = offer.advance(JobAt::new(job), ends, context);
+        let at = JobAt::new(job);
+        let mut advance = offer.advance(at, ends, context);
+        if offer.open == 0 && context.control.word(at.joined()).load(Ordering::Relaxed) == offer.seq {
+            ends.neighbour.pace[offer.direction as usize].together(offer.bytes, offer.opened.elapsed());
+        }
         advance.announce = offer.open > 0 && !offer.announced && offer.helper == Helper::Invited;
         self.close_ended(job, context.control);
         advance
@@ -303,6 +313,10 @@ impl Offer {
             }
             // The helper is silent, or was never there.
             let silent = self.progress.elapsed();
+            if joined && silent > Duration::from_micros(4) {
+                // It may be waiting for this very core.
+                std::thread::yield_now();
+            }
             if denied {
                 match self.helper {
                     Helper::Invited if joined && silent < PATIENCE => std::hint::spin_loop(),
@@ -345,9 +359,10 @@ impl Offer {
     /// Takes the permit back from the helper.
     fn recall(&mut self, at: JobAt, control: &Control) {
         gate::revoke(control.word(at.active()), 0);
-        self.helper = match gate::inside(control.word(at.busy())) {
-            Some(visit) => Helper::Leaving(visit),
-            None => Helper::Outside,
+        self.helper = match (self.direction, gate::inside(control.word(at.busy()))) {
+            // It may be inside still, but writes only to the ring, which is out of use until it has left.
+            (Direction::Read, _) | (_, None) => Helper::Outside,
+            (Direction::Write, Some(visit)) => Helper::Leaving(visit),
         };
         self.restart();
     }
@@ -399,6 +414,7 @@ impl Offer {
     /// Copies a chunk through the kernel. `None`: the process is gone.
     fn copy(&mut self, chunk: u32, ends: &mut Ends<'_>, context: &mut Context<'_>) -> Option<u64> {
         let (first, end) = self.bounds(chunk);
+        let started = Instant::now();
         let link = ends.neighbour.link.as_ref()?;
         let busy = link.control.busy(link.slot);
         let turn = gate::enter(busy, ends.neighbour.turn);
@@ -448,6 +464,7 @@ impl Offer {
             // What is left of this chunk ends here; the others end with the neighbour.
             context.ledger.failed(self.token, self.first + at, end - at, OpError::Unreachable);
         }
+        ends.neighbour.pace[self.direction as usize].alone(bytes, started.elapsed());
         self.chunks[chunk as usize] = Chunk::Resolved;
         self.open -= 1;
         (!gone).then_some(bytes)
@@ -602,6 +619,40 @@ impl Offer {
     pub(super) fn uses(&self, region: RegionId) -> bool {
         self.items.iter().any(|item| item.op.local_region == region)
     }
+}
+
+/// How fast jobs go with a neighbour's help and without, in one direction: whether its core gains anything depends on
+/// the pages, on the CPU, and on whether it has a core to itself just now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    /// Bytes per nanosecond, smoothed; zero: not known.
+    together: f64,
+    alone: f64,
+    since_asked: u32,
+}
+
+impl Pace {
+    fn is_worth_asking(&mut self) -> bool {
+        self.since_asked += 1;
+        let worth = self.together == 0.0 || self.together >= self.alone || self.since_asked >= ASK_AGAIN;
+        if worth {
+            self.since_asked = 0;
+        }
+        worth
+    }
+
+    fn together(&mut self, bytes: u64, took: Duration) {
+        smooth(&mut self.together, bytes, took, 0.5);
+    }
+
+    fn alone(&mut self, bytes: u64, took: Duration) {
+        smooth(&mut self.alone, bytes, took, 0.05);
+    }
+}
+
+fn smooth(rate: &mut f64, bytes: u64, took: Duration, weight: f64) {
+    let sample = bytes as f64 / took.as_nanos().max(1) as f64;
+    *rate = if *rate == 0.0 { sample } else { *rate + (sample - *rate) * weight };
 }
 
 /// From how many private bytes on a neighbour is offered a job.

@@ -111,6 +111,9 @@ pub struct Tcp {
     timers: Timers,
     /// Connections that have something to send.
     dirty: Vec<ConnKey>,
+    /// Connections on which bytes arrived a moment ago.
+    hot: Vec<ConnKey>,
+    polls: u32,
     /// Events that were decided outside of `poll`.
     backlog: Vec<Event>,
     scratch: Scratch,
@@ -193,6 +196,8 @@ impl Tcp {
             dials: 0,
             timers: BinaryHeap::new(),
             dirty: Vec::new(),
+            hot: Vec::new(),
+            polls: 0,
             backlog: Vec::new(),
             scratch: Scratch::default(),
             ready: Vec::new(),
