@@ -111,13 +111,10 @@ impl<'a> Open<'a> {
             if case.transport == Transport::Shm {
                 return Err(endpoint::process_vm_denied(&e.to_string()));
             }
-            reason += "; not process_vm, which the kernel denies: private memory is copied twice, through a ring";
+            reason +=
+                "; not process_vm, which the kernel denies: private memory is copied twice, through a ring";
         }
-        let carrier = Carrier {
-            reason,
-            transport: remote.transport(),
-            pages: pool.pages(),
-        };
+        let carrier = Carrier { reason, transport: remote.transport(), pages: pool.pages() };
         let source = match case.op {
             Op::Write => Source::Initiator,
             Op::Read => Source::Target,
