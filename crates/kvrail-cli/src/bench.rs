@@ -159,7 +159,9 @@ fn measure_all(run: &Run, link: &Link, report: &mut Report, sink: &mut Sink) -> 
     for case in &run.cases {
         sink.begin(&case.to_string());
         let (row, ended) = initiator::run_case(link, run, case, &mut |now| {
-            if carrier.as_ref().is_none_or(|was: &crate::report::Carrier| was.transport != now.transport) {
+            if carrier.as_ref().is_none_or(|was: &crate::report::Carrier| {
+                (&was.transport, &was.reason) != (&now.transport, &now.reason)
+            }) {
                 sink.say(&format!("transport {}: {}", now.transport, now.reason));
                 carrier = Some(now.clone());
             }

@@ -25,8 +25,6 @@ const POLLS: u32 = 8192;
 const NAP: Duration = Duration::from_millis(100);
 /// Rounds of progress between two looks at the control link.
 const DRIVES: u32 = 1024;
-/// How long a peer whose transfers fail may take to be known as dead.
-const GONE_WITHIN: Duration = Duration::from_millis(300);
 
 /// An agent.
 pub(crate) struct Endpoint {
@@ -336,14 +334,14 @@ impl Prepared {
                 for _ in 0..POLLS {
                     match transfer.poll() {
                         Some(Ok(_)) => return Ok(()),
-                        Some(Err(e)) => return Err(failed(&e, pulse)),
+                        Some(Err(e)) => return Err(failed(&e)),
                         None => std::hint::spin_loop(),
                     }
                 }
             } else {
                 match transfer.wait_timeout(NAP) {
                     Some(Ok(_)) => return Ok(()),
-                    Some(Err(e)) => return Err(failed(&e, pulse)),
+                    Some(Err(e)) => return Err(failed(&e)),
                     None => {}
                 }
             }
@@ -354,19 +352,15 @@ impl Prepared {
             }
             if pulse.gone() {
                 transfer.cancel();
-                return Err(gone());
+                return Err(Failure::peer("the transfer in flight was given up"));
             }
         }
     }
 }
 
-fn gone() -> Failure {
-    Failure::peer("the target ended or was killed in mid-transfer")
-}
-
-/// The failure for a transfer that ended badly: the target's death explains more than its symptoms.
+/// The failure for a transfer that ended badly.
 #[cold]
-fn failed(error: &TransferError, pulse: &Pulse) -> Failure {
+fn failed(error: &TransferError) -> Failure {
     let denied = match error {
         TransferError::Failed { error: EngineError::Op { error: OpError::Denied(errno), .. }, .. } => {
             Some(*errno)
@@ -374,18 +368,17 @@ fn failed(error: &TransferError, pulse: &Pulse) -> Failure {
         _ => None,
     };
     if let Some(errno) = denied {
-        return Failure::environment(format!(
-            "the kernel denies access to the target's private memory (process_vm_readv/writev: errno {errno}): {error}"
-        ))
-        .hint("run both sides as the same user; in containers, in one pid namespace with CAP_SYS_PTRACE or seccomp allowing it")
-        .hint("see kernel.yama.ptrace_scope; or measure with --memory shared, or --transport tcp");
-    }
-    let deadline = Instant::now() + GONE_WITHIN;
-    while Instant::now() < deadline {
-        if pulse.gone() {
-            return gone();
-        }
-        std::thread::sleep(Duration::from_millis(5));
+        return process_vm_denied(&format!("errno {errno}; {error}"));
     }
     advised(Failure::peer(error.to_string()), error)
+}
+
+/// The failure for private memory that the kernel keeps this process from reaching.
+pub(crate) fn process_vm_denied(why: &str) -> Failure {
+    Failure::environment(format!(
+        "the kernel denies this process the target's private memory (process_vm_readv, process_vm_writev): {why}"
+    ))
+    .hint("run both sides as one user, in one pid namespace; in a container allow CAP_SYS_PTRACE")
+    .hint("see kernel.yama.ptrace_scope (sysctl): 0 allows it")
+    .hint("or measure --memory shared, or --transport tcp, or with --transport auto what kvrail falls back to")
 }

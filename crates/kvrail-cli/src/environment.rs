@@ -64,6 +64,18 @@ pub(crate) fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() >> 11
 }
 
+/// Whether the kernel lets this process into another's memory. The rule is the one of process_vm_readv; opening, unlike
+/// reading, asks for nothing else.
+///
+/// # Errors
+/// That it does not. A process that cannot be seen (another pid namespace) is no answer, and counts as allowed.
+pub(crate) fn may_reach_process(pid: u32) -> Result<(), std::io::Error> {
+    match fs::File::open(format!("/proc/{pid}/mem")) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(e),
+        _ => Ok(()),
+    }
+}
+
 fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let line = text.lines().find(|line| line.starts_with(key))?;
     line.split_once(':').map(|(_, value)| value.trim())

@@ -12,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 use crate::args::{Effort, Run};
-use crate::case::{Case, Geometry, Op, Transport, Verify};
+use crate::case::{Case, Geometry, Memory, Op, Transport, Verify};
 use crate::ceiling::Ceiling;
 use crate::control::{Message, Wound};
 use crate::endpoint::{self, Endpoint, Pool, Prepared, Remote};
@@ -103,11 +103,18 @@ impl<'a> Open<'a> {
         }
         let metadata = link.receive_blob("its metadata", run.timeout)?;
         let remote = endpoint.connect(&metadata, run.timeout)?;
-        let carrier = Carrier {
-            reason: reason(case.transport, &remote, shared_host),
-            transport: remote.transport(),
-            pages: pool.pages(),
-        };
+        let mut reason = reason(case.transport, &remote, shared_host);
+        if remote.transport() == "shm"
+            && case.memory == Memory::Private
+            && let Err(e) = environment::may_reach_process(link.hello.pid)
+        {
+            if case.transport == Transport::Shm {
+                return Err(endpoint::process_vm_denied(&e.to_string()));
+            }
+            reason +=
+                "; not process_vm, which the kernel denies: private memory is copied twice, through a ring";
+        }
+        let carrier = Carrier { reason, transport: remote.transport(), pages: pool.pages() };
         let source = match case.op {
             Op::Write => Source::Initiator,
             Op::Read => Source::Target,

@@ -19,6 +19,7 @@ mod report;
 mod signals;
 mod spawn;
 mod table;
+mod talk;
 mod target;
 mod units;
 
@@ -32,6 +33,7 @@ use args::{Cli, Command};
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    talk::install();
     let ended = match &cli.command {
         Command::Bench(bench) => bench::run(bench),
         Command::Completions { shell } => {

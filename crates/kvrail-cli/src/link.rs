@@ -23,6 +23,8 @@ const _: () = assert!(SILENCE_MAX.as_millis() >= 10 * BEAT.as_millis(), "a late 
 
 /// How often a wait looks at Ctrl-C and the deadline.
 const TICK: Duration = Duration::from_millis(50);
+/// How long after a failure the peer's own account of it is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How often a wait calls what is to be done meanwhile.
 const IDLE_TICK: Duration = Duration::from_millis(1);
 /// Frames read ahead; more stay in the socket (backpressure).
@@ -163,28 +165,26 @@ impl Link {
     fn send_frame(&self, frame: &Frame) -> Result<(), Failure> {
         let bytes = control::encode(frame).map_err(|e| Failure::peer(format!("this side {e}")))?;
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.write_all(&bytes).map_err(|e| match self.last_words() {
-            Some(failure) => failure,
-            None => lost(&self.peer, &e, "while it was told what to do"),
-        })
+        writer.write_all(&bytes).map_err(|e| lost(&self.peer, &e, "while it was told what to do"))
     }
 
-    /// What a peer that has closed the link said last, if it gave a reason.
-    fn last_words(&self) -> Option<Failure> {
-        let until = Instant::now() + TICK;
-        while let Ok(frame) = self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            if let Ok(Frame::Message(Message::Abort { failure })) = frame {
-                return Some(failure.told_by(&self.peer));
-            }
-        }
-        None
-    }
-
-    /// A better explanation for a failure that looks like the peer's end: its own last words, if it had any.
+    /// A better explanation for a failure that may be the peer's end: its own last words, or that its process is
+    /// gone, if either is learnt within a moment.
     pub(crate) fn explain(&self, failure: Failure) -> Failure {
-        match failure.kind {
-            Kind::Peer => self.last_words().unwrap_or(failure),
-            _ => failure,
+        if failure.kind != Kind::Peer {
+            return failure;
+        }
+        let until = Instant::now() + LAST_WORDS;
+        loop {
+            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Ok(Frame::Message(Message::Abort { failure }))) => return failure.told_by(&self.peer),
+                Ok(Ok(_)) => {}
+                Ok(Err(e)) => {
+                    let ended = lost(&self.peer, &e, "in mid-run");
+                    return Failure { what: format!("{}; {}", ended.what, failure.what), ..ended };
+                }
+                Err(_) => return failure,
+            }
         }
     }
 

@@ -213,6 +213,9 @@ impl Samples {
 }
 
 fn gbps(bytes: u64, picos: &Histogram<u64>) -> f64 {
+    if picos.is_empty() {
+        return 0.0;
+    }
     bytes as f64 * 1000.0 / picos.value_at_quantile(0.5).max(1) as f64
 }
 

@@ -216,8 +216,7 @@ impl AgentBuilder {
             return Err(BuildError::Name { len });
         }
         let ignore = self.ignore_environment;
-        let environment =
-            |variable: &'static str| if ignore { None } else { std::env::var(variable).ok() };
+        let environment = |variable: &'static str| if ignore { None } else { std::env::var(variable).ok() };
         let config = self.settings.resolve(environment)?;
         let (chosen, source_of_it) = choose(self.transports, environment(TRANSPORT_VARIABLE))?;
         let incarnation = incarnation()?;
@@ -225,9 +224,11 @@ impl AgentBuilder {
         let mut fds = Vec::with_capacity(chosen.len());
         for transport in chosen {
             let name = transport.name();
-            let fabric = transport
-                .open(&self.name, incarnation)
-                .map_err(|source| BuildError::Transport { transport: name, source_of_it, source })?;
+            let fabric = transport.open().map_err(|source| BuildError::Transport {
+                transport: name,
+                source_of_it,
+                source,
+            })?;
             fds.push(wait_handle(&*fabric).map_err(|source| system("duplicate a descriptor", source))?);
             lanes.push(lane(fabric, &self.name, incarnation, &config)?);
         }

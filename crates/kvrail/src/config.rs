@@ -202,7 +202,9 @@ mod tests {
     #[test]
     fn every_default_is_within_its_range_and_every_name_ends_in_its_unit_or_a_bound() {
         let config = Settings::default().resolve(nothing).unwrap();
-        assert!(config.iter().all(|(knob, value, source)| value == knob.default && source == Source::Default));
+        assert!(
+            config.iter().all(|(knob, value, source)| value == knob.default && source == Source::Default)
+        );
         for (i, knob) in KNOBS.iter().enumerate() {
             assert_eq!(knob.variable, format!("KVRAIL_{}", knob.name.to_uppercase()));
             assert!(KNOBS[..i].iter().all(|other| other.name != knob.name));

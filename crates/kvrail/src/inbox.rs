@@ -130,12 +130,14 @@ impl Inbox {
 
     #[inline]
     pub(crate) fn has_room(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) < self.capacity
+        self.waiting.load(Ordering::SeqCst) < self.capacity
     }
 
-    /// Notes that an engine may keep messages that were not taken over.
-    pub(crate) fn hold_back(&self) {
+    /// Notes that an engine keeps messages that were not taken over. True: there is room now, and whoever made it
+    /// may not have seen the note.
+    pub(crate) fn hold_back(&self) -> bool {
         self.held_back.store(true, Ordering::SeqCst);
+        self.has_room()
     }
 
     pub(crate) fn push(&self, peer_name: Arc<str>, message: Vec<u8>, wakers: &mut Vec<Waker>) {
@@ -161,7 +163,7 @@ impl Inbox {
         }
         let mut queue = self.notifications.lock();
         let first = queue.pop_front();
-        self.waiting.store(queue.len(), Ordering::Release);
+        self.waiting.store(queue.len(), Ordering::SeqCst);
         first
     }
 
@@ -188,7 +190,7 @@ impl Core {
     /// Takes a notification; when that made room, fetches what was held back.
     pub(crate) fn pop_notification(&self) -> Option<Notification> {
         let notification = self.inbox.pop();
-        if self.inbox.held_back.load(Ordering::Relaxed)
+        if self.inbox.held_back.load(Ordering::SeqCst)
             && self.inbox.has_room()
             && self.inbox.held_back.swap(false, Ordering::SeqCst)
         {
@@ -213,7 +215,9 @@ impl Awaited for NextNotification<'_> {
     fn ready(&mut self) -> Option<Self::Output> {
         match self.0.pop_notification() {
             Some(notification) => Some(Ok(notification)),
-            None if self.0.inbox.closed.load(Ordering::SeqCst) => Some(Err(WaitNotificationError::AgentClosed)),
+            None if self.0.inbox.closed.load(Ordering::SeqCst) => {
+                Some(Err(WaitNotificationError::AgentClosed))
+            }
             None => None,
         }
     }

@@ -77,7 +77,12 @@ impl Lane {
     /// Takes the token if nobody has it: then somebody else makes progress.
     #[inline]
     pub(crate) fn try_turn<'a>(&'a self, core: &'a Core) -> Option<Turn<'a>> {
-        self.state.try_lock().map(|state| Turn { core, state: Some(state), wants_driver: false, handover: true })
+        self.state.try_lock().map(|state| Turn {
+            core,
+            state: Some(state),
+            wants_driver: false,
+            handover: true,
+        })
     }
 }
 
@@ -126,10 +131,9 @@ impl Turn<'_> {
         let core = self.core;
         let state = &mut **self;
         loop {
-            let event = if core.inbox.has_room() {
+            let event = if core.inbox.has_room() || core.inbox.hold_back() {
                 state.engine.poll_event()
             } else {
-                core.inbox.hold_back();
                 state.engine.poll_news()
             };
             let Some(event) = event else { break };
@@ -142,9 +146,7 @@ impl Turn<'_> {
                             state.wire.record(report.wire);
                             Ok(report)
                         }
-                        Err(error) => {
-                            Err(TransferError::Failed { peer_name: state.peer_name(peer), error })
-                        }
+                        Err(error) => Err(TransferError::Failed { peer_name: state.peer_name(peer), error }),
                     };
                     state.end(token, result);
                 }
@@ -255,7 +257,8 @@ impl LaneState {
     #[inline]
     fn end(&mut self, token: Token, result: Result<Report, TransferError>) {
         let slot = self.transfers.get_mut(token.slot as usize);
-        let Some((_, completion)) = slot.and_then(|s| s.take_if(|(generation, _)| *generation == token.generation))
+        let Some((_, completion)) =
+            slot.and_then(|s| s.take_if(|(generation, _)| *generation == token.generation))
         else {
             return;
         };

@@ -317,11 +317,7 @@ impl Core {
         Err(ConnectError::NoTransport { peer_name: metadata.name.clone(), tried: passed_over })
     }
 
-    fn import(
-        &self,
-        lane: usize,
-        metadata: &Metadata,
-    ) -> Result<Result<PeerId, AddPeerError>, ConnectError> {
+    fn import(&self, lane: usize, metadata: &Metadata) -> Result<Result<PeerId, AddPeerError>, ConnectError> {
         let mut turn = self.lanes[lane].turn(self);
         if turn.closed {
             return Err(ConnectError::AgentClosed);

@@ -99,7 +99,8 @@ impl Hints for TransferError {
         let Self::Failed { error, .. } = self else { return Vec::new() };
         match error {
             error::TransferError::DeadlineExceeded { awaited: error::Awaited::Greeting, .. } => vec![
-                "the peer has not answered at all: is it running, and with inline progress, does it call?".into(),
+                "the peer has not answered at all: is it running, and with inline progress, does it call?"
+                    .into(),
                 "check that a firewall lets the transport's port through in both directions".into(),
             ],
             error::TransferError::DeadlineExceeded { awaited: error::Awaited::Window, .. } => {
@@ -303,7 +304,8 @@ impl PlanInner {
             .post(started, &self.plan, order.direction, order.options.clone())
             .map_err(|error| PostError::Refused { peer_name: self.peer.name.clone(), error })?;
         turn.expect(token, completion());
-        let inline = core.progress == Progress::Inline || self.plan.bytes() <= core.config.value(Id::InlineBytes);
+        let inline =
+            core.progress == Progress::Inline || self.plan.bytes() <= core.config.value(Id::InlineBytes);
         if inline {
             turn.advance(started);
         } else {

@@ -4,8 +4,9 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use kvrail_core::id::Incarnation;
 use kvrail_transport::Fabric;
+use kvrail_transport::shm::{self, Shm};
+use kvrail_transport::tcp::{self, Tcp};
 
 use crate::hints::Hints;
 
@@ -76,10 +77,10 @@ impl TransportConfig {
         }
     }
 
-    pub(crate) fn open(self, _agent: &str, _incarnation: Incarnation) -> Result<Box<dyn Fabric>, OpenError> {
+    pub(crate) fn open(self) -> Result<Box<dyn Fabric>, OpenError> {
         match self.kind {
             Kind::Custom(fabric) => Ok(fabric),
-            Kind::Shm => open_shm(),
+            Kind::Shm => Ok(Box::new(Shm::open(shm::Config::default())?)),
             Kind::Tcp { listen, connections } => open_tcp(&listen, connections),
         }
     }
@@ -110,20 +111,19 @@ pub enum OpenError {
         /// What the resolver said.
         source: io::Error,
     },
-    /// The operating system refused.
-    #[error("{source}")]
-    System {
-        /// What it said, and to what.
-        #[from]
-        source: io::Error,
-    },
+    /// Shared memory cannot be set up.
+    #[error(transparent)]
+    Shm(#[from] shm::OpenError),
+    /// TCP cannot be set up: the port is taken, the address is not this host's, a setting is out of range.
+    #[error("{0}")]
+    Tcp(io::Error),
 }
 
 impl OpenError {
     /// Whether the same call may succeed later: another process may give the port back.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::System { source } if source.kind() == io::ErrorKind::AddrInUse)
+        matches!(self, Self::Tcp(source) if source.kind() == io::ErrorKind::AddrInUse)
     }
 }
 
@@ -131,20 +131,28 @@ impl Hints for OpenError {
     fn hints(&self) -> Vec<String> {
         match self {
             Self::Address { .. } => vec!["write HOST:PORT, for instance 0.0.0.0:5556".into()],
-            Self::System { source } if source.kind() == io::ErrorKind::AddrInUse => {
-                vec!["another process has the port; choose another, or 0 for any".into()]
-            }
-            Self::System { .. } => Vec::new(),
+            Self::Tcp(source) => match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    vec!["another process has the port; choose another, or 0 for any".into()]
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    vec!["the address is none of this host's; 0.0.0.0 stands for all of them".into()]
+                }
+                _ => Vec::new(),
+            },
+            Self::Shm(_) => vec!["use tcp where the kernel or the container forbids shared memory".into()],
         }
     }
 }
 
-fn open_shm() -> Result<Box<dyn Fabric>, OpenError> {
-    Err(io::Error::from(io::ErrorKind::Unsupported).into())
-}
-
-fn open_tcp(listen: &str, _connections: Option<u16>) -> Result<Box<dyn Fabric>, OpenError> {
+fn open_tcp(listen: &str, connections: Option<u16>) -> Result<Box<dyn Fabric>, OpenError> {
     let addresses: Result<Vec<SocketAddr>, _> = listen.to_socket_addrs().map(Iterator::collect);
-    let _addresses = addresses.map_err(|source| OpenError::Address { address: listen.into(), source })?;
-    Err(io::Error::from(io::ErrorKind::Unsupported).into())
+    let mut config = tcp::Config {
+        listen: addresses.map_err(|source| OpenError::Address { address: listen.into(), source })?,
+        ..tcp::Config::default()
+    };
+    if let Some(connections) = connections {
+        config.connections = connections;
+    }
+    Ok(Box::new(Tcp::new(config).map_err(OpenError::Tcp)?))
 }

@@ -10,22 +10,22 @@ use std::time::{Duration, Instant};
 const END_MAX: Duration = Duration::from_secs(120);
 
 /// What a program left.
-pub struct Ended {
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
     status: ExitStatus,
 }
 
 impl Ended {
     /// Asserts the exit code.
     #[track_caller]
-    pub fn exits(&self, code: i32) {
+    pub(crate) fn exits(&self, code: i32) {
         assert_eq!(self.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
     }
 }
 
 /// A program that runs. Killed when a test ends without having waited for it.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     pipes: Option<(JoinHandle<String>, JoinHandle<String>)>,
 }
@@ -46,20 +46,20 @@ fn spawn(mut command: Command) -> std::io::Result<Running> {
 }
 
 /// Starts `kvrail` with words.
-pub fn start(words: &str) -> Running {
+pub(crate) fn start(words: &str) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvrail"));
     command.args(words.split_whitespace());
     spawn(command).unwrap()
 }
 
 /// Runs `kvrail` with words to its end.
-pub fn kvrail(words: &str) -> Ended {
+pub(crate) fn kvrail(words: &str) -> Ended {
     start(words).end()
 }
 
 impl Running {
     /// Waits for its end.
-    pub fn end(mut self) -> Ended {
+    pub(crate) fn end(mut self) -> Ended {
         let deadline = Instant::now() + END_MAX;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -76,19 +76,19 @@ impl Running {
     }
 
     /// SIGKILL.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     /// SIGINT, as a terminal's Ctrl-C.
-    pub fn interrupt(&self) {
+    pub(crate) fn interrupt(&self) {
         let status = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
     }
 
     /// Its child processes.
-    pub fn children(&self) -> Vec<u32> {
+    pub(crate) fn children(&self) -> Vec<u32> {
         let pid = self.child.id();
         let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         text.split_whitespace().map(|p| p.parse().unwrap()).collect()
@@ -103,12 +103,12 @@ impl Drop for Running {
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Connects to a program that is about to listen.
-pub fn connect(port: u16) -> TcpStream {
+pub(crate) fn connect(port: u16) -> TcpStream {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match TcpStream::connect(("127.0.0.1", port)) {
@@ -121,7 +121,7 @@ pub fn connect(port: u16) -> TcpStream {
 
 /// Runs a copy of the program that its user may execute but not read, as user 65534; nothing when this is not
 /// possible here.
-pub fn unreadable(words: &str) -> Option<Ended> {
+pub(crate) fn unreadable(words: &str) -> Option<Ended> {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("kvrail");

@@ -107,7 +107,8 @@ impl Agent {
                 Ok(stream) => match self.initiate(stream, remote, until) {
                     // A listener that is about to end, or a socket connected to itself: as good as nobody.
                     Err(ConnectToError::Exchange {
-                        source: ExchangeError::Closed { received: 0, .. }, ..
+                        source: ExchangeError::Closed { received: 0, .. },
+                        ..
                     }) => io::Error::from(io::ErrorKind::ConnectionReset),
                     other => return other,
                 },

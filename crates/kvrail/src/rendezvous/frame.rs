@@ -92,7 +92,11 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotKvrail(first) => {
-                write!(f, "the other end is not a kvrail rendezvous: it began with \"{}\"", first.escape_ascii())
+                write!(
+                    f,
+                    "the other end is not a kvrail rendezvous: it began with \"{}\"",
+                    first.escape_ascii()
+                )
             }
             Self::Version { theirs } => {
                 write!(f, "the other end speaks rendezvous version {theirs}, this one version {VERSION}")

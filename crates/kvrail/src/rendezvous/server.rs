@@ -269,11 +269,10 @@ impl Shared {
             id
         };
         let shared = self.clone();
-        let spawned =
-            std::thread::Builder::new().name("kvrail-exchange".into()).spawn(move || {
-                let outcome = shared.exchange(stream, address);
-                shared.finish(id, outcome);
-            });
+        let spawned = std::thread::Builder::new().name("kvrail-exchange".into()).spawn(move || {
+            let outcome = shared.exchange(stream, address);
+            shared.finish(id, outcome);
+        });
         if let Err(source) = spawned {
             let source = ExchangeError::Io { step: Step::ReceiveMetadata, source };
             self.finish(id, Err(AcceptError::Exchange { address, source }));
@@ -289,7 +288,9 @@ impl Shared {
             .agent
             .metadata()
             .map_err(|error| failed(ExchangeError::Rejected { reason: error.to_string() }))?;
-        exchange.respond(&ours, |theirs| self.agent.connect(theirs).map_err(|e| e.to_string())).map_err(failed)
+        exchange
+            .respond(&ours, |theirs| self.agent.connect(theirs).map_err(|e| e.to_string()))
+            .map_err(failed)
     }
 
     fn finish(&self, id: u64, outcome: Result<Peer, AcceptError>) {

@@ -262,10 +262,14 @@ mod tests {
     #[test]
     fn a_refusal_reaches_the_other_side_with_its_reason() {
         let (mut server, stream) = pair(Duration::from_secs(5));
-        let thread = std::thread::spawn(move || server.respond(b"t", |_| Err::<(), _>("no \u{1b}[31mrails".into())));
+        let thread =
+            std::thread::spawn(move || server.respond(b"t", |_| Err::<(), _>("no \u{1b}[31mrails".into())));
         let mut client = Exchange::new(stream, Instant::now() + Duration::from_secs(5)).unwrap();
         let error = client.initiate(b"i", |_| Ok(())).unwrap_err();
-        assert!(matches!(&error, ExchangeError::Refused { reason } if reason == "no \\u{1b}[31mrails"), "{error}");
+        assert!(
+            matches!(&error, ExchangeError::Refused { reason } if reason == "no \\u{1b}[31mrails"),
+            "{error}"
+        );
         assert!(matches!(thread.join().unwrap(), Err(ExchangeError::Rejected { .. })));
     }
 
@@ -296,6 +300,9 @@ mod tests {
         let (mut server, stream) = pair(Duration::from_secs(5));
         drop(stream);
         let error = server.respond(b"t", |_| Ok(())).unwrap_err();
-        assert!(matches!(error, ExchangeError::Closed { step: Step::ReceiveMetadata, received: 0 }), "{error}");
+        assert!(
+            matches!(error, ExchangeError::Closed { step: Step::ReceiveMetadata, received: 0 }),
+            "{error}"
+        );
     }
 }

@@ -1,5 +1,5 @@
 //! A fabric whose ops end when the test says so: for everything that is about time and order. It moves no bytes.
-#![allow(dead_code)] // each test binary uses its part
+#![allow(dead_code, unreachable_pub)] // each test binary uses its part
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -11,7 +11,8 @@ use kvrail_core::id::{LocalRail, PeerId, RegionId, Route, Token};
 use kvrail_core::limits::MESSAGE_BYTES_MIN;
 use kvrail_core::time::Time;
 use kvrail_core::transport::{
-    Batch, Caps, Event, Evidence, OpError, PeerError, PostError, RailInfo, RegionInfo, RegisterError, Transport,
+    Batch, Caps, Event, Evidence, OpError, PeerError, PostError, RailInfo, RegionInfo, RegisterError,
+    Transport,
 };
 use kvrail_transport::Fabric;
 
