@@ -1,15 +1,18 @@
 //! Real fabrics: each implements [`kvrail_core::transport::Transport`] and can be waited for.
 
+#[cfg(target_os = "linux")]
+pub mod memory;
+pub mod raw;
+#[cfg(target_os = "linux")]
+pub mod shm;
 pub mod tcp;
+mod wait;
 
 use std::os::fd::RawFd;
 
 use kvrail_core::transport::Transport;
 
-#[cfg(target_os = "linux")]
-pub mod memory;
-#[cfg(target_os = "linux")]
-pub mod shm;
+pub use wait::wait_handle;
 
 /// A transport that a thread can sleep on: no busy core when idle.
 pub trait Fabric: Transport + Send {

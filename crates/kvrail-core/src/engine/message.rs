@@ -149,8 +149,7 @@ impl<H: Hazards> Engine<H> {
     }
 
     fn deliver(&mut self, peer: PeerId, name: Arc<str>, transfer: TransferId, done: bool, message: Vec<u8>) {
-        self.inbox_messages += 1;
-        self.inbox.push_back(if done {
+        self.messages.push_back(if done {
             EngineEvent::Notification { peer, name, transfer: Some(transfer), message }
         } else {
             EngineEvent::PeerTransferFailed { peer, name, transfer, message }
@@ -204,9 +203,22 @@ impl<H: Hazards> Engine<H> {
         self.mark_dirty(id);
         // A hello for an earlier incarnation of this agent is answered, so that its sender learns of the restart,
         // and changes nothing else: what it grants is not for this one.
-        if header.to == self.config.incarnation {
-            self.greeted(now, id, greeting);
+        if header.to != self.config.incarnation {
+            return;
         }
+        // Nor does a hello of an acquaintance that this agent has given up: its sender learns of the new one by this
+        // agent's own hello, and grants anew.
+        if let Some(peer) = self.peers.get_mut(id.slot, id.generation)
+            && header.link != Header::NO_LINK
+            && header.link != peer.own_link
+        {
+            peer.welcome = None;
+            if peer.state == PeerState::Connecting {
+                peer.hello.due = now;
+            }
+            return;
+        }
+        self.greeted(now, id, greeting);
     }
 
     fn handle_welcome(
@@ -292,7 +304,7 @@ impl<H: Hazards> Engine<H> {
                 Body::Notify { .. } | Body::Message(_) => true,
                 _ => false,
             };
-            if message && self.inbox_messages >= self.config.inbox_messages_max {
+            if message && self.messages.len() >= self.config.inbox_messages_max {
                 return; // not acknowledged: the peer repeats it when its owner has read the inbox
             }
             let new = peer.channel.accept(header.sequence);
@@ -333,8 +345,7 @@ impl<H: Hazards> Engine<H> {
             Body::Closed { transfer, slot, overshoot } => self.confirmed(id, transfer, slot, overshoot),
             Body::Notify { transfer, done, message } => self.deliver(id, name, transfer, done, message),
             Body::Message(message) => {
-                self.inbox_messages += 1;
-                self.inbox.push_back(EngineEvent::Notification { peer: id, name, transfer: None, message });
+                self.messages.push_back(EngineEvent::Notification { peer: id, name, transfer: None, message });
             }
         }
     }

@@ -138,6 +138,8 @@ pub struct TransferReport {
     pub ops_retried: u32,
     /// When it was posted.
     pub posted_at: Time,
+    /// When the fabric took its first op.
+    pub first_op_at: Time,
     /// When it ended.
     pub ended_at: Time,
 }
@@ -267,7 +269,8 @@ pub struct Engine<H: Hazards = Correct> {
     /// Immediates that may still be granted to new peers (KR-8).
     credit_left: u32,
     inbox: VecDeque<EngineEvent>,
-    inbox_messages: usize,
+    /// Peers' messages and failures: apart, so that an owner who has no room for them still learns of its own.
+    messages: VecDeque<EngineEvent>,
     /// Peers with something to send.
     dirty: VecDeque<PeerId>,
     /// Nothing is due before.
@@ -327,7 +330,7 @@ impl<H: Hazards> Engine<H> {
             credit_left: caps.receives_max,
             caps,
             inbox: VecDeque::new(),
-            inbox_messages: 0,
+            messages: VecDeque::new(),
             dirty: VecDeque::new(),
             timer: Time::NEVER,
             next_probe: 0,
@@ -398,6 +401,9 @@ impl<H: Hazards> Engine<H> {
         if metadata.incarnation == self.config.incarnation {
             return Err(AddPeerError::Itself);
         }
+        // Who hands over metadata knows that the agent lives. A late hello of an earlier one of that name may have
+        // made this one look replaced: incarnations have no order.
+        self.retired.retain(|incarnation| *incarnation != metadata.incarnation);
         let (id, is_new) = self.meet(now, transport, &metadata.name, metadata.incarnation, &offer.address)?;
         let result = metadata.regions.iter().enumerate().try_for_each(|(index, region)| {
             transport.import_region(id, region, offer.keys.get(index).unwrap_or_default())
@@ -513,6 +519,7 @@ impl<H: Hazards> Engine<H> {
             direction,
             notification: options.notification,
             posted_at: now,
+            first_op_at: now,
             deadline,
             phase: Phase::Waiting,
             ending: None,
@@ -585,13 +592,21 @@ impl<H: Hazards> Engine<H> {
         Ok(())
     }
 
-    /// What happened, oldest first.
+    /// What happened: this agent's transfers and news of peers, then peers' messages; each kind oldest first.
     pub fn poll_event(&mut self) -> Option<EngineEvent> {
-        let event = self.inbox.pop_front()?;
-        if matches!(event, EngineEvent::Notification { .. } | EngineEvent::PeerTransferFailed { .. }) {
-            self.inbox_messages -= 1;
-        }
-        Some(event)
+        self.inbox.pop_front().or_else(|| self.messages.pop_front())
+    }
+
+    /// As [`Engine::poll_event`] without peers' messages: for an owner who has no room for more of them. They stay
+    /// here, count against [`EngineConfig::inbox_messages_max`], and so hold the peers back.
+    pub fn poll_news(&mut self) -> Option<EngineEvent> {
+        self.inbox.pop_front()
+    }
+
+    /// Peers' messages that wait for [`Engine::poll_event`].
+    #[must_use]
+    pub fn messages_waiting(&self) -> usize {
+        self.messages.len()
     }
 
     /// When [`Engine::drive`] must be called even if the transport has nothing to report. May be early.

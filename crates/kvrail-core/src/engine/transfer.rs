@@ -77,6 +77,8 @@ pub(super) struct Transfer {
     pub(super) direction: Direction,
     pub(super) notification: Option<Vec<u8>>,
     pub(super) posted_at: Time,
+    /// When the fabric took its first op; the posting until then.
+    pub(super) first_op_at: Time,
     pub(super) deadline: Time,
     pub(super) phase: Phase,
     /// Set once when it is to end badly; from then on it only drains.
