@@ -1,3 +1,5 @@
-//! The program.
+//! The program `kvrail`; everything is in the library beside it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    kvrail_cli::main()
+}

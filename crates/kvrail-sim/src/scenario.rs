@@ -122,7 +122,7 @@ fn model(rng: &mut Rng) -> Model {
         op_bytes_max: rng.pick(&[256, 1000, 1 << 20]),
         ops_in_flight_max: rng.pick(&[2, 8, 32, 128]),
         sends_in_flight_max: rng.pick(&[2, 8, 64]),
-        receives_max: rng.pick(&[512, 1024, 4096]),
+        receives_max: rng.pick(&[64, 128, 512, 4096]),
         poll_budget: rng.pick(&[1, 8, 256]),
         target_knows_initiator: rng.chance(500_000),
         ..Model::default()

@@ -15,7 +15,32 @@ use std::time::{Duration, Instant};
 use kvrail_core::id::{Generation, LocalRail, PeerId, RegionId, RemoteRail, Route, Token};
 use kvrail_core::time::Time;
 use kvrail_core::transport::{Batch, Device, Direction, Event, Op, RegionInfo, Transport};
+use kvrail_transport::Fabric;
 use kvrail_transport::tcp::{Config, Tcp};
+
+/// How long to poll in vain before sleeping: longer than a round trip, shorter than what a scheduler notices.
+const SPIN_FOR: Duration = Duration::from_micros(200);
+
+/// Spins for a moment, then sleeps until something arrives: what an engine does between polls.
+struct Patience {
+    since: Option<Instant>,
+}
+
+impl Patience {
+    fn after_poll(&mut self, tcp: &mut Tcp, moved: bool) {
+        if moved {
+            self.since = None;
+            return;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() > SPIN_FOR && tcp.arm() {
+            let mut wait = libc::pollfd { fd: tcp.wait_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one live `pollfd`.
+            unsafe { libc::poll(&raw mut wait, 1, 1) };
+            self.since = None;
+        }
+    }
+}
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -84,8 +109,10 @@ impl Pool {
     }
 
     fn block(&mut self, i: usize) -> &mut [u8] {
-        // SAFETY: slots are below the number of blocks that the pool was made for; nothing is in flight.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(self.slots[i] * self.block), self.block) }
+        // SAFETY: slots are below the number of blocks that the pool was made for.
+        let base = unsafe { self.base.add(self.slots[i] * self.block) };
+        // SAFETY: a block of the pool's own, leaked memory, which is not given out twice; nothing is in flight.
+        unsafe { std::slice::from_raw_parts_mut(base, self.block) }
     }
 
     fn fill(&mut self, seed: u64) {
@@ -148,10 +175,15 @@ fn target(settings: &Settings) -> Result<(), Failure> {
     let (tx, commands) = std::sync::mpsc::channel();
     std::thread::spawn(move || io::stdin().lines().map_while(Result::ok).try_for_each(|line| tx.send(line)));
     let (origin, mut events) = (Instant::now(), Vec::new());
+    let mut patience = Patience { since: None };
+    let traffic = |tcp: &Tcp| tcp.rail_counters().iter().map(|c| c.rx_bytes + c.tx_bytes).sum::<u64>();
+    let mut before = 0;
     loop {
-        for _ in 0..2_000 {
+        for _ in 0..200 {
             tcp.poll(Time::ZERO + origin.elapsed(), &mut events);
             events.clear();
+            let after = traffic(&tcp);
+            patience.after_poll(&mut tcp, after != std::mem::replace(&mut before, after));
         }
         let command = match commands.try_recv() {
             Ok(command) => command,
@@ -384,6 +416,7 @@ impl Bench {
         let token = Token { slot: self.tokens, generation: Generation(1) };
         let mut posted: Vec<usize> = (0..self.routes.len()).map(|r| r * per_route).collect();
         let (mut done, mut events) = (0, Vec::new());
+        let mut patience = Patience { since: None };
         while done < self.ops.len() {
             for (r, at) in posted.iter_mut().enumerate() {
                 let end = ((r + 1) * per_route).min(self.ops.len());
@@ -401,6 +434,7 @@ impl Bench {
                 }
             }
             self.tcp.poll(Time::ZERO + self.origin.elapsed(), &mut events);
+            patience.after_poll(&mut self.tcp, !events.is_empty());
             for event in events.drain(..) {
                 match event {
                     Event::Completed { count, .. } => done += count as usize,

@@ -203,9 +203,22 @@ impl<H: Hazards> Engine<H> {
         self.mark_dirty(id);
         // A hello for an earlier incarnation of this agent is answered, so that its sender learns of the restart,
         // and changes nothing else: what it grants is not for this one.
-        if header.to == self.config.incarnation {
-            self.greeted(now, id, greeting);
+        if header.to != self.config.incarnation {
+            return;
         }
+        // Nor does a hello of an acquaintance that this agent has given up: its sender learns of the new one by this
+        // agent's own hello, and grants anew.
+        if let Some(peer) = self.peers.get_mut(id.slot, id.generation)
+            && header.link != Header::NO_LINK
+            && header.link != peer.own_link
+        {
+            peer.welcome = None;
+            if peer.state == PeerState::Connecting {
+                peer.hello.due = now;
+            }
+            return;
+        }
+        self.greeted(now, id, greeting);
     }
 
     fn handle_welcome(

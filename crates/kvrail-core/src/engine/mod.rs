@@ -401,6 +401,9 @@ impl<H: Hazards> Engine<H> {
         if metadata.incarnation == self.config.incarnation {
             return Err(AddPeerError::Itself);
         }
+        // Who hands over metadata knows that the agent lives. A late hello of an earlier one of that name may have
+        // made this one look replaced: incarnations have no order.
+        self.retired.retain(|incarnation| *incarnation != metadata.incarnation);
         let (id, is_new) = self.meet(now, transport, &metadata.name, metadata.incarnation, &offer.address)?;
         let result = metadata.regions.iter().enumerate().try_for_each(|(index, region)| {
             transport.import_region(id, region, offer.keys.get(index).unwrap_or_default())

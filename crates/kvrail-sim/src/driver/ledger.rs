@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kvrail_core::error::{Awaited, TransferError};
 use kvrail_core::id::Token;
+use kvrail_core::time::Time;
 use kvrail_core::transport::Direction;
 
 use super::layout::Slice;
@@ -37,6 +38,8 @@ pub(crate) struct Record {
     pub(crate) announced: bool,
     /// It must succeed.
     pub(crate) must_succeed: bool,
+    /// It must have ended by then.
+    pub(crate) end_by: Time,
     pub(crate) outcome: Option<Outcome>,
     /// The peer's one terminal event: its notification, or the news that the transfer failed.
     pub(crate) remote_end: Option<RemoteEnd>,
@@ -130,6 +133,12 @@ impl Ledger {
             return None;
         };
         let record = &self.records[index];
+        if fabric.now() > record.end_by {
+            fabric.violate(
+                Checker::Progress,
+                format!("transfer {index} of node {} ended later than {}: {result:?}", life.0, record.end_by),
+            );
+        }
         if let Some(earlier) = &record.outcome {
             fabric.violate(
                 Checker::ExactlyOnce,

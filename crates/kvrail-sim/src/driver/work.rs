@@ -201,6 +201,7 @@ impl Run {
         let notification = announced.then(|| tag(b'N', index, self.rng.index(40)));
         let hurry = !must_succeed && self.rng.chance(150_000);
         let timeout = hurry.then(|| Duration::from_nanos(self.rng.within(50 * US, 50 * MS)));
+        let end_by = now + timeout.unwrap_or(self.config.transfer_timeout) + self.drain_max();
         self.ledger.open(Record {
             initiator: life,
             responder: peer_life,
@@ -209,6 +210,7 @@ impl Run {
             pattern,
             announced,
             must_succeed,
+            end_by,
             outcome: None,
             remote_end: None,
             remote_released: false,
@@ -222,12 +224,9 @@ impl Run {
         match agent.engine.post(now, &plan, direction, PostOptions { notification, timeout }) {
             Ok(token) => {
                 self.ledger.accepted(index, token);
-                if !stale {
-                    agent.layout.take(index as u64, slices.iter().map(|s| (s.local_area, s.local, s.len)));
-                    if let Some(peer) = self.agents[other].as_mut() {
-                        peer.layout
-                            .take(index as u64, slices.iter().map(|s| (s.remote_area, s.remote, s.len)));
-                    }
+                agent.layout.take(index as u64, slices.iter().map(|s| (s.local_area, s.local, s.len)));
+                if let Some(peer) = self.agents[other].as_mut() {
+                    peer.layout.take(index as u64, slices.iter().map(|s| (s.remote_area, s.remote, s.len)));
                 }
                 if !must_succeed && self.rng.chance(self.scenario.mix.cancel_ppm) {
                     let at = now.0 + self.rng.within(0, 200 * US);
@@ -251,6 +250,15 @@ impl Run {
             }
         }
         self.drive_soon(node);
+    }
+
+    /// How long after its deadline a transfer may still drain: stalled ops are found, flushed and waited out.
+    fn drain_max(&self) -> Duration {
+        let model = &self.scenario.model;
+        let polls = 4 * self.delays.iter().copied().max().unwrap_or(0);
+        Duration::from_nanos(
+            2 * model.stall_timeout + 2 * model.linger + model.flush_max + model.tail_max + polls + MS,
+        )
     }
 
     pub(super) fn cancel(&mut self, index: usize) {

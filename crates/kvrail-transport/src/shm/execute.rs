@@ -5,7 +5,7 @@ use kvrail_core::transport::{Batch, Direction, Op, OpError};
 use super::gate;
 use super::ledger::Ledger;
 use super::neighbour::{Access, Link, Memory, Neighbour, Peer};
-use super::process::{Slice, Vectors};
+use super::process::{Slice, Vectors, is_denial};
 use super::region::{Local, Locals, Remote};
 use crate::memory::copy::Kernel;
 
@@ -229,7 +229,6 @@ pub(super) fn private_bytes(peer: &Peer, ops: &[Op], enough: u64) -> u64 {
 }
 
 /// Copies the leading run of private ops through the kernel; says how many of them ended.
-#[expect(clippy::too_many_arguments, reason = "one caller, and all of it borrowed from different owners")]
 fn private(
     ends: &Ends<'_>,
     link: &Link,
@@ -276,7 +275,7 @@ fn private(
         }
         Some(libc::ESRCH) => (progress.done, Then::Gone),
         // Nothing of this op moved: another way is found for it.
-        Some(errno @ (libc::EPERM | libc::ENOSYS | libc::EACCES)) => {
+        Some(errno) if is_denial(errno) => {
             *access = Access::Denied(errno);
             (progress.done, Then::Offer)
         }

@@ -34,7 +34,8 @@ pub(super) struct Help {
     chunks: u32,
     ops: u32,
     cursor: Option<Cursor>,
-    turn: u32,
+    /// This agent's number at the initiator.
+    me: u32,
     pub(super) progress: Instant,
 }
 
@@ -66,7 +67,6 @@ impl Help {
             _ => return None,
         };
         let sound = seq != 0 && helper == me && chunks as usize <= CHUNKS_MAX && ops as usize <= JOB_OPS_MAX;
-        let turn = control.word(at.busy()).load(Ordering::Relaxed).wrapping_add(1) & !1;
         sound.then(|| Self {
             neighbour,
             job,
@@ -76,7 +76,7 @@ impl Help {
             chunks,
             ops,
             cursor: None,
-            turn,
+            me,
             progress: Instant::now(),
         })
     }
@@ -84,8 +84,9 @@ impl Help {
     /// Fills or empties one slot of the ring.
     pub(super) fn step(&mut self, control: &Control, locals: &Locals, kernel: Kernel) -> Step {
         let at = JobAt::new(self.job);
-        let busy = control.word(at.busy());
-        self.turn = gate::enter(busy, self.turn);
+        let busy = control.helping(self.me);
+        // Nobody else writes this word: one for all jobs of that initiator, as one thread works on them.
+        let turn = gate::enter(busy, busy.load(Ordering::Relaxed));
         let step = if gate::permits(control.word(at.active()), self.seq) {
             control.word(at.joined()).store(self.seq, Ordering::Release);
             match self.direction {
@@ -95,7 +96,7 @@ impl Help {
         } else {
             Step::Over
         };
-        gate::leave(busy, self.turn);
+        gate::leave(busy, turn);
         step
     }
 
@@ -257,4 +258,97 @@ pub(super) fn read_slot_facts(control: &Control, at: JobAt, slot: u32) -> (u32, 
     control.memory.read(at.slot_facts(slot), &mut facts);
     let mut rest = &facts[..];
     (u32::from_le_bytes(take(&mut rest)), u32::from_le_bytes(take(&mut rest)) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::host::Nonce;
+    use super::super::layout::JOBS_MAX;
+    use super::*;
+    use crate::memory::{Options, PrivateMemory};
+    use kvrail_core::id::Generation;
+    use kvrail_core::transport::{Device, RegionInfo};
+    use proptest::prelude::*;
+
+    const REGION: usize = 128 << 10;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// A job full of nonsense is answered by at most writing into registered regions.
+        #[test]
+        fn any_job_is_survived_and_touches_registered_memory_only(
+            direction in 0u32..3,
+            chunks in 0u32..600,
+            ops in 0u32..5000,
+            firsts in proptest::collection::vec(0u32..5000, 8),
+            entries in proptest::collection::vec((0u32..3, 0u32..3, any::<u64>(), any::<u32>(), any::<bool>()), 1..60),
+            slots in proptest::collection::vec((0u32..9, 0u32..80_000), 16),
+            head in 0u32..40,
+        ) {
+            let (control, _fd) = Control::create(Nonce([7; 16])).unwrap();
+            let memory = PrivateMemory::allocate(3 * REGION, Options::default()).unwrap();
+            memory.fill(0, 3 * REGION, 0x11);
+            let mut locals = Locals::default();
+            // The middle third is registered.
+            let base = memory.as_ptr() as u64 + REGION as u64;
+            let info = RegionInfo {
+                id: RegionId(1), generation: Generation(1), base, len: REGION as u64, device: Device::Host,
+            };
+            locals.insert(&info).unwrap();
+            let job = JOBS_MAX - 1;
+            let at = JobAt::new(job);
+            for (i, fact) in [direction, chunks, ops, 0, 4].into_iter().enumerate() {
+                control.memory.write(at.facts() + 4 * i, &fact.to_le_bytes());
+            }
+            for (i, first) in firsts.iter().enumerate() {
+                control.memory.write(at.chunk_first(i), &first.to_le_bytes());
+            }
+            for (i, (region, generation, offset, len, small)) in entries.iter().enumerate() {
+                let (offset, len) = if *small { (offset % REGION as u64, len % 70_000) } else { (*offset, *len) };
+                let mut entry = [0; OP_BYTES];
+                entry[..4].copy_from_slice(&region.to_le_bytes());
+                entry[4..8].copy_from_slice(&generation.to_le_bytes());
+                entry[8..16].copy_from_slice(&offset.to_le_bytes());
+                entry[16..20].copy_from_slice(&len.to_le_bytes());
+                control.memory.write(at.op(i), &entry);
+            }
+            for (i, (chunk, bytes)) in slots.iter().enumerate() {
+                control.memory.write(at.slot_facts(i as u32), &slot_facts(*chunk, *bytes as usize));
+            }
+            control.word(at.head()).store(head, Ordering::Relaxed);
+            control.word(at.active()).store(3, Ordering::Relaxed);
+            if let Some(mut help) = Help::join(&control, 0, job, 4) {
+                for _ in 0..200 {
+                    if help.step(&control, &locals, Kernel::detect()) == Step::Over {
+                        break;
+                    }
+                    if direction == 0 {
+                        control.word(at.tail()).store(control.word(at.head()).load(Ordering::Relaxed), Ordering::Relaxed);
+                    }
+                }
+            }
+            let mut out = vec![0; REGION];
+            for third in [0, 2] {
+                memory.read(third * REGION, &mut out);
+                prop_assert!(out.iter().all(|b| *b == 0x11), "memory that is not registered was touched");
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_that_was_taken_back_is_left_alone() {
+        let (control, _fd) = Control::create(Nonce([7; 16])).unwrap();
+        let at = JobAt::new(0);
+        for (i, fact) in [0u32, 1, 1, 0, 4].into_iter().enumerate() {
+            control.memory.write(at.facts() + 4 * i, &fact.to_le_bytes());
+        }
+        control.word(at.active()).store(3, Ordering::Relaxed);
+        assert!(Help::join(&control, 0, 0, 5).is_none(), "another's job");
+        let mut help = Help::join(&control, 0, 0, 4).unwrap();
+        gate::revoke(control.word(at.active()), 0);
+        assert_eq!(help.step(&control, &Locals::default(), Kernel::detect()), Step::Over);
+        assert_eq!(control.word(at.next()).load(Ordering::Relaxed), 0);
+        assert_eq!(gate::inside(control.helping(4)), None);
+    }
 }

@@ -22,13 +22,16 @@ mod gate;
 mod help;
 mod host;
 mod inbox;
+mod job;
 mod layout;
 mod ledger;
 mod neighbour;
 mod offer;
+mod pace;
 mod process;
 mod region;
 mod socket;
+mod stream;
 mod transport;
 mod word;
 
@@ -313,10 +316,12 @@ impl Shm {
                 }
                 Step::Idle => {
                     let since = *waited_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() > HELP_PATIENCE {
-                        break;
+                    match since.elapsed() {
+                        waited if waited > HELP_PATIENCE => break,
+                        // The initiator may be waiting for this very core.
+                        waited if waited > Duration::from_micros(4) => std::thread::yield_now(),
+                        _ => std::hint::spin_loop(),
                     }
-                    std::hint::spin_loop();
                 }
                 Step::Over => {
                     going = false;

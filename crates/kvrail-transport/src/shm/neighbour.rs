@@ -13,6 +13,7 @@ use kvrail_core::time::Time;
 use super::control::{Control, check_sealed};
 use super::host::Nonce;
 use super::layout::NEIGHBOURS_MAX;
+use super::pace::Pace;
 use super::process::Process;
 use super::region::Remote;
 use crate::memory::Mapping;
@@ -60,6 +61,8 @@ pub(super) struct Neighbour {
     /// How many of its memories are asked for and not there yet.
     pub(super) wanted: usize,
     pub(super) access: Access,
+    /// By direction: reads, writes.
+    pub(super) pace: [Pace; 2],
     /// Visits to its regions so far: the number of the last one.
     pub(super) turn: u32,
 }
@@ -165,6 +168,7 @@ impl Neighbours {
             by_id: HashMap::new(),
             wanted: 0,
             access: Access::Untried,
+            pace: [Pace::default(); 2],
             turn: 0,
         }));
         self.by_nonce.insert(nonce, slot);

@@ -77,6 +77,8 @@ pub(crate) struct Conn {
     pub(crate) blocked: bool,
     /// In the transport's list of connections that have something to send.
     pub(crate) dirty: bool,
+    /// In the transport's list of connections that are asked before epoll is, until then.
+    pub(crate) hot: Option<Time>,
     pub(crate) requests: Requests,
     pub(crate) serving: Serving,
     pub(crate) outbox: Outbox,
@@ -99,6 +101,7 @@ impl Conn {
             interest: 0,
             blocked: false,
             dirty: false,
+            hot: None,
             requests: Requests::default(),
             serving: Serving::default(),
             outbox: Outbox::default(),
@@ -107,7 +110,7 @@ impl Conn {
         }
     }
 
-    /// Receives what is there.
+    /// Receives what is there, and returns how many bytes that was.
     pub(crate) fn receive(
         &mut self,
         regions: &Regions,
@@ -115,7 +118,7 @@ impl Conn {
         counters: &mut RailCounters,
         events: &mut Vec<Event>,
         effects: &mut Vec<Effect>,
-    ) -> Result<(), Broken> {
+    ) -> Result<usize, Broken> {
         let mut surroundings = Surroundings {
             regions,
             scratch,

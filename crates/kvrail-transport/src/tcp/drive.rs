@@ -18,6 +18,10 @@ use super::{LISTENER, Tcp, route_of};
 
 /// Connections accepted in one poll, so that a storm of them does not starve the others.
 const ACCEPTS_MAX: usize = 64;
+/// Connections that are asked before epoll, how long after their last bytes, and how often epoll is asked meanwhile.
+const HOT_MAX: usize = 4;
+const HOT_FOR: std::time::Duration = std::time::Duration::from_micros(100);
+const HOT_POLLS: u32 = 4;
 /// Pause of a listener when the process has no descriptors left.
 const LISTENER_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -25,6 +29,33 @@ impl Tcp {
     pub(super) fn drive(&mut self, now: Time, events: &mut Vec<Event>) {
         self.fire_timers(now);
         self.flush(now);
+        self.polls = self.polls.wrapping_add(1);
+        self.serve_hot(now, events);
+        if self.hot.is_empty() || self.polls.is_multiple_of(HOT_POLLS) {
+            self.serve_ready(now, events);
+        }
+        self.flush(now);
+        events.append(&mut self.backlog);
+    }
+
+    /// Asks connections on which bytes just arrived for more, which saves asking epoll first. Each poll extends or
+    /// ends that by the clock: after a pause of this process epoll is asked, which knows of dead connections.
+    fn serve_hot(&mut self, now: Time, events: &mut Vec<Event>) {
+        let mut at = 0;
+        while let Some(key) = self.hot.get(at).copied() {
+            if self.conns.get(key).and_then(|c| c.hot).is_some_and(|until| until > now) {
+                self.serve(now, key, sys::READABLE, events);
+                at += 1;
+            } else {
+                self.hot.swap_remove(at);
+                if let Some(conn) = self.conns.get_mut(key) {
+                    conn.hot = None;
+                }
+            }
+        }
+    }
+
+    fn serve_ready(&mut self, now: Time, events: &mut Vec<Event>) {
         let mut ready = std::mem::take(&mut self.ready);
         self.epoll.ready(&mut ready);
         for Ready { key, what } in ready.drain(..) {
@@ -35,8 +66,6 @@ impl Tcp {
             }
         }
         self.ready = ready;
-        self.flush(now);
-        events.append(&mut self.backlog);
     }
 
     fn fire_timers(&mut self, now: Time) {
@@ -122,7 +151,14 @@ impl Tcp {
         let mut result = Ok(());
         if what & (sys::READABLE | sys::HUNG_UP) != 0 {
             let counters = &mut self.rail_counters[conn.rail.index()];
-            result = conn.receive(&self.regions, &mut self.scratch, counters, events, &mut self.effects);
+            let received =
+                conn.receive(&self.regions, &mut self.scratch, counters, events, &mut self.effects);
+            let arrived = received.as_ref().is_ok_and(|bytes| *bytes > 0);
+            let room = conn.hot.is_some() || self.hot.len() < HOT_MAX;
+            if arrived && room && conn.hot.replace(now + HOT_FOR).is_none() {
+                self.hot.push(key);
+            }
+            result = received.map(drop);
             let mut effects = std::mem::take(&mut self.effects);
             for effect in effects.drain(..) {
                 self.apply(now, key, effect);
@@ -234,7 +270,7 @@ impl Tcp {
     pub(super) fn answer_and_close(&mut self, now: Time, key: ConnKey, answer: Answer) {
         if let Some(conn) = self.conns.get_mut(key) {
             // One small packet into an empty buffer; when even that fails, the dialer's deadline tells it.
-            let _ = conn.socket.send(&answer.encode());
+            let _ = conn.socket.send_with_flags(&answer.encode(), libc::MSG_NOSIGNAL);
             let why =
                 if let Answer::Version(_) = answer { "another version" } else { "not for this instance" };
             log::debug!("tcp: a connection was refused: {why}");
@@ -255,7 +291,8 @@ impl Tcp {
         let from = conn.socket.peer_addr().ok().and_then(|a| a.as_socket());
         match broken {
             Broken::Protocol(error @ FrameError::Version(_)) => {
-                let _ = conn.socket.send(&Answer::Version(super::frame::VERSION).encode());
+                let answer = Answer::Version(super::frame::VERSION).encode();
+                let _ = conn.socket.send_with_flags(&answer, libc::MSG_NOSIGNAL);
                 self.warn_once(&format!("tcp: a connection from {from:?} was refused: {error}"));
             }
             Broken::Protocol(error) => {
@@ -293,7 +330,7 @@ impl Tcp {
     pub(super) fn say_goodbye(&mut self) {
         for conn in self.conns.values_mut() {
             if conn.state == State::Open && conn.outbox.is_empty() {
-                let _ = conn.socket.send(&Head::Bye.encode());
+                let _ = conn.socket.send_with_flags(&Head::Bye.encode(), libc::MSG_NOSIGNAL);
             }
         }
     }

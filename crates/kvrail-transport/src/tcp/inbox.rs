@@ -137,8 +137,8 @@ impl Inbox {
         Self { stage: Stage::Greeting, partial: Vec::new(), landings: VecDeque::new() }
     }
 
-    /// Receives until the kernel has no more or the turn is over.
-    pub(crate) fn receive(&mut self, fd: RawFd, s: &mut Surroundings<'_>) -> Result<(), Broken> {
+    /// Receives until the kernel has no more or the turn is over. Returns the number of bytes.
+    pub(crate) fn receive(&mut self, fd: RawFd, s: &mut Surroundings<'_>) -> Result<usize, Broken> {
         let mut turn = 0;
         while turn < TURN_BYTES_MAX && !s.serving.is_swamped() {
             let (landing_bytes, asked) = self.aim(s);
@@ -164,7 +164,7 @@ impl Inbox {
                 break;
             }
         }
-        Ok(())
+        Ok(turn)
     }
 
     /// Aims the next receive: known targets first, then the staging buffer. Returns the bytes of the targets and of

@@ -1,0 +1,450 @@
+//! The initiator: drives each case round by round, and decides which figures count.
+//!
+//! A round, when every transfer is verified (KR-15):
+//! 1. the target poisons its blocks (or fills them, when it is the source);
+//! 2. untimed transfers warm the same blocks up;
+//! 3. the local side is made fresh: for a write the source gets the round's own bytes, for a read the destination is
+//!    poisoned again. From here on, only the timed transfers can make the bytes right;
+//! 4. each slot is transferred once, timed;
+//! 5. every byte is checked, where it arrived;
+//! 6. the plain copy runs over the same blocks.
+
+use std::time::{Duration, Instant};
+
+use crate::args::{Effort, Run};
+use crate::case::{Case, Geometry, Memory, Op, Transport, Verify};
+use crate::ceiling::Ceiling;
+use crate::control::{Message, Wound};
+use crate::endpoint::{self, Endpoint, Pool, Prepared, Remote};
+use crate::environment;
+use crate::failure::Failure;
+use crate::link::Link;
+use crate::measure::{self, Course, Extent, STAMPS_MAX, Samples, Track};
+use crate::pattern::{self, Pattern, Source};
+use crate::report::{Carrier, Control, Row};
+use crate::signals;
+use crate::target::{CONTROL_REGION_BYTES, stray, verify};
+
+/// Rounds of a case at least: a median of fewer says little.
+const ROUNDS_MIN: u32 = 5;
+/// A case may take this many times its timed duration in all.
+const CASE_TIMES_DURATION: u32 = 5;
+/// Timed laps that nobody verifies go on for so long between two words to the target.
+const LAP: Duration = Duration::from_millis(20);
+/// Slowest filling, poisoning and checking that is waited for, bytes per second.
+const HANDLING_BPS: u64 = 20 << 20;
+/// Empty laps from which the cost of talk is taken.
+const TALKS: usize = 9;
+/// What every notification says.
+const NOTIFICATION: &[u8] = b"kvrail bench";
+/// Repetitions of a control measurement.
+const CONTROL_REPETITIONS: u32 = 7;
+/// Regions of a control measurement: the name of its field says so, too.
+const CONTROL_REGIONS: u32 = 10_000;
+
+/// What a case yields: a row if anything was measured, and how it ended.
+pub(crate) type Ended = (Option<Row>, Result<(), Failure>);
+
+/// A case, set up on both sides. Fields go in this order: transfers, then memory, then the agent.
+struct Open<'a> {
+    plans: Vec<Vec<Prepared>>,
+    pool: Pool,
+    remote: Remote,
+    endpoint: Endpoint,
+    ceiling: Ceiling,
+    geometry: Geometry,
+    pattern: Pattern,
+    tracks: Vec<Track>,
+    samples: Samples,
+    /// Notifications that the target has not been asked about yet.
+    sent: u64,
+    /// CPU time of the target for the words around one lap.
+    talk: Duration,
+    carrier: Carrier,
+    case: &'a Case,
+    link: &'a Link,
+    run: &'a Run,
+}
+
+/// Measures one case. `said` hears what carries it, before the first transfer.
+pub(crate) fn run_case(link: &Link, run: &Run, case: &Case, said: &mut dyn FnMut(&Carrier)) -> Ended {
+    let mut open = match Open::new(link, run, case) {
+        Ok(open) => open,
+        Err(failure) => return (None, Err(failure)),
+    };
+    said(&open.carrier);
+    let measured = open.measure().and_then(|()| open.close_target()).map_err(|f| link.explain(f));
+    let wrong = matches!(&measured, Err(f) if f.kind == crate::failure::Kind::Check);
+    let verified = !wrong && case.verify != Verify::Off;
+    // Transfers that were measured before the interruption were verified, each in its round.
+    let counts = open.samples.transfers > 0 && (measured.is_ok() || wrong || case.verify == Verify::Every);
+    let row = counts.then(|| Row::new(case, &open.carrier, &open.samples, verified));
+    (row, measured)
+}
+
+impl<'a> Open<'a> {
+    fn new(link: &'a Link, run: &'a Run, case: &'a Case) -> Result<Self, Failure> {
+        let local = case.pool_bytes + Ceiling::bytes(case);
+        let shared_host = link.same_host(&environment::boot_id());
+        let both = if shared_host { local + case.pool_bytes } else { local };
+        environment::check_memory(both, &format!("{case}"))?;
+
+        link.send(Message::Open { case: Box::new(case.clone()) })?;
+        let geometry = Geometry::new(case);
+        let name = format!("kvrail-bench-initiator-{}-{}", std::process::id(), case.index);
+        let endpoint = Endpoint::create(&name, case.transport, &link.local_ip(), run.progress, run.timeout)?;
+        let pool = endpoint.register(endpoint::allocate(case.memory, case.pool_bytes)?)?;
+        pattern::poison(&pool, 0, case.pool_bytes);
+        let ceiling = Ceiling::new(case, &geometry)?;
+        let within = run.timeout + handling(case.pool_bytes);
+        match link.receive("its memory", within)? {
+            Message::Opened => {}
+            other => return Err(link.unexpected("its memory", &other)),
+        }
+        let metadata = link.receive_blob("its metadata", run.timeout)?;
+        let remote = endpoint.connect(&metadata, run.timeout)?;
+        let mut reason = reason(case.transport, &remote, shared_host);
+        if remote.transport() == "shm"
+            && case.memory == Memory::Private
+            && let Err(e) = environment::may_reach_process(link.hello.pid)
+        {
+            if case.transport == Transport::Shm {
+                return Err(endpoint::process_vm_denied(&e.to_string()));
+            }
+            reason +=
+                "; not process_vm, which the kernel denies: private memory is copied twice, through a ring";
+        }
+        let carrier = Carrier { reason, transport: remote.transport(), pages: pool.pages() };
+        let source = match case.op {
+            Op::Write => Source::Initiator,
+            Op::Read => Source::Target,
+        };
+        let mut open = Self {
+            plans: Vec::new(),
+            tracks: (0..case.threads).map(|_| Track::new()).collect(),
+            pattern: Pattern::new(case.seed, source),
+            samples: Samples::new(),
+            sent: 0,
+            talk: Duration::ZERO,
+            pool,
+            remote,
+            endpoint,
+            ceiling,
+            geometry,
+            carrier,
+            case,
+            link,
+            run,
+        };
+        for thread in 0..case.threads {
+            let slots = (0..case.slots).map(|slot| open.prepare(thread, slot)).collect::<Result<_, _>>()?;
+            open.plans.push(slots);
+        }
+        open.weigh_talk()?;
+        Ok(open)
+    }
+
+    fn prepare(&mut self, thread: u32, slot: u32) -> Result<Prepared, Failure> {
+        let blocks = Geometry::slot(self.case, thread, slot);
+        let (local, remote) = (&self.geometry.initiator[blocks.clone()], &self.geometry.target[blocks]);
+        let (prepared, took) =
+            self.endpoint.prepare(&self.remote, &self.pool, local, remote, self.case.block_bytes)?;
+        measure::record(&mut self.samples.prepare, took);
+        Ok(prepared)
+    }
+
+    fn measure(&mut self) -> Result<(), Failure> {
+        let begin = Instant::now();
+        let mut round = 0;
+        let mut timed = 0;
+        loop {
+            let enough = match self.run.effort {
+                Effort::Iterations(n) => timed >= n,
+                Effort::Duration(d) => {
+                    round >= ROUNDS_MIN
+                        && (self.samples.wall >= d || begin.elapsed() >= d * CASE_TIMES_DURATION)
+                }
+            };
+            if enough {
+                break;
+            }
+            let left = match self.run.effort {
+                Effort::Iterations(n) => n - timed,
+                Effort::Duration(_) => u64::MAX,
+            };
+            // The last transfers of a run that is verified at its end go like those of one that is verified
+            // throughout.
+            let last = left <= u64::from(self.case.slots);
+            let verified = self.case.verify == Verify::Every || (self.case.verify == Verify::Last && last);
+            timed += self.round(round, left, verified)?;
+            round += 1;
+        }
+        if self.case.verify == Verify::Last && matches!(self.run.effort, Effort::Duration(_)) {
+            self.round(round, u64::from(self.case.slots), true)?;
+        }
+        Ok(())
+    }
+
+    /// One round; the number of timed transfers per thread.
+    fn round(&mut self, round: u32, left: u64, verified: bool) -> Result<u64, Failure> {
+        if signals::interrupted() {
+            return Err(Failure::interrupted());
+        }
+        let slots = u64::from(self.case.slots).min(left) as usize;
+        // The last transfers on each slot are left to a verified round.
+        let room = usize::try_from(left - slots as u64).unwrap_or(usize::MAX).min(STAMPS_MAX);
+        let room = if self.case.verify == Verify::Last { room } else { STAMPS_MAX.min(left as usize) };
+        // Odd: the warm-up before it has the even number below.
+        let number = round * 2 + 1;
+        let fresh = verified || round == 0;
+        self.plans[0][0] = self.prepare(0, 0)?;
+        if fresh {
+            self.ask(Message::Reset { round: number }, "to prepare its memory")?;
+            if self.case.op == Op::Write {
+                self.fill(number - 1);
+            }
+        }
+        if fresh || self.run.warmup > 0 {
+            self.warm_up()?;
+        }
+        if fresh {
+            match self.case.op {
+                Op::Write => self.fill(number),
+                Op::Read => self.poison(),
+            }
+        }
+        self.ask(Message::Mark, "to be ready")?;
+        let extent = if verified {
+            Extent { slots, at_least: Duration::ZERO, transfers_max: slots }
+        } else {
+            Extent { slots, at_least: LAP, transfers_max: room }
+        };
+        let (wall, cpu) = self.lap(extent)?;
+        let transfers = self.tracks[0].len();
+        self.count_sent();
+        let sent = std::mem::take(&mut self.sent);
+        let target_looks = verified && self.case.op == Op::Write;
+        let damage = self.settle(number, slots as u32, target_looks, sent)?;
+        let damage = match self.case.op {
+            Op::Read if verified => self.look(number, slots as u32)?,
+            _ => damage,
+        };
+        self.samples.add_lap(self.case, &self.tracks, wall);
+        self.samples.cpu_initiator += cpu;
+        if let Some(wound) = damage {
+            return Err(wounded(self.case, &wound));
+        }
+        if self.run.warmup > 0 {
+            self.ceiling.lap(&self.pool);
+        }
+        let wall = self.ceiling.lap(&self.pool);
+        self.samples.add_ceiling(u64::from(self.case.threads) * u64::from(self.case.slots), wall);
+        Ok(transfers as u64)
+    }
+
+    fn course(&self) -> Course<'a> {
+        Course {
+            pulse: self.link.pulse(),
+            op: self.case.op,
+            notification: self.case.notify.then_some(NOTIFICATION),
+            timeout: self.run.timeout,
+        }
+    }
+
+    fn lap(&mut self, extent: Extent) -> Result<(Duration, Duration), Failure> {
+        let course = self.course();
+        let before = measure::cpu_time();
+        let wall = measure::lap(&course, extent, &mut self.plans, &mut self.tracks)?;
+        Ok((wall, measure::cpu_time().saturating_sub(before)))
+    }
+
+    fn warm_up(&mut self) -> Result<(), Failure> {
+        let slots = self.case.slots as usize;
+        let extent = Extent { slots, at_least: Duration::ZERO, transfers_max: slots };
+        for _ in 0..self.run.warmup {
+            measure::lap(&self.course(), extent, &mut self.plans, &mut self.tracks)?;
+            self.count_sent();
+        }
+        Ok(())
+    }
+
+    fn count_sent(&mut self) {
+        if self.case.notify {
+            self.sent += self.tracks.iter().map(|t| t.len() as u64).sum::<u64>();
+        }
+    }
+
+    fn fill(&self, round: u32) {
+        for &offset in &self.geometry.initiator {
+            self.pattern.fill(&self.pool, round, offset, self.case.block_bytes);
+        }
+    }
+
+    fn poison(&self) {
+        for &offset in &self.geometry.initiator {
+            pattern::poison(&self.pool, offset, self.case.block_bytes);
+        }
+    }
+
+    fn look(&self, round: u32, slots: u32) -> Result<Option<Wound>, Failure> {
+        let geometry = &self.geometry;
+        verify(self.case, self.pattern, &self.pool, &geometry.initiator, &geometry.target, round, slots)
+    }
+
+    /// Tells the target something that it answers with `Done`.
+    fn ask(&self, message: Message, what: &str) -> Result<(), Failure> {
+        self.link.send(message)?;
+        match self.receive(what)? {
+            Message::Done => Ok(()),
+            other => Err(self.link.unexpected(what, &other)),
+        }
+    }
+
+    /// Waits for the target, and meanwhile drives the agent: with inline progress nobody else does, and what it has
+    /// to say to its peer beside the transfers would stay unsaid.
+    fn receive(&self, awaited: &str) -> Result<Message, Failure> {
+        let drive = || self.endpoint.drive();
+        self.link.receive_while(awaited, self.within(), Some(&drive))
+    }
+
+    /// Measures what the words around a lap cost the target, so that its CPU time is that of the transfers.
+    fn weigh_talk(&mut self) -> Result<(), Failure> {
+        let mut costs = Vec::with_capacity(TALKS);
+        for _ in 0..TALKS {
+            let before = self.samples.cpu_target;
+            self.ask(Message::Mark, "to be ready")?;
+            self.settle(0, 0, false, 0)?;
+            costs.push(self.samples.cpu_target - before);
+        }
+        costs.sort_unstable();
+        self.talk = costs[TALKS / 2];
+        self.samples.cpu_target = Duration::ZERO;
+        Ok(())
+    }
+
+    fn settle(&mut self, round: u32, slots: u32, verify: bool, sent: u64) -> Result<Option<Wound>, Failure> {
+        self.link.send(Message::Settle { round, transfers: slots, verify, notifications: sent })?;
+        let awaited = "its view of the round";
+        match self.receive(awaited)? {
+            Message::Settled { cpu_ns, damage } => {
+                self.samples.cpu_target += Duration::from_nanos(cpu_ns).saturating_sub(self.talk);
+                Ok(damage)
+            }
+            other => Err(self.link.unexpected(awaited, &other)),
+        }
+    }
+
+    /// Ends the case at the target and looks beside the blocks, on both sides.
+    fn close_target(&mut self) -> Result<(), Failure> {
+        self.plans.clear();
+        self.link.send(Message::Close)?;
+        let awaited = "the end of the case";
+        let there = match self.receive(awaited)? {
+            Message::Closed { stray } => stray,
+            other => return Err(self.link.unexpected(awaited, &other)),
+        };
+        let here = stray(self.case, &self.geometry.initiator, &self.pool);
+        for (whose, at) in [("target", there), ("initiator", here)] {
+            if let Some(at) = at {
+                return Err(Failure::check(format!(
+                    "case {} ({}): the byte at offset {at} of the {whose}'s region belongs to no block and was \
+                     overwritten",
+                    self.case.index, self.case
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn within(&self) -> Duration {
+        self.run.timeout + handling(self.case.pool_bytes)
+    }
+}
+
+fn handling(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / HANDLING_BPS)
+}
+
+/// Why this transport and no other (KR-13).
+fn reason(asked: Transport, remote: &Remote, same_host: bool) -> String {
+    let got = remote.transport();
+    let mut reasons = match (asked, got.as_str(), same_host) {
+        (Transport::Auto, "shm", _) => vec!["the fastest, both processes are on this host".into()],
+        (Transport::Auto, _, false) => vec!["the processes are on different hosts".into()],
+        (Transport::Auto, ..) => vec!["the best of those that reach the target".into()],
+        (Transport::Shm | Transport::Tcp, ..) => vec!["as told by --transport".into()],
+    };
+    reasons.extend(remote.passed_over());
+    reasons.join("; ")
+}
+
+fn wounded(case: &Case, wound: &Wound) -> Failure {
+    let damage = &wound.damage;
+    let (slots, batch) = (u64::from(case.slots), case.batch);
+    let (thread, slot, block) =
+        (wound.block / batch / slots, wound.block / batch % slots, wound.block % batch);
+    let bytes =
+        if damage.bad_bytes == 1 { "1 byte is".into() } else { format!("{} bytes are", damage.bad_bytes) };
+    Failure::check(format!(
+        "case {} ({case}): block {}, offset {}: expected {:#04x}, found {:#04x}; {bytes} wrong of {}; {}",
+        case.index, wound.block, damage.offset, damage.expected, damage.found, case.block_bytes, damage.kind
+    ))
+    .hint(format!(
+        "block {} is number {block} of the transfer in slot {slot} of thread {thread}, round {}; the byte is at offset \
+         {} of the region that it arrived in",
+        wound.block, wound.round, damage.region_offset
+    ))
+    .hint(format!("the figures of this case do not count; repeat it with --seed {}", case.seed))
+}
+
+/// Measures the control path on one transport.
+///
+/// # Errors
+/// What ended it early.
+pub(crate) fn run_control(link: &Link, run: &Run, transport: Transport) -> Result<Control, Failure> {
+    let mut times: [Vec<u64>; 4] = Default::default();
+    let (mut metadata_bytes, mut name) = (0, String::new());
+    environment::check_memory(
+        2 * u64::from(CONTROL_REGIONS) * CONTROL_REGION_BYTES,
+        "the control measurement",
+    )?;
+    for repetition in 0..CONTROL_REPETITIONS {
+        link.send(Message::OpenControl { regions: CONTROL_REGIONS, transport })?;
+        let awaited = "its registrations";
+        match link.receive(awaited, run.timeout)? {
+            Message::ControlReady { create_agent_ns, register_ns, export_ns } => {
+                for (times, ns) in times.iter_mut().zip([create_agent_ns, register_ns, export_ns]) {
+                    times.push(ns);
+                }
+            }
+            other => return Err(link.unexpected(awaited, &other)),
+        }
+        let metadata = link.receive_blob("its metadata", run.timeout)?;
+        metadata_bytes = metadata.len() as u64;
+        let agent = format!("kvrail-bench-initiator-{}-c{repetition}", std::process::id());
+        let endpoint = Endpoint::create(&agent, transport, &link.local_ip(), run.progress, run.timeout)?;
+        let start = Instant::now();
+        let remote = endpoint.import(&metadata)?;
+        times[3].push(start.elapsed().as_nanos().try_into().unwrap_or(u64::MAX));
+        name = remote.transport();
+        drop((remote, endpoint));
+        link.send(Message::Close)?;
+        match link.receive("the end of the measurement", run.timeout)? {
+            Message::Closed { .. } => {}
+            other => return Err(link.unexpected("the end of the measurement", &other)),
+        }
+    }
+    let [create, register, export, import] = times.map(|mut t| {
+        t.sort_unstable();
+        t[t.len() / 2] as f64 / 1e6
+    });
+    Ok(Control {
+        transport: name,
+        repetitions: CONTROL_REPETITIONS,
+        create_agent_ms: create,
+        register_10000_ms: register,
+        export_ms: export,
+        metadata_bytes,
+        import_ms: import,
+    })
+}

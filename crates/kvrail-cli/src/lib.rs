@@ -1,0 +1,51 @@
+//! The program `kvrail`: benchmarks first.
+//!
+//! `main` reads the command line, runs one command and turns its end into an exit code; everything else is in
+//! modules named after what they hold. stdout is data, stderr is talk.
+
+mod args;
+mod bench;
+mod case;
+mod ceiling;
+mod control;
+mod endpoint;
+mod environment;
+mod failure;
+mod initiator;
+mod link;
+mod measure;
+mod pattern;
+mod report;
+mod signals;
+mod spawn;
+mod table;
+mod talk;
+mod target;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+
+/// Runs the program on the process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    talk::install();
+    let ended = match &cli.command {
+        Command::Bench(bench) => bench::run(bench),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! The control link at run time: one socket, one reader thread, one heartbeat.
+//!
+//! Whoever waits for the peer waits here, with a deadline, and learns within a second that the peer's process died,
+//! within [`SILENCE_MAX`] that its host did, and within a moment that someone pressed Ctrl-C.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::control::{self, Frame, Hello, Message, PREAMBLE_BYTES, ProtocolError};
+use crate::failure::{Failure, Kind};
+use crate::signals;
+use crate::units;
+
+/// A peer that sends nothing at all for so long is given up: its heart beats every [`BEAT`].
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+const BEAT: Duration = Duration::from_millis(500);
+const _: () = assert!(SILENCE_MAX.as_millis() >= 10 * BEAT.as_millis(), "a late beat or two is no death");
+
+/// How often a wait looks at Ctrl-C and the deadline.
+const TICK: Duration = Duration::from_millis(50);
+/// How long after a failure the peer's own account of it is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How often a wait calls what is to be done meanwhile.
+const IDLE_TICK: Duration = Duration::from_millis(1);
+/// Frames read ahead; more stay in the socket (backpressure).
+const INBOX_FRAMES: usize = 16;
+/// How long the first bytes of a connection may take.
+const GREETING_MAX: Duration = Duration::from_secs(5);
+
+/// An open control link.
+pub(crate) struct Link {
+    socket: TcpStream,
+    writer: Arc<Mutex<TcpStream>>,
+    inbox: Receiver<io::Result<Frame>>,
+    pulse: Arc<Pulse>,
+    stop: Arc<AtomicBool>,
+    /// What the peer is called in messages: `target 10.0.0.7:7100`.
+    peer: String,
+    /// What the peer said about itself.
+    pub(crate) hello: Hello,
+}
+
+/// When the peer was last heard, and whether its socket is closed: what a measured loop may look at.
+pub(crate) struct Pulse {
+    origin: Instant,
+    last_ms: AtomicU64,
+    gone: AtomicBool,
+}
+
+impl Pulse {
+    fn now(&self) {
+        self.last_ms.store(self.origin.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+    /// Whether the peer's process is known to be gone: a few loads, cheap enough for the slow path of a wait.
+    pub(crate) fn gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed) || self.silence() > SILENCE_MAX
+    }
+    fn silence(&self) -> Duration {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.origin.elapsed().saturating_sub(last)
+    }
+}
+
+impl Link {
+    /// Greets the peer on a fresh connection.
+    ///
+    /// # Errors
+    /// When the peer is no kvrail bench, of another version, of the same role, or silent.
+    pub(crate) fn open(socket: TcpStream, hello: Hello) -> Result<Self, Failure> {
+        let address = socket.peer_addr().map_or_else(|_| "?".into(), |a| a.to_string());
+        let other = if hello.role == "initiator" { "target" } else { "initiator" };
+        let peer = format!("{other} {address}");
+        let failed = |e: io::Error| lost(&peer, &e, "in the greeting");
+        socket.set_nodelay(true).map_err(failed)?;
+        socket.set_read_timeout(Some(GREETING_MAX)).map_err(failed)?;
+        socket.set_write_timeout(Some(SILENCE_MAX)).map_err(failed)?;
+        let mut stream = socket.try_clone().map_err(failed)?;
+        stream.write_all(&control::preamble()).map_err(failed)?;
+        let mut preamble = [0; PREAMBLE_BYTES];
+        stream.read_exact(&mut preamble).map_err(failed)?;
+        control::check_preamble(&preamble).map_err(|e| unlike(&peer, &e))?;
+        let bytes =
+            control::encode(&Frame::Message(Message::Hello(hello.clone()))).map_err(|e| unlike(&peer, &e))?;
+        stream.write_all(&bytes).map_err(failed)?;
+        let theirs = match control::read_frame(&mut stream).map_err(failed)? {
+            Frame::Message(Message::Hello(theirs)) => theirs,
+            Frame::Message(Message::Abort { failure }) => return Err(failure.told_by(&peer)),
+            other => return Err(Failure::peer(format!("{peer} did not introduce itself: {other:?}"))),
+        };
+        if theirs.role == hello.role {
+            return Err(Failure::peer(format!("both sides are {}s; {address} is one too", hello.role))
+                .hint("start one side with --role target and the other with --role initiator"));
+        }
+        if theirs.program != hello.program {
+            return Err(Failure::peer(format!(
+                "{peer} is kvrail {}, this is kvrail {}; their figures do not mix",
+                theirs.program, hello.program
+            ))
+            .hint("install the same version on both hosts"));
+        }
+        socket.set_read_timeout(None).map_err(failed)?;
+        Self::start(socket, stream, peer, theirs)
+    }
+
+    fn start(socket: TcpStream, reader: TcpStream, peer: String, hello: Hello) -> Result<Self, Failure> {
+        let failed = |e: io::Error| lost(&peer, &e, "in the greeting");
+        let writer = Arc::new(Mutex::new(socket.try_clone().map_err(failed)?));
+        let pulse = Arc::new(Pulse {
+            origin: Instant::now(),
+            last_ms: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, inbox) = sync_channel(INBOX_FRAMES);
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new()
+                .name(name.into())
+                .spawn(body)
+                .map(|_| ())
+                .map_err(|e| Failure::environment(format!("cannot start a thread: {e}")))
+        };
+        let reading = Arc::clone(&pulse);
+        spawn("kvrail-link", Box::new(move || read_loop(reader, &sender, &reading)))?;
+        let (beating, stopping) = (Arc::clone(&writer), Arc::clone(&stop));
+        spawn("kvrail-beat", Box::new(move || beat_loop(&beating, &stopping)))?;
+        Ok(Self { socket, writer, inbox, pulse, stop, peer, hello })
+    }
+
+    /// The address that the control link has here: where a tcp transport should listen, too.
+    pub(crate) fn local_ip(&self) -> String {
+        self.socket.local_addr().map_or_else(|_| "127.0.0.1".into(), |a| a.ip().to_string())
+    }
+
+    /// Both ends run on one kernel.
+    pub(crate) fn same_host(&self, ours: &str) -> bool {
+        !ours.is_empty() && self.hello.boot_id == ours
+    }
+
+    /// The peer's signs of life.
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// Says something.
+    ///
+    /// # Errors
+    /// When the peer is gone.
+    pub(crate) fn send(&self, message: Message) -> Result<(), Failure> {
+        self.send_frame(&Frame::Message(message))
+    }
+
+    /// Sends metadata.
+    ///
+    /// # Errors
+    /// When the peer is gone, or the metadata is longer than the protocol allows.
+    pub(crate) fn send_blob(&self, bytes: Vec<u8>) -> Result<(), Failure> {
+        self.send_frame(&Frame::Blob(bytes))
+    }
+
+    fn send_frame(&self, frame: &Frame) -> Result<(), Failure> {
+        let bytes = control::encode(frame).map_err(|e| Failure::peer(format!("this side {e}")))?;
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.write_all(&bytes).map_err(|e| lost(&self.peer, &e, "while it was told what to do"))
+    }
+
+    /// A better explanation for a failure that may be the peer's end: its own last words, or that its process is
+    /// gone, if either is learnt within a moment.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        if failure.kind != Kind::Peer {
+            return failure;
+        }
+        let until = Instant::now() + LAST_WORDS;
+        loop {
+            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Ok(Frame::Message(Message::Abort { failure }))) => return failure.told_by(&self.peer),
+                Ok(Ok(_)) => {}
+                Ok(Err(e)) => {
+                    let ended = lost(&self.peer, &e, "in mid-run");
+                    return Failure { what: format!("{}; {}", ended.what, failure.what), ..ended };
+                }
+                Err(_) => return failure,
+            }
+        }
+    }
+
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// When the peer aborts, dies or is silent, when `within` is over, or on Ctrl-C.
+    pub(crate) fn receive(&self, awaited: &str, within: Duration) -> Result<Message, Failure> {
+        self.receive_while(awaited, within, None)
+    }
+
+    /// The same, and meanwhile calls `idle` every now and then.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub(crate) fn receive_while(
+        &self,
+        awaited: &str,
+        within: Duration,
+        idle: Option<&dyn Fn()>,
+    ) -> Result<Message, Failure> {
+        match self.receive_frame(awaited, within, idle)? {
+            Frame::Message(message) => Ok(message),
+            other => Err(self.unexpected(awaited, &other)),
+        }
+    }
+
+    /// Waits for metadata.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub(crate) fn receive_blob(&self, awaited: &str, within: Duration) -> Result<Vec<u8>, Failure> {
+        match self.receive_frame(awaited, within, None)? {
+            Frame::Blob(bytes) => Ok(bytes),
+            other => Err(self.unexpected(awaited, &other)),
+        }
+    }
+
+    /// The failure for something that does not belong here.
+    pub(crate) fn unexpected(&self, awaited: &str, got: &dyn std::fmt::Debug) -> Failure {
+        let mut got = format!("{got:?}");
+        got.truncate(got.char_indices().nth(80).map_or(got.len(), |(i, _)| i));
+        Failure::peer(format!("{} was to send {awaited} and sent {got}", self.peer))
+    }
+
+    fn receive_frame(
+        &self,
+        awaited: &str,
+        within: Duration,
+        idle: Option<&dyn Fn()>,
+    ) -> Result<Frame, Failure> {
+        let deadline = Instant::now() + within;
+        let tick = if idle.is_some() { IDLE_TICK } else { TICK };
+        loop {
+            if let Some(idle) = idle {
+                idle();
+            }
+            if signals::interrupted() {
+                return Err(Failure::interrupted());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.inbox.recv_timeout(left.min(tick)) {
+                Ok(Ok(Frame::Message(Message::Abort { failure }))) => {
+                    return Err(failure.told_by(&self.peer));
+                }
+                Ok(Ok(frame)) => return Ok(frame),
+                Ok(Err(e)) => return Err(lost(&self.peer, &e, &format!("while {awaited} was awaited"))),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let e = io::ErrorKind::UnexpectedEof.into();
+                    return Err(lost(&self.peer, &e, &format!("while {awaited} was awaited")));
+                }
+                Err(RecvTimeoutError::Timeout) if left <= tick => {
+                    return Err(Failure::peer(format!(
+                        "{} did not send {awaited} within {}, though its heart beats",
+                        self.peer,
+                        units::span(within)
+                    ))
+                    .hint("raise --timeout if the sizes are large for that host"));
+                }
+                Err(RecvTimeoutError::Timeout) if self.pulse.silence() > SILENCE_MAX => {
+                    return Err(Failure::peer(format!(
+                        "{} is silent for {} while {awaited} was awaited: its host or the network is gone",
+                        self.peer,
+                        units::span(SILENCE_MAX)
+                    )));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Ends the reader thread; what was sent before is still delivered. Errors mean that it is closed already.
+        let _ = self.socket.shutdown(Shutdown::Write);
+        let _ = self.socket.set_read_timeout(Some(TICK));
+    }
+}
+
+fn read_loop(mut socket: TcpStream, inbox: &SyncSender<io::Result<Frame>>, heard: &Pulse) {
+    loop {
+        let frame = control::read_frame(&mut socket);
+        heard.now();
+        match frame {
+            Ok(Frame::Beat) => {}
+            Ok(frame) => {
+                if inbox.send(Ok(frame)).is_err() {
+                    return;
+                }
+            }
+            Err(e) => {
+                heard.gone.store(true, Ordering::Relaxed);
+                let _ = inbox.send(Err(e));
+                return;
+            }
+        }
+    }
+}
+
+fn beat_loop(writer: &Mutex<TcpStream>, stop: &AtomicBool) {
+    let Ok(beat) = control::encode(&Frame::Beat) else { return };
+    while !stop.load(Ordering::Relaxed) {
+        let sent = writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(&beat);
+        if sent.is_err() {
+            return;
+        }
+        thread::sleep(BEAT);
+    }
+}
+
+fn lost(peer: &str, e: &io::Error, when: &str) -> Failure {
+    let how = match e.kind() {
+        io::ErrorKind::UnexpectedEof => "closed the link: its process ended or was killed".into(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+            "reset the link: its process was killed".into()
+        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "does not answer".into(),
+        io::ErrorKind::InvalidData => return Failure::peer(format!("{peer} {e} ({when})")),
+        _ => format!("cannot be reached: {e}"),
+    };
+    Failure::peer(format!("{peer} {how} ({when})"))
+}
+
+fn unlike(peer: &str, e: &ProtocolError) -> Failure {
+    let failure = Failure::peer(format!("{peer} {e}"));
+    match e {
+        ProtocolError::Version(_) => failure.hint("install the same version of kvrail on both hosts"),
+        _ => failure.hint("check the address: another program listens there"),
+    }
+}
+
+/// Listens for an initiator.
+///
+/// # Errors
+/// When the address does not parse, is not this host's, or its port is taken.
+pub(crate) fn listen(address: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|e| {
+        let failure = Failure::environment(format!("cannot listen on {address}: {e}"));
+        match e.kind() {
+            io::ErrorKind::AddrInUse => failure
+                .hint(format!("another process has that port; see which with: ss -ltnp | grep {address}")),
+            io::ErrorKind::AddrNotAvailable => {
+                failure.hint("the address is not one of this host's; see: ip addr")
+            }
+            _ => failure.hint("write HOST:PORT, for instance 0.0.0.0:7100 or [::]:7100"),
+        }
+    })
+}
+
+/// Listens at a rendezvous, or finds that it is taken or another host's: then this side goes there.
+///
+/// # Errors
+/// When the address does not parse or may not be used.
+pub(crate) fn bind_or_leave(address: &str) -> Result<Option<TcpListener>, Failure> {
+    match TcpListener::bind(address) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => Ok(None),
+        Err(_) => listen(address).map(Some),
+    }
+}
+
+/// Waits for an initiator.
+///
+/// # Errors
+/// When nobody comes in time, or on Ctrl-C.
+pub(crate) fn accept(listener: &TcpListener, within: Duration) -> Result<(TcpStream, SocketAddr), Failure> {
+    let broken = |e: io::Error| Failure::environment(format!("cannot accept connections: {e}"));
+    listener.set_nonblocking(true).map_err(broken)?;
+    let deadline = Instant::now() + within;
+    loop {
+        match listener.accept() {
+            Ok((socket, from)) => {
+                socket.set_nonblocking(false).map_err(broken)?;
+                return Ok((socket, from));
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(e) => return Err(broken(e)),
+        }
+        if signals::interrupted() {
+            return Err(Failure::interrupted());
+        }
+        if Instant::now() >= deadline {
+            let here = listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
+            return Err(Failure::peer(format!("no initiator came to {here} within {}", units::span(within)))
+                .hint(format!("start it: kvrail bench --role initiator --connect {here}"))
+                .hint("or wait longer with --timeout"));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Reaches a target that may not have started yet.
+///
+/// # Errors
+/// When the name does not resolve, nobody answers in time, or on Ctrl-C.
+pub(crate) fn connect(address: &str, within: Duration) -> Result<TcpStream, Failure> {
+    let deadline = Instant::now() + within;
+    let mut pause = Duration::from_millis(5);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let error = match connect_once(address, left.min(Duration::from_secs(3))) {
+            Ok(socket) => return Ok(socket),
+            Err(e) => e,
+        };
+        if signals::interrupted() {
+            return Err(Failure::interrupted());
+        }
+        if matches!(error.kind(), io::ErrorKind::InvalidInput) {
+            return Err(Failure::usage(format!("`{address}` is no address: {error}"))
+                .hint("write HOST:PORT, for instance node-2:7100 or [fd00::2]:7100"));
+        }
+        if Instant::now() + pause >= deadline {
+            return Err(Failure::peer(format!(
+                "nobody answers at {address} within {}: {error}",
+                units::span(within)
+            ))
+            .hint("start the other side there: kvrail bench --role target --listen 0.0.0.0:PORT")
+            .hint("or wait longer with --timeout"));
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+fn connect_once(address: &str, within: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for candidate in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&candidate, within) {
+            // A port in the ephemeral range can, without a listener, connect to itself.
+            Ok(socket) if socket.local_addr().ok() == socket.peer_addr().ok() => {
+                last = io::ErrorKind::ConnectionRefused.into();
+            }
+            Ok(socket) => return Ok(socket),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,257 @@
+//! The target: offers memory, prepares it for each round, and says afterwards what it holds.
+//!
+//! It obeys one initiator at a time, checks all that it is told (it is input from outside), and ends when that
+//! initiator says so, dies or falls silent.
+
+use std::time::{Duration, Instant};
+
+use crate::args::Injection;
+use crate::case::{Case, GUARD_BYTES, Geometry, Op, Progress, Transport};
+use crate::control::{Message, Wound};
+use crate::endpoint::{self, Endpoint, Pool};
+use crate::environment;
+use crate::failure::Failure;
+use crate::link::Link;
+use crate::measure;
+use crate::pattern::{self, Block, Bytes, Pattern, Source};
+use crate::signals;
+
+/// Longest wait for the initiator's next word inside a case: a round of large transfers may take this long. (A dead
+/// or silent initiator is noticed much earlier.)
+const ROUND_MAX: Duration = Duration::from_secs(900);
+/// Longest wait for notifications whose transfers have ended at the initiator.
+const NOTIFICATIONS_MAX: Duration = Duration::from_secs(5);
+/// Regions of a control measurement at most.
+const CONTROL_REGIONS_MAX: u32 = 100_000;
+/// Bytes of each of them.
+pub(crate) const CONTROL_REGION_BYTES: u64 = 4096;
+
+/// Serves one initiator to the end.
+///
+/// # Errors
+/// What ended the run early; the initiator has been told, too.
+pub(crate) fn serve(link: &Link, injection: Option<Injection>, timeout: Duration) -> Result<(), Failure> {
+    let ended = serve_cases(link, injection, timeout);
+    if let Err(failure) = &ended {
+        // If the link is gone, so is who would want to know.
+        let _ = link.send(Message::Abort { failure: failure.clone() });
+    }
+    ended
+}
+
+fn serve_cases(link: &Link, injection: Option<Injection>, timeout: Duration) -> Result<(), Failure> {
+    let awaited = "the next case";
+    loop {
+        match link.receive(awaited, ROUND_MAX)? {
+            Message::Open { case } => Served::open(link, *case, injection, timeout)?.run(link)?,
+            Message::OpenControl { regions, transport } => serve_control(link, regions, transport, timeout)?,
+            Message::Bye => return Ok(()),
+            other => return Err(link.unexpected(awaited, &other)),
+        }
+    }
+}
+
+/// A case in progress. The pool goes before the endpoint: deregistration needs its agent.
+struct Served {
+    case: Case,
+    geometry: Geometry,
+    pool: Pool,
+    endpoint: Endpoint,
+    pattern: Pattern,
+    injection: Option<Injection>,
+}
+
+impl Served {
+    fn open(
+        link: &Link,
+        case: Case,
+        injection: Option<Injection>,
+        timeout: Duration,
+    ) -> Result<Self, Failure> {
+        case.check()?;
+        environment::check_memory(case.pool_bytes, "the target")?;
+        let injection = injection.filter(|i| i.case == case.index);
+        if injection.is_some_and(|i| i.block >= case.blocks() || i.offset >= case.block_bytes) {
+            return Err(Failure::usage(format!("--inject-corruption is outside of {case}")));
+        }
+        let name = format!("kvrail-bench-target-{}-{}", std::process::id(), case.index);
+        let endpoint = Endpoint::create(&name, case.transport, &link.local_ip(), Progress::Thread, timeout)?;
+        let pool = endpoint.register(endpoint::allocate(case.memory, case.pool_bytes)?)?;
+        pattern::poison(&pool, 0, case.pool_bytes);
+        let source = match case.op {
+            Op::Write => Source::Initiator,
+            Op::Read => Source::Target,
+        };
+        let pattern = Pattern::new(case.seed, source);
+        let geometry = Geometry::new(&case);
+        link.send(Message::Opened)?;
+        link.send_blob(endpoint.metadata()?)?;
+        Ok(Self { case, geometry, pool, endpoint, pattern, injection })
+    }
+
+    fn run(mut self, link: &Link) -> Result<(), Failure> {
+        let awaited = "the next step of the case";
+        let mut mark = measure::cpu_time();
+        loop {
+            match link.receive(awaited, ROUND_MAX)? {
+                Message::Reset { round } => {
+                    self.reset(round)?;
+                    link.send(Message::Done)?;
+                }
+                Message::Mark => {
+                    link.send(Message::Done)?;
+                    mark = measure::cpu_time();
+                }
+                Message::Settle { round, transfers, verify, notifications } => {
+                    let cpu = measure::cpu_time().saturating_sub(mark);
+                    if notifications > 0 {
+                        self.count_notifications(notifications)?;
+                    }
+                    let damage = if verify { self.verify(round, transfers)? } else { None };
+                    let cpu_ns = cpu.as_nanos().try_into().unwrap_or(u64::MAX);
+                    link.send(Message::Settled { cpu_ns, damage })?;
+                }
+                Message::Close => {
+                    let stray = stray(&self.case, &self.geometry.target, &self.pool);
+                    drop(self);
+                    return link.send(Message::Closed { stray });
+                }
+                other => return Err(link.unexpected(awaited, &other)),
+            }
+        }
+    }
+
+    /// Poisons the blocks, or fills them when they are the source.
+    fn reset(&mut self, round: u32) -> Result<(), Failure> {
+        for (i, &offset) in self.geometry.target.iter().enumerate() {
+            if i % 1024 == 0 && signals::interrupted() {
+                return Err(Failure::interrupted());
+            }
+            match self.case.op {
+                Op::Write => pattern::poison(&self.pool, offset, self.case.block_bytes),
+                Op::Read => self.pattern.fill(&self.pool, round, offset, self.case.block_bytes),
+            }
+        }
+        if self.case.op == Op::Read {
+            self.inject();
+        }
+        Ok(())
+    }
+
+    fn verify(&mut self, round: u32, transfers: u32) -> Result<Option<Wound>, Failure> {
+        self.inject();
+        let slots = transfers.min(self.case.slots);
+        verify(
+            &self.case,
+            self.pattern,
+            &self.pool,
+            &self.geometry.target,
+            &self.geometry.initiator,
+            round,
+            slots,
+        )
+    }
+
+    fn inject(&self) {
+        let Some(injection) = self.injection else { return };
+        let Some(block) = self.geometry.target.get(injection.block as usize) else { return };
+        let mut byte = [0];
+        self.pool.read(block + injection.offset, &mut byte);
+        self.pool.write(block + injection.offset, &[!byte[0]]);
+    }
+
+    fn count_notifications(&self, awaited: u64) -> Result<(), Failure> {
+        let seen = self.endpoint.notifications(awaited, NOTIFICATIONS_MAX)?;
+        if seen == awaited {
+            return Ok(());
+        }
+        Err(Failure::check(format!(
+            "{}: {awaited} transfers with notification have ended at the initiator and {seen} notifications \
+             arrived at the target",
+            self.case
+        )))
+    }
+}
+
+/// Checks the blocks of the first `slots` slots of every thread: `here` against the pattern of `source`.
+///
+/// # Errors
+/// On Ctrl-C.
+pub(crate) fn verify(
+    case: &Case,
+    pattern: Pattern,
+    pool: &Pool,
+    here: &[u64],
+    source: &[u64],
+    round: u32,
+    slots: u32,
+) -> Result<Option<Wound>, Failure> {
+    for thread in 0..case.threads {
+        for slot in 0..slots {
+            if signals::interrupted() {
+                return Err(Failure::interrupted());
+            }
+            for block in Geometry::slot(case, thread, slot) {
+                let expected = Block {
+                    offset: here[block],
+                    source_offset: source[block],
+                    len: case.block_bytes,
+                    round,
+                    region_bytes: case.pool_bytes,
+                };
+                if let Err(damage) = pattern.check(pool, &expected) {
+                    return Ok(Some(Wound { case: case.index, round, block: block as u64, damage: *damage }));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The first byte outside every block that is no longer poison: something wrote where nothing was to be written.
+pub(crate) fn stray(case: &Case, blocks: &[u64], pool: &Pool) -> Option<u64> {
+    let mut sorted = blocks.to_vec();
+    sorted.sort_unstable();
+    let mut from = 0;
+    for block in sorted.into_iter().chain([case.pool_bytes]) {
+        if let Some(at) = pattern::first_unpoisoned(pool, from, block.saturating_sub(from)) {
+            return Some(at);
+        }
+        from = block + case.block_bytes;
+    }
+    None
+}
+
+const _: () = assert!(GUARD_BYTES > 0, "contiguous blocks have something before and behind them to look at");
+
+fn serve_control(link: &Link, regions: u32, transport: Transport, timeout: Duration) -> Result<(), Failure> {
+    if regions == 0 || regions > CONTROL_REGIONS_MAX {
+        return Err(Failure::usage(format!("{regions} regions are not within 1 to {CONTROL_REGIONS_MAX}")));
+    }
+    let bytes = u64::from(regions) * CONTROL_REGION_BYTES;
+    environment::check_memory(bytes, "the target")?;
+    let backing = endpoint::allocate(crate::case::Memory::Shared, bytes)?;
+    let start = Instant::now();
+    let name = format!("kvrail-bench-target-{}", std::process::id());
+    let endpoint = Endpoint::create(&name, transport, &link.local_ip(), Progress::Thread, timeout)?;
+    let created = Instant::now();
+    let parts = endpoint.register_parts(&backing, regions)?;
+    let registered = Instant::now();
+    let metadata = endpoint.metadata()?;
+    let exported = Instant::now();
+    let ns = |d: Duration| d.as_nanos().try_into().unwrap_or(u64::MAX);
+    link.send(Message::ControlReady {
+        create_agent_ns: ns(created - start),
+        register_ns: ns(registered - created),
+        export_ns: ns(exported - registered),
+    })?;
+    link.send_blob(metadata)?;
+    let awaited = "the end of the control measurement";
+    match link.receive(awaited, ROUND_MAX)? {
+        Message::Close => {}
+        other => return Err(link.unexpected(awaited, &other)),
+    }
+    drop(parts);
+    drop(endpoint);
+    link.send(Message::Closed { stray: None })
+}
