@@ -207,7 +207,8 @@ impl<'a> Reader<'a> {
 }
 
 /// FNV-1a over 8-byte words, 64 bits: finds damage, is no defence against forgery.
-pub(crate) fn checksum(bytes: &[u8]) -> u64 {
+#[must_use]
+pub fn checksum(bytes: &[u8]) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let mut words = bytes.chunks_exact(8);
     let mut hash = 0xcbf2_9ce4_8422_2325u64 ^ bytes.len() as u64;
