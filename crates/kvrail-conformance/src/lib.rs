@@ -6,7 +6,7 @@
 //! resolved exactly once (KR-6), messages arrive intact, refusals are typed, resets and vanished peers leave no debt,
 //! and deregistered memory is never touched again (KR-7).
 //!
-//! ```ignore
+//! ```text
 //! kvrail_conformance::conformance_suite!(|| LocalWorld::new(|| Box::new(Tcp::new(Config::default()).unwrap())));
 //! ```
 //!

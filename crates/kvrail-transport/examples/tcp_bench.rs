@@ -19,7 +19,7 @@ use kvrail_transport::Fabric;
 use kvrail_transport::tcp::{Config, Tcp};
 
 /// How long to poll in vain before sleeping: longer than a round trip, shorter than what a scheduler notices.
-const SPIN_FOR: Duration = Duration::from_micros(50);
+const SPIN_FOR: Duration = Duration::from_micros(200);
 
 /// Spins for a moment, then sleeps until something arrives: what an engine does between polls.
 struct Patience {

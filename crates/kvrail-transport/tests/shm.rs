@@ -137,6 +137,8 @@ fn nothing_lands_after_deregistration() {
         let (address, key) = (owner.address(), owner.key(0));
         let (mut landed, mut refused) = (0u64, 0u64);
         std::thread::scope(|scope| {
+            // Should an assertion fail here, the writer must not write for ever.
+            let stopper = Stopper(&stop);
             let writer = scope.spawn(|| {
                 let mut agent = Agent::new(Config { cooperate: false, ..Config::default() });
                 let source = PrivateMemory::allocate(4 << 20, Options::default()).unwrap();
@@ -176,10 +178,18 @@ fn nothing_lands_after_deregistration() {
                 owner.shm.register(&RegionInfo { generation: next, ..region }).unwrap();
                 generation.store(next.0, Ordering::Release);
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(stopper);
             (landed, refused) = writer.join().unwrap();
         });
         assert!(landed > 0 && refused > 0, "no race took place: {landed} landed, {refused} refused");
+    }
+}
+
+struct Stopper<'a>(&'a AtomicBool);
+
+impl Drop for Stopper<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

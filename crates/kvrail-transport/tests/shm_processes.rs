@@ -388,6 +388,47 @@ fn a_peer_that_dozes_after_joining_holds_nothing_up() {
     }
 }
 
+/// The helper is stopped in the middle of jobs. Reads need nothing more of it; a write may have to wait for the slot
+/// that it was just emptying.
+#[test]
+fn a_helper_that_is_frozen_in_mid_job_spoils_nothing() {
+    let other = Other::start(&[]);
+    let (mut agent, [_shared], [private]) = acquainted(&other, Config::default());
+    let ops: Vec<_> = (0..20).map(|i| op(PRIVATE, i << 20, PRIVATE, i << 20, 1 << 20)).collect();
+    let pid = other.child.id() as i32;
+    let signal = |signal| {
+        // SAFETY: no memory is involved; the process is our child.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    };
+    for round in 0..60u32 {
+        private.fill(0, LEN, 0);
+        let mut polls = 0;
+        let ended = agent.run(0, Direction::Read, &ops, || {
+            polls += 1;
+            if polls == round % 6 {
+                signal(libc::SIGSTOP);
+            }
+        });
+        signal(libc::SIGCONT);
+        assert_eq!((ended.completed, ended.failed), (20, vec![]));
+        let got = bytes(&private, 0, 20 << 20);
+        assert!(got.iter().enumerate().all(|(i, b)| *b == pattern(SEEDS[1], i as u64)), "round {round}");
+        let (mut polls, mut stopped) = (0, None);
+        let ended = agent.run(0, Direction::Write, &ops, || {
+            polls += 1;
+            if polls == round % 6 {
+                signal(libc::SIGSTOP);
+                stopped = Some(Instant::now());
+            }
+            if stopped.is_some_and(|t| t.elapsed() > Duration::from_millis(20)) {
+                signal(libc::SIGCONT);
+            }
+        });
+        signal(libc::SIGCONT);
+        assert_eq!((ended.completed, ended.failed), (20, vec![]));
+    }
+}
+
 #[test]
 fn a_reset_pays_every_debt_of_a_peer_that_is_frozen() {
     let other = Other::start(&[]);

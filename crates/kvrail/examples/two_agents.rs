@@ -9,7 +9,6 @@ const BLOCK: u64 = 32 << 10;
 const BLOCKS: u64 = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What byte `offset` of the cache is to be.
 fn pattern(offset: u64) -> u8 {
     (offset.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8
 }

@@ -59,6 +59,9 @@ impl<H: Hazards> Engine<H> {
             return Posted::Nothing;
         };
         transfer.queued_on &= !(1 << rail);
+        if transfer.phase != Phase::Moving {
+            return Posted::Nothing;
+        }
         let id = transfer.plan.peer;
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return Posted::Nothing };
         let mine = |w: &transfer::Work| {
@@ -75,6 +78,7 @@ impl<H: Hazards> Engine<H> {
                 // Queued again when the peer returns credit; asked for in case its word was lost.
                 peer.hello.due = peer.hello.due.min(now + CREDIT_ASKED_AFTER);
                 self.timer = self.timer.min(peer.hello.due);
+                self.conclude_if_quiet(now, token);
                 return Posted::Nothing;
             }
         }

@@ -94,8 +94,17 @@ impl<H: Hazards> Engine<H> {
     /// Concludes the transfer, or its round, if nothing of it is in flight or to be posted.
     pub(super) fn conclude_if_quiet(&mut self, now: Time, token: Token) {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
-        if transfer.in_flight > 0 || !transfer.work.is_empty() {
+        if transfer.in_flight > 0 {
             return;
+        }
+        if !transfer.work.is_empty() {
+            // Failed writes hold the credit that the rest needs until their round is closed: close it early.
+            let peer = self.peers.get(transfer.plan.peer.slot, transfer.plan.peer.generation);
+            let starved =
+                peer.is_none_or(|peer| peer.credit.left() == 0) || transfer.phase == Phase::Lingering;
+            if !starved || !transfer.round.as_ref().is_some_and(|round| round.failed_rails != 0) {
+                return;
+            }
         }
         match transfer.phase {
             Phase::Confirming | Phase::Announcing => return,
@@ -103,8 +112,10 @@ impl<H: Hazards> Engine<H> {
             Phase::Waiting | Phase::Moving | Phase::Lingering => {}
         }
         let mut quiet_at = transfer.linger_until;
-        if transfer.round.as_ref().is_some_and(|round| round.failed_rails != 0) {
-            // The count of such a rail proves nothing, also not for the ops that completed there.
+        let lost =
+            self.peers.get(transfer.plan.peer.slot, transfer.plan.peer.generation).is_none_or(Peer::is_lost);
+        if transfer.round.as_ref().is_some_and(|round| lost || round.failed_rails != 0) {
+            // No count will come, or it proves nothing, also not for the ops that completed on that rail.
             quiet_at = quiet_at.max(transfer.visible_by);
         }
         if now < quiet_at && !self.hazards.skip_fence() {
@@ -177,6 +188,7 @@ impl<H: Hazards> Engine<H> {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
         transfer.ending.get_or_insert(error);
         transfer.round = None;
+        transfer.work.clear();
         transfer.linger_until = transfer.linger_until.max(transfer.visible_by);
         transfer.phase = Phase::Lingering;
         self.conclude_if_quiet(now, token);
@@ -208,28 +220,23 @@ impl<H: Hazards> Engine<H> {
         let id = transfer.plan.peer;
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         let remote = |route: u16| peer.routes[usize::from(route)].route.remote.index();
-        for state in &mut transfer.ops.0 {
+        let mut again = Vec::new();
+        for (index, state) in transfer.ops.0.iter_mut().enumerate() {
             if state.is(OpPhase::Done) || state.is(OpPhase::Failed) {
-                let again = failed_rails >> remote(state.route()) & 1 == 1;
-                let phase = if again { OpPhase::Unposted } else { OpPhase::Confirmed };
+                let repeat = failed_rails >> remote(state.route()) & 1 == 1;
+                let phase = if repeat { OpPhase::Unposted } else { OpPhase::Confirmed };
                 *state = transfer::OpState::new(phase, state.route());
+                if repeat {
+                    again.push((state.route(), index as u32));
+                }
             }
         }
-        let runs = transfer.ops.runs(|state| state.is(OpPhase::Unposted));
-        transfer.unfinished = 0;
-        for (first, end) in runs {
-            let mut at = first;
-            while at < end {
-                let route = transfer.ops.0[at as usize].route();
-                let same = transfer.ops.0[at as usize..end as usize]
-                    .iter()
-                    .take_while(|s| s.route() == route)
-                    .count();
-                transfer.add_work(route, at, at + same as u32);
-                at += same as u32;
-            }
-            transfer.unfinished += end - first;
-            transfer.retried += end - first;
+        // What a round that was cut short never posted is in `work` still.
+        transfer.unfinished = transfer.work.iter().map(|work| work.end - work.next).sum();
+        transfer.unfinished += again.len() as u32;
+        transfer.retried += again.len() as u32;
+        for (route, op) in again {
+            transfer.add_work(route, op, op + 1);
         }
         transfer.phase = Phase::Waiting;
         peer.waiting.push_front(token);

@@ -8,8 +8,8 @@ use super::host::Nonce;
 use super::inbox::{Ring, Words};
 use super::layout::{
     AT_ASLEEP, AT_CLOSED, AT_INBOX, AT_INBOX_HEAD, AT_INBOX_LOCK, AT_INBOX_TAIL, AT_MAGIC, AT_NONCE,
-    AT_VERSION, CONTROL_BYTES, INBOX_BYTES, MAGIC, VERSION, channel_busy, channel_jobs, region_generation,
-    region_len, region_start,
+    AT_VERSION, CONTROL_BYTES, INBOX_BYTES, MAGIC, VERSION, channel_busy, channel_helping, channel_jobs,
+    region_generation, region_len, region_start,
 };
 use crate::memory::{Mapping, memfd};
 
@@ -71,6 +71,10 @@ impl Control {
 
     pub(super) fn busy(&self, slot: u32) -> &AtomicU32 {
         self.word(channel_busy(slot))
+    }
+
+    pub(super) fn helping(&self, slot: u32) -> &AtomicU32 {
+        self.word(channel_helping(slot))
     }
 
     pub(super) fn jobs(&self, slot: u32) -> &AtomicU32 {

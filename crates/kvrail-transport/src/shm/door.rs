@@ -185,6 +185,7 @@ impl Shm {
         // What it held of ours.
         inbox::release_of(self.control.inbox().0.lock, slot + 1);
         self.control.busy(slot).store(0, Ordering::Release);
+        self.control.helping(slot).store(0, Ordering::Release);
         self.control.jobs(slot).store(0, Ordering::Release);
         self.helps.retain(|help| help.neighbour != slot);
         for job in 0..self.offers.slots.len() {

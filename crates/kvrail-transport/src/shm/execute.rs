@@ -5,7 +5,7 @@ use kvrail_core::transport::{Batch, Direction, Op, OpError};
 use super::gate;
 use super::ledger::Ledger;
 use super::neighbour::{Access, Link, Memory, Neighbour, Peer};
-use super::process::{Slice, Vectors};
+use super::process::{Slice, Vectors, is_denial};
 use super::region::{Local, Locals, Remote};
 use crate::memory::copy::Kernel;
 
@@ -275,7 +275,7 @@ fn private(
         }
         Some(libc::ESRCH) => (progress.done, Then::Gone),
         // Nothing of this op moved: another way is found for it.
-        Some(errno @ (libc::EPERM | libc::ENOSYS | libc::EACCES)) => {
+        Some(errno) if is_denial(errno) => {
             *access = Access::Denied(errno);
             (progress.done, Then::Offer)
         }

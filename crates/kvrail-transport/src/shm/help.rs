@@ -34,7 +34,8 @@ pub(super) struct Help {
     chunks: u32,
     ops: u32,
     cursor: Option<Cursor>,
-    turn: u32,
+    /// This agent's number at the initiator.
+    me: u32,
     pub(super) progress: Instant,
 }
 
@@ -66,7 +67,6 @@ impl Help {
             _ => return None,
         };
         let sound = seq != 0 && helper == me && chunks as usize <= CHUNKS_MAX && ops as usize <= JOB_OPS_MAX;
-        let turn = control.word(at.busy()).load(Ordering::Relaxed).wrapping_add(1) & !1;
         sound.then(|| Self {
             neighbour,
             job,
@@ -76,7 +76,7 @@ impl Help {
             chunks,
             ops,
             cursor: None,
-            turn,
+            me,
             progress: Instant::now(),
         })
     }
@@ -84,8 +84,9 @@ impl Help {
     /// Fills or empties one slot of the ring.
     pub(super) fn step(&mut self, control: &Control, locals: &Locals, kernel: Kernel) -> Step {
         let at = JobAt::new(self.job);
-        let busy = control.word(at.busy());
-        self.turn = gate::enter(busy, self.turn);
+        let busy = control.helping(self.me);
+        // Nobody else writes this word: one for all jobs of that initiator, as one thread works on them.
+        let turn = gate::enter(busy, busy.load(Ordering::Relaxed));
         let step = if gate::permits(control.word(at.active()), self.seq) {
             control.word(at.joined()).store(self.seq, Ordering::Release);
             match self.direction {
@@ -95,7 +96,7 @@ impl Help {
         } else {
             Step::Over
         };
-        gate::leave(busy, self.turn);
+        gate::leave(busy, turn);
         step
     }
 
@@ -348,6 +349,6 @@ mod tests {
         gate::revoke(control.word(at.active()), 0);
         assert_eq!(help.step(&control, &Locals::default(), Kernel::detect()), Step::Over);
         assert_eq!(control.word(at.next()).load(Ordering::Relaxed), 0);
-        assert_eq!(gate::inside(control.word(at.busy())), None);
+        assert_eq!(gate::inside(control.helping(4)), None);
     }
 }

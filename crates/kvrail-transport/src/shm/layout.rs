@@ -55,6 +55,11 @@ pub(super) const fn channel_jobs(slot: u32) -> usize {
     channel_busy(slot) + 4
 }
 
+/// The busy word of a neighbour as helper: odd while it works on one of the owner's jobs.
+pub(super) const fn channel_helping(slot: u32) -> usize {
+    channel_busy(slot) + 8
+}
+
 /// The generation: the permit of whoever reaches in.
 pub(super) const fn region_generation(region: usize) -> usize {
     AT_REGIONS + region * REGION_BYTES
@@ -93,10 +98,6 @@ impl JobAt {
     /// The job's number; zero when there is none. The permit of the helper.
     pub(super) const fn active(self) -> usize {
         self.0
-    }
-    /// The helper's busy word.
-    pub(super) const fn busy(self) -> usize {
-        self.0 + 64
     }
     /// The next chunk that nobody has claimed.
     pub(super) const fn next(self) -> usize {

@@ -22,13 +22,16 @@ mod gate;
 mod help;
 mod host;
 mod inbox;
+mod job;
 mod layout;
 mod ledger;
 mod neighbour;
 mod offer;
+mod pace;
 mod process;
 mod region;
 mod socket;
+mod stream;
 mod transport;
 mod word;
 

@@ -13,7 +13,7 @@ use kvrail_core::time::Time;
 use super::control::{Control, check_sealed};
 use super::host::Nonce;
 use super::layout::NEIGHBOURS_MAX;
-use super::offer::Pace;
+use super::pace::Pace;
 use super::process::Process;
 use super::region::Remote;
 use crate::memory::Mapping;

@@ -76,6 +76,12 @@ pub(super) struct Progress {
     pub(super) error: Option<i32>,
 }
 
+/// Whether an errno means that this process may not look into the other at all: ptrace rules, a security module, a
+/// system call filter. Nothing was copied then.
+pub(super) fn is_denial(errno: i32) -> bool {
+    matches!(errno, libc::EPERM | libc::EACCES | libc::ENOSYS)
+}
+
 /// Room for the arguments of a call.
 pub(super) struct Vectors {
     local: Box<[libc::iovec]>,

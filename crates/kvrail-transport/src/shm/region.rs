@@ -214,7 +214,7 @@ mod tests {
         let memory = SharedMemory::allocate(1 << 20, Options::default()).unwrap();
         let mut locals = Locals::default();
         locals.insert(&info(0, memory.as_ptr() as u64 + 8192, 4096)).unwrap();
-        let private = vec![0u8; 64];
+        let private = [0u8; 64];
         locals.insert(&info(1, private.as_ptr() as u64, 64)).unwrap();
         let mut key = Vec::new();
         locals.key(RegionId(1), &mut key);

@@ -153,12 +153,10 @@ impl Tcp {
             let counters = &mut self.rail_counters[conn.rail.index()];
             let received =
                 conn.receive(&self.regions, &mut self.scratch, counters, events, &mut self.effects);
-            if received.as_ref().is_ok_and(|bytes| *bytes > 0) {
-                if conn.hot.is_some() || self.hot.len() < HOT_MAX {
-                    if conn.hot.replace(now + HOT_FOR).is_none() {
-                        self.hot.push(key);
-                    }
-                }
+            let arrived = received.as_ref().is_ok_and(|bytes| *bytes > 0);
+            let room = conn.hot.is_some() || self.hot.len() < HOT_MAX;
+            if arrived && room && conn.hot.replace(now + HOT_FOR).is_none() {
+                self.hot.push(key);
             }
             result = received.map(drop);
             let mut effects = std::mem::take(&mut self.effects);
@@ -272,7 +270,7 @@ impl Tcp {
     pub(super) fn answer_and_close(&mut self, now: Time, key: ConnKey, answer: Answer) {
         if let Some(conn) = self.conns.get_mut(key) {
             // One small packet into an empty buffer; when even that fails, the dialer's deadline tells it.
-            let _ = conn.socket.send(&answer.encode());
+            let _ = conn.socket.send_with_flags(&answer.encode(), libc::MSG_NOSIGNAL);
             let why =
                 if let Answer::Version(_) = answer { "another version" } else { "not for this instance" };
             log::debug!("tcp: a connection was refused: {why}");
@@ -293,7 +291,8 @@ impl Tcp {
         let from = conn.socket.peer_addr().ok().and_then(|a| a.as_socket());
         match broken {
             Broken::Protocol(error @ FrameError::Version(_)) => {
-                let _ = conn.socket.send(&Answer::Version(super::frame::VERSION).encode());
+                let answer = Answer::Version(super::frame::VERSION).encode();
+                let _ = conn.socket.send_with_flags(&answer, libc::MSG_NOSIGNAL);
                 self.warn_once(&format!("tcp: a connection from {from:?} was refused: {error}"));
             }
             Broken::Protocol(error) => {
@@ -331,7 +330,7 @@ impl Tcp {
     pub(super) fn say_goodbye(&mut self) {
         for conn in self.conns.values_mut() {
             if conn.state == State::Open && conn.outbox.is_empty() {
-                let _ = conn.socket.send(&Head::Bye.encode());
+                let _ = conn.socket.send_with_flags(&Head::Bye.encode(), libc::MSG_NOSIGNAL);
             }
         }
     }

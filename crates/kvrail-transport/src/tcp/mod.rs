@@ -20,10 +20,11 @@
 //! proof: this side has closed the connection that their data would come over. [`Caps::linger`] is therefore zero.
 //!
 //! The exception: no connection to the peer can be had for [`Config::fence_timeout`]. Then the writes fail unproven
-//! ([`Counters::unfenced`]). Bytes of them can land later only if they had already reached the peer's kernel, and the
-//! peer's process did not run during all that time (stopped, starved), and it runs again before it
-//! learns that the connection is dead: by its end (the reset that this side sends, or keep-alive when the link is cut), which is looked at before any
-//! byte is read.
+//! ([`Counters::unfenced`]). Bytes of them can land later only if they had reached the peer's kernel before, the peer's
+//! process did not run during all that time (stopped, starved), and when it runs again its kernel does not know yet
+//! that the connection is dead (from the reset that this side sent, or from keep-alive when the link is cut). If it
+//! knows, nothing is read: epoll is asked about a connection before it is read, unless it delivered bytes within the
+//! last 100 µs.
 //!
 //! # Peers that are gone
 //! [`Event::PeerGone`] is reported when the peer says goodbye, or when attempts to connect are denied at least three
@@ -32,8 +33,8 @@
 //! pauses, until it is removed.
 //!
 //! # Trust
-//! Whoever knows the address (which holds 128 random bits) and a region's number and generation can read and write that region. There
-//! is no encryption: use it on networks where that is acceptable.
+//! Whoever knows the address, which holds 128 random bits, can read and write every registered region. There is no
+//! encryption: use it on networks where that is acceptable.
 
 mod address;
 mod config;
