@@ -8,19 +8,27 @@ impl<H: Hazards> Engine<H> {
     pub fn drive(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
         self.now = self.now.max(now);
         let mut worked = self.post_ready(now, transport);
+        worked |= self.take_in(now, transport);
+        if now >= self.timer {
+            self.handle_timeout(now, transport);
+        }
+        if !self.dirty.is_empty() && self.flush_control(now, transport) {
+            // What a transport has only queued leaves with its next poll: an owner that drives no more once its
+            // transfer has ended must not keep the notification.
+            self.take_in(now, transport);
+            worked = true;
+        }
+        worked
+    }
+
+    fn take_in(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
         let mut events = core::mem::take(&mut self.events);
         transport.poll(now, &mut events);
-        worked |= !events.is_empty();
+        let worked = !events.is_empty();
         for event in events.drain(..) {
             self.handle_event(now, transport, event);
         }
         self.events = events;
-        if now >= self.timer {
-            self.handle_timeout(now, transport);
-        }
-        if !self.dirty.is_empty() {
-            worked |= self.flush_control(now, transport);
-        }
         worked
     }
 
