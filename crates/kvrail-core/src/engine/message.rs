@@ -503,9 +503,7 @@ impl<H: Hazards> Engine<H> {
         let sent = transport.send(now, id, route, &self.message);
         let mut wake = Time::NEVER;
         match (sent, what) {
-            (Ok(false), Owed::Probe(_))
-            | (Err(PostError::RouteDown), Owed::Probe(_))
-            | (Ok(true), Owed::Probe(_)) => {
+            (Err(PostError::RouteDown) | Ok(true), Owed::Probe(_)) => {
                 if let Health::Down { backoff, .. } = peer.routes[index].health {
                     let backoff = (backoff * 2).min(BACKOFF_MAX);
                     peer.routes[index].health = Health::Down { probe_at: now + backoff, backoff };
