@@ -54,7 +54,7 @@ fn hot() {
 }
 
 fn agent(name: &str, progress: Progress, transport: TransportConfig) -> Agent {
-    Agent::builder(name).transports([transport]).progress(progress).ignore_environment().build().unwrap()
+    Agent::builder(name).transports([transport]).progress(progress).build().unwrap()
 }
 
 fn best(rounds: usize, mut run: impl FnMut() -> Duration) -> Duration {
