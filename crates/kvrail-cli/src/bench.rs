@@ -6,7 +6,7 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::args::{Bench, Format, Place, Run};
+use crate::args::{Bench, Format};
 use crate::case::Verify;
 use crate::control::{Hello, Message};
 use crate::environment::{self, Environment, PROFILE, VERSION};
@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::initiator;
 use crate::link::{self, Link};
 use crate::report::{Report, SCHEMA, Sides};
+use crate::run::{Place, Run};
 use crate::signals;
 use crate::spawn::{self, Spawned};
 use crate::table::Table;

@@ -237,7 +237,8 @@ impl Endpoint {
         let start = Instant::now();
         let plan = self.agent.prepare(&remote.peer, &local, &far);
         let took = start.elapsed();
-        let plan = plan.map_err(|e| advised(Failure::environment(e.to_string()), &e))?;
+        // The blocks are right by construction: what is refused here is a peer that is no longer known.
+        let plan = plan.map_err(|e| advised(Failure::peer(e.to_string()), &e))?;
         Ok((Prepared { plan, transfer: None, inline: self.inline }, took))
     }
 

@@ -11,7 +11,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::args::{Effort, Run};
 use crate::case::{Case, Geometry, Memory, Op, Transport, Verify};
 use crate::ceiling::Ceiling;
 use crate::control::{Message, Wound};
@@ -22,6 +21,7 @@ use crate::link::Link;
 use crate::measure::{self, Course, Extent, STAMPS_MAX, Samples, Track};
 use crate::pattern::{self, Pattern, Source};
 use crate::report::{Carrier, Control, Row};
+use crate::run::{Effort, Run};
 use crate::signals;
 use crate::target::{CONTROL_REGION_BYTES, stray, verify};
 

@@ -16,6 +16,7 @@ mod link;
 mod measure;
 mod pattern;
 mod report;
+mod run;
 mod signals;
 mod spawn;
 mod table;

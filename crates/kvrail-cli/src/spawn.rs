@@ -7,8 +7,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::args::Run;
 use crate::failure::Failure;
+use crate::run::Run;
 
 /// Longest time from its start until the child listens.
 const START_MAX: Duration = Duration::from_secs(20);

@@ -152,12 +152,9 @@ impl World {
         self.engine.post(now, plan, Direction::Write, PostOptions::default()).expect("posted");
         loop {
             self.drive();
-            match self.engine.poll_event() {
-                Some(EngineEvent::TransferEnded { result, .. }) => {
-                    result.expect("done");
-                    return;
-                }
-                Some(_) | None => {}
+            if let Some(EngineEvent::TransferEnded { result, .. }) = self.engine.poll_event() {
+                result.expect("done");
+                return;
             }
         }
     }

@@ -70,7 +70,9 @@ pub struct Caps {
     pub message_bytes_max: usize,
     /// Ops in flight per local rail: the send queue, and the completion queue behind it (KR-8).
     pub ops_in_flight_max: u32,
-    /// Immediates plus messages of all peers that a local rail can hold unread (KR-8).
+    /// Immediates of all peers that a local rail can hold unread, beside the receives posted for messages: what the
+    /// engine may grant as credit (KR-8). Messages need none: beyond the receives posted the fabric holds them back
+    /// at their sender ([`OpError::ReceiverNotReady`] at worst), and the sender repeats them.
     pub receives_max: u32,
     /// How long after a failed op, or after a reset, bytes of it may still land, and how long after its completion
     /// bytes of a counted write may still become visible. Zero where that is impossible.

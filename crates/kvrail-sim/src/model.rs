@@ -57,8 +57,8 @@ pub struct Model {
     pub poll_budget: usize,
     /// A target answers only initiators that it has added as a peer (EFA's address vector; status 14 otherwise).
     pub target_knows_initiator: bool,
-    /// Overflow of a receive queue is a violation; otherwise messages wait and then fail as
-    /// receiver not ready.
+    /// More unread immediates than receives are a violation: nothing but the engine's credit holds them back (KR-8).
+    /// Messages are held back by the fabric: they wait for a receive, and fail as receiver not ready in the end.
     pub overflow_is_violation: bool,
 }
 

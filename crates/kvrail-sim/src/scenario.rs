@@ -68,7 +68,7 @@ impl Scenario {
     pub fn new(rng: &mut Rng) -> Self {
         let model = model(rng);
         let nodes = nodes(rng);
-        let mix = mix(rng);
+        let mut mix = mix(rng);
         let heal_at = 2 * MS + u64::from(mix.transfers) * mix.pace * 2 + rng.below(10 * MS);
         let mut troubles = Vec::new();
         if rng.chance(600_000) {
@@ -76,6 +76,11 @@ impl Scenario {
         }
         for _ in 0..rng.pick(&[0, 0, 1, 1, 2, 3, 5]) {
             troubles.push((rng.below(heal_at), trouble(rng, &nodes)));
+        }
+        if rng.chance(150_000) {
+            // A process that hardly polls while everybody writes to it: what credits are for.
+            troubles.push((0, Trouble::Slow { node: rng.index(nodes.len()), delay: 5 * MS }));
+            (mix.transfers, mix.pace, mix.read_ppm) = (24, 5 * US, 0);
         }
         troubles.sort_by_key(|(at, _)| *at);
         Self { model, nodes, mix, troubles, heal_at }
@@ -122,7 +127,7 @@ fn model(rng: &mut Rng) -> Model {
         op_bytes_max: rng.pick(&[256, 1000, 1 << 20]),
         ops_in_flight_max: rng.pick(&[2, 8, 32, 128]),
         sends_in_flight_max: rng.pick(&[2, 8, 64]),
-        receives_max: rng.pick(&[64, 128, 512, 4096]),
+        receives_max: rng.pick(&[16, 16, 32, 64, 512]),
         poll_budget: rng.pick(&[1, 8, 256]),
         target_knows_initiator: rng.chance(500_000),
         ..Model::default()

@@ -185,6 +185,46 @@ fn nothing_lands_after_deregistration() {
     }
 }
 
+/// The helper takes up part of a job and is never heard of again, at every stage: the initiator takes it back and
+/// finishes alone, and nothing of the helper comes later.
+#[test]
+fn a_job_is_taken_back_from_a_helper_that_fell_silent() {
+    const OP: u32 = 600 << 10;
+    let len = 40 * OP as usize;
+    let here = PrivateMemory::allocate(len, Options::default()).unwrap();
+    let there = PrivateMemory::allocate(len, Options::default()).unwrap();
+    // Chunks of one op are no whole number of ring slots, so that the ring's end lies within a chunk.
+    let ops: Vec<_> = (0..40).map(|i| op(0, i * u64::from(OP), 0, i * u64::from(OP), OP)).collect();
+    for polls in 0..8 {
+        for direction in [Direction::Read, Direction::Write] {
+            let (mut a, mut b) = pair();
+            a.shm.register(&info(0, &here)).unwrap();
+            b.shm.register(&info(0, &there)).unwrap();
+            a.shm.import_region(peer(0), &info(0, &there), &b.key(0)).unwrap();
+            a.run(0, direction, &[op(0, 0, 0, 0, 8)], || {});
+            let (source, target) =
+                if direction == Direction::Read { (&there, &here) } else { (&here, &there) };
+            paint(source, polls);
+            target.fill(0, len, 0);
+            let mut left = polls;
+            let ended = a.run(0, direction, &ops, || {
+                if left > 0 {
+                    left -= 1;
+                    b.poll();
+                }
+            });
+            assert_eq!((ended.completed, ended.failed), (40, vec![]));
+            let right = |memory: &PrivateMemory| {
+                bytes(memory, 0, len).iter().zip(0..).all(|(byte, at)| *byte == pattern(polls, at))
+            };
+            assert!(right(target), "{direction} after {polls} polls of the helper");
+            source.fill(0, len, 0xCC);
+            (0..10).for_each(|_| b.poll());
+            assert!(right(target), "{direction} after {polls} polls: the helper wrote after the end");
+        }
+    }
+}
+
 struct Stopper<'a>(&'a AtomicBool);
 
 impl Drop for Stopper<'_> {

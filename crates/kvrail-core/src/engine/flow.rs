@@ -102,7 +102,7 @@ impl<H: Hazards> Engine<H> {
             let peer = self.peers.get(transfer.plan.peer.slot, transfer.plan.peer.generation);
             let starved =
                 peer.is_none_or(|peer| peer.credit.left() == 0) || transfer.phase == Phase::Lingering;
-            if !starved || !transfer.round.as_ref().is_some_and(|round| round.failed_rails != 0) {
+            if !starved || transfer.round.as_ref().is_none_or(|round| round.failed_rails == 0) {
                 return;
             }
         }

@@ -345,7 +345,12 @@ impl<H: Hazards> Engine<H> {
             Body::Closed { transfer, slot, overshoot } => self.confirmed(id, transfer, slot, overshoot),
             Body::Notify { transfer, done, message } => self.deliver(id, name, transfer, done, message),
             Body::Message(message) => {
-                self.messages.push_back(EngineEvent::Notification { peer: id, name, transfer: None, message });
+                self.messages.push_back(EngineEvent::Notification {
+                    peer: id,
+                    name,
+                    transfer: None,
+                    message,
+                });
             }
         }
     }

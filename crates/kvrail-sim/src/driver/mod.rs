@@ -139,7 +139,7 @@ pub fn run(seed: u64, canary: Option<Canary>, trace: bool) -> Verdict {
     let mut config = EngineConfig::new("agent", kvrail_core::id::Incarnation(1));
     config.stripe_bytes_min = rng.pick(&[256, 1024]);
     config.transfer_timeout = Duration::from_secs(20);
-    config.peer_timeout = Duration::from_millis(rng.pick(&[3, 50, 10_000, 10_000]));
+    config.peer_timeout = Duration::from_millis(rng.pick(&[20, 50, 10_000, 10_000]));
     config.route_retry = Duration::from_micros(rng.pick(&[100, 1000]));
     let nodes = scenario.nodes.len();
     let mut run = Run {

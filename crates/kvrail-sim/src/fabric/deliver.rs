@@ -24,14 +24,12 @@ pub(crate) struct Mail {
 impl World {
     /// Puts an event into a rail's queue, and wakes its process.
     pub(crate) fn receive(&mut self, node: usize, rail: usize, slot: Slot, event: Event) {
-        let full = slot == Slot::Receive && self.is_full(node, rail);
-        if full && self.model.overflow_is_violation {
-            let max = self.model.receives_max;
+        let counts = slot == Slot::Receive && matches!(event, Event::Immediate { .. });
+        let max = self.model.receives_max;
+        if counts && self.nodes[node].rails[rail].immediates >= max && self.model.overflow_is_violation {
             self.violate(
                 Checker::Credits,
-                format!(
-                    "rail {rail} of node {node} has {max} immediates and messages unread and another one came"
-                ),
+                format!("rail {rail} of node {node} has {max} immediates unread and another one came"),
             );
         }
         let owner = &mut self.nodes[node];
@@ -39,6 +37,7 @@ impl World {
         let rail = &mut owner.rails[rail];
         if slot == Slot::Receive {
             rail.unread += 1;
+            rail.immediates += u32::from(counts);
         }
         rail.queue.push_back((slot, event));
     }
@@ -80,8 +79,7 @@ impl World {
 
     /// Whether the fabric goes on trying: there is no receive for the message, and its time is not over.
     fn must_wait(&self, mail: &Mail, rail: usize) -> bool {
-        !self.model.overflow_is_violation
-            && !mail.duplicate
+        !mail.duplicate
             && self.nodes[mail.to.0].alive
             && self.nodes[mail.to.0].epoch == mail.to.1
             && self.is_full(mail.to.0, rail)
@@ -120,7 +118,7 @@ impl World {
             Some(OpError::ReceiverNotReady)
         } else if self.rng.chance(self.chaos.send_error_ppm) {
             Some(OpError::Unreachable)
-        } else if !self.model.overflow_is_violation && self.is_full(mail.to.0, remote) {
+        } else if !mail.duplicate && self.is_full(mail.to.0, remote) {
             Some(OpError::ReceiverNotReady)
         } else {
             None
@@ -156,7 +154,10 @@ impl World {
                 let Some((slot, event)) = rail.queue.pop_front() else { break };
                 match slot {
                     Slot::Send => rail.ops_in_flight -= 1,
-                    Slot::Receive => rail.unread -= 1,
+                    Slot::Receive => {
+                        rail.unread -= 1;
+                        rail.immediates -= u32::from(matches!(event, Event::Immediate { .. }));
+                    }
                     Slot::None => {}
                 }
                 if merge && events.len() > start && merged(events, &event) {

@@ -49,6 +49,8 @@ pub(crate) struct Rail {
     pub(crate) sends_in_flight: u32,
     /// Immediates and messages unread.
     pub(crate) unread: u32,
+    /// Immediates unread.
+    pub(crate) immediates: u32,
 }
 
 /// A registration: one key per NIC.
@@ -116,6 +118,7 @@ impl Node {
                 ops_in_flight: 0,
                 sends_in_flight: 0,
                 unread: 0,
+                immediates: 0,
             })
             .collect();
         let arena = Arena::new(arena_base(index, epoch), spec.memory as usize, 0xA5 ^ epoch as u8);
@@ -145,7 +148,7 @@ impl Node {
         self.news.clear();
         for rail in &mut self.rails {
             rail.queue.clear();
-            (rail.ops_in_flight, rail.sends_in_flight, rail.unread) = (0, 0, 0);
+            (rail.ops_in_flight, rail.sends_in_flight, rail.unread, rail.immediates) = (0, 0, 0, 0);
         }
     }
 

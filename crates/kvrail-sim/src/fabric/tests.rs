@@ -282,14 +282,28 @@ fn there_is_no_loopback() {
 }
 
 #[test]
-fn an_unread_receive_queue_overflows_and_that_is_a_violation() {
+fn more_unread_immediates_than_receives_are_a_violation() {
     let model = Model { receives_max: 4, ..Model::default() };
     let Pair { fabric, mut a, b: _b } = pair(9, model, (1, 1));
-    for _ in 0..5 {
-        assert_eq!(a.send(fabric.now(), PEER, route(0, 0), b"hello"), Ok(true));
-    }
+    let ops: Vec<Op> = (0..5).map(|i| op(i * 100, i * 100, 100)).collect();
+    post(&mut a, &fabric, Direction::Write, route(0, 0), &ops);
     fabric.run_until(Time(20 * MS));
     assert_eq!(fabric.violations()[0].checker, Checker::Credits);
+}
+
+#[test]
+fn messages_wait_for_a_receive_and_fail_when_none_comes() {
+    let model = Model { receives_max: 4, ..Model::default() };
+    let Pair { fabric, mut a, mut b } = pair(9, model, (1, 1));
+    for _ in 0..6 {
+        assert_eq!(a.send(fabric.now(), PEER, route(0, 0), b"hello"), Ok(true));
+    }
+    let failed = watch(&fabric, &mut a, 200 * MS);
+    assert_eq!(failed.len(), 2, "{failed:?}");
+    let mut events = Vec::new();
+    b.poll(fabric.now(), &mut events);
+    assert_eq!(events.len(), 4);
+    assert!(!fabric.violated());
 }
 
 #[test]

@@ -1,0 +1,415 @@
+//! What the flags add up to: who this process is, which cases it runs, and how long.
+//!
+//! Resolution is pure. Whatever two flags contradict each other about is an error here, before a socket is opened or a
+//! page is touched (KR-13).
+
+use std::time::Duration;
+
+use crate::args::{Bench, Format, Injection, Preset, Role, What};
+use crate::case::{Case, Layout, Memory, Op, Progress, Transport, Verify};
+use crate::failure::Failure;
+
+/// Who this process is, once the flags agree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// Both sides on this host: starts the target itself.
+    Both,
+    /// Waits at an address.
+    Target(String),
+    /// Goes to an address.
+    Initiator(String),
+    /// Whoever binds it first is target.
+    Auto(String),
+}
+
+/// When a case has been measured enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Effort {
+    /// So many timed transfers per thread.
+    Iterations(u64),
+    /// So much timed time.
+    Duration(Duration),
+}
+
+/// What the flags add up to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Run {
+    pub(crate) place: Place,
+    pub(crate) timeout: Duration,
+    pub(crate) cases: Vec<Case>,
+    /// Transports for `--kind control`.
+    pub(crate) control: Option<Vec<Transport>>,
+    pub(crate) effort: Effort,
+    pub(crate) warmup: u32,
+    pub(crate) progress: Progress,
+    pub(crate) seed: u64,
+    pub(crate) spawned: bool,
+    pub(crate) injection: Option<Injection>,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const DURATION: Duration = Duration::from_millis(400);
+const LISTEN: &str = "127.0.0.1:7100";
+/// Cases of a run at most.
+const CASES_MAX: usize = 4096;
+
+impl Bench {
+    /// Adds the flags up.
+    ///
+    /// # Errors
+    /// A usage failure when two contradict each other, or a case cannot exist.
+    pub(crate) fn resolve(&self, random_seed: u64) -> Result<Run, Failure> {
+        let place = self.place()?;
+        if matches!(place, Place::Target(_)) {
+            self.refuse_workload_at_target()?;
+        }
+        if self.kind == What::Control {
+            self.refuse_workload_for_control()?;
+        }
+        if self.injection_is_misplaced(&place) {
+            return Err(Failure::usage("--inject-corruption is for a target"));
+        }
+        let timeout = self.timeout.unwrap_or(TIMEOUT);
+        let seed = self.seed.unwrap_or(random_seed);
+        let transports = unique(&self.transport, "--transport", Transport::Auto)?;
+        let control = (self.kind == What::Control).then(|| transports.clone());
+        let cases = if control.is_some() { Vec::new() } else { self.cases(&transports, seed, timeout)? };
+        let effort = match (self.iterations, self.duration) {
+            (Some(n), _) => Effort::Iterations(n),
+            (None, d) => Effort::Duration(d.unwrap_or(DURATION)),
+        };
+        Ok(Run {
+            place,
+            timeout,
+            cases,
+            control,
+            effort,
+            warmup: self.warmup.unwrap_or(1),
+            progress: self.progress.unwrap_or(Progress::Inline),
+            seed,
+            spawned: self.spawned,
+            injection: self.inject_corruption,
+        })
+    }
+
+    fn place(&self) -> Result<Place, Failure> {
+        let alone = |flag: &str, role: &str| {
+            Err(Failure::usage(format!("{flag} belongs to --role {role}, not to this role"))
+                .hint("see the examples of: kvrail help bench"))
+        };
+        let role = match (self.role, &self.listen, &self.connect, &self.rendezvous) {
+            (Some(role), ..) => Some(role),
+            (None, Some(_), None, None) => Some(Role::Target),
+            (None, None, Some(_), None) => Some(Role::Initiator),
+            (None, None, None, Some(_)) => Some(Role::Auto),
+            (None, None, None, None) => None,
+            _ => {
+                return Err(Failure::usage("--listen, --connect and --rendezvous exclude each other").hint(
+                    "a target listens, an initiator connects, and two --role auto meet at a rendezvous",
+                ));
+            }
+        };
+        match role {
+            None => Ok(Place::Both),
+            Some(Role::Target) if self.connect.is_some() => alone("--connect", "initiator"),
+            Some(Role::Initiator) if self.listen.is_some() => alone("--listen", "target"),
+            Some(Role::Target | Role::Initiator) if self.rendezvous.is_some() => {
+                alone("--rendezvous", "auto")
+            }
+            Some(Role::Auto) if self.listen.is_some() => alone("--listen", "target"),
+            Some(Role::Auto) if self.connect.is_some() => alone("--connect", "initiator"),
+            Some(Role::Target) => Ok(Place::Target(self.listen.clone().unwrap_or_else(|| LISTEN.into()))),
+            Some(Role::Initiator) => match &self.connect {
+                Some(address) => Ok(Place::Initiator(address.clone())),
+                None => Err(Failure::usage("--role initiator needs to know its target")
+                    .hint("add --connect HOST:PORT, or leave --role out to start both sides on this host")),
+            },
+            Some(Role::Auto) => match &self.rendezvous {
+                Some(address) => Ok(Place::Auto(address.clone())),
+                None => Err(Failure::usage("--role auto needs a place to meet")
+                    .hint("add --rendezvous HOST:PORT with an address of one of the two hosts")),
+            },
+        }
+    }
+
+    /// Flags that describe the workload, and whether they were given.
+    fn workload_flags(&self) -> [(&'static str, bool); 16] {
+        [
+            ("--preset", self.preset.is_some()),
+            ("--op", !self.op.is_empty()),
+            ("--block", self.block.is_some()),
+            ("--batch", self.batch.is_some()),
+            ("--layout", self.layout.is_some()),
+            ("--pool", self.pool.is_some()),
+            ("--memory", !self.memory.is_empty()),
+            ("--threads", self.threads.is_some()),
+            ("--progress", self.progress.is_some()),
+            ("--notify", self.notify),
+            ("--iterations", self.iterations.is_some()),
+            ("--duration", self.duration.is_some()),
+            ("--warmup", self.warmup.is_some()),
+            ("--verify", self.verify.is_some()),
+            ("--transport", !self.transport.is_empty()),
+            ("--seed", self.seed.is_some()),
+        ]
+    }
+
+    fn refuse_workload_at_target(&self) -> Result<(), Failure> {
+        let mut given: Vec<_> = self.workload_flags().iter().filter(|f| f.1).map(|f| f.0).collect();
+        if self.kind == What::Control {
+            given.push("--kind");
+        }
+        if self.output.is_some() || self.format != Format::Table {
+            given.push("--format/--output");
+        }
+        match given.first() {
+            None => Ok(()),
+            Some(flag) => Err(Failure::usage(format!("{flag} has no effect at a target"))
+                .hint("the initiator decides what is measured; give the flag there")),
+        }
+    }
+
+    fn refuse_workload_for_control(&self) -> Result<(), Failure> {
+        let flags = self.workload_flags();
+        match flags.iter().find(|(name, given)| *given && !matches!(*name, "--transport" | "--seed")) {
+            None => Ok(()),
+            Some((flag, _)) => Err(Failure::usage(format!("{flag} has no effect with --kind control"))
+                .hint("it measures agent creation, registration, metadata and import; no block is moved")),
+        }
+    }
+
+    fn injection_is_misplaced(&self, place: &Place) -> bool {
+        self.inject_corruption.is_some() && matches!(place, Place::Initiator(_))
+    }
+
+    fn cases(&self, transports: &[Transport], seed: u64, timeout: Duration) -> Result<Vec<Case>, Failure> {
+        let ops =
+            if self.op.is_empty() { vec![Op::Write, Op::Read] } else { unique(&self.op, "--op", Op::Write)? };
+        let memories = unique(&self.memory, "--memory", Memory::Shared)?;
+        let (blocks, batches, layout, pool) = match self.preset {
+            Some(Preset::Kv) => (vec![32 << 10], vec![12_800], Layout::Scattered, Some(512 << 20)),
+            None => (
+                self.block.clone().map_or_else(|| (0..8).map(|i| 4096 << (2 * i)).collect(), |s| s.0),
+                self.batch.clone().map_or_else(|| vec![1], |s| s.0),
+                self.layout.unwrap_or(Layout::Contiguous),
+                self.pool.map(|s| s.0),
+            ),
+        };
+        let count = [transports.len(), memories.len(), ops.len(), batches.len(), blocks.len()];
+        if count.iter().product::<usize>() > CASES_MAX {
+            return Err(Failure::usage(format!("these ranges make more than {CASES_MAX} cases"))
+                .hint("use a list instead of a range, or a larger factor: 4KiB..64MiB*4"));
+        }
+        let mut cases = Vec::new();
+        for &transport in transports {
+            for &memory in &memories {
+                for &op in &ops {
+                    for &batch in &batches {
+                        for &block_bytes in &blocks {
+                            let mut case = Case {
+                                index: cases.len() as u32,
+                                op,
+                                transport,
+                                memory,
+                                layout,
+                                block_bytes,
+                                batch,
+                                threads: self.threads.unwrap_or(1),
+                                slots: Case::slots_for(block_bytes, batch, self.iterations),
+                                pool_bytes: pool.unwrap_or(0),
+                                notify: self.notify,
+                                verify: self.verify.unwrap_or(Verify::Every),
+                                seed,
+                                timeout_ms: timeout.as_millis().try_into().unwrap_or(u64::MAX),
+                            };
+                            if pool.is_none() {
+                                case.pool_bytes = case.pool_bytes_default().unwrap_or(0);
+                            } else {
+                                case.fit_slots_to_pool();
+                            }
+                            case.check()?;
+                            cases.push(case);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(cases)
+    }
+}
+
+fn unique<T: Copy + PartialEq + std::fmt::Display>(
+    given: &[T],
+    flag: &str,
+    default: T,
+) -> Result<Vec<T>, Failure> {
+    if given.is_empty() {
+        return Ok(vec![default]);
+    }
+    for (i, value) in given.iter().enumerate() {
+        if given[..i].contains(value) {
+            return Err(Failure::usage(format!("{flag} names {value} twice")));
+        }
+    }
+    Ok(given.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn resolve(flags: &str) -> Result<Run, Failure> {
+        let words = ["kvrail", "bench"].into_iter().chain(flags.split_whitespace());
+        match Cli::try_parse_from(words) {
+            Ok(Cli { command: Command::Bench(bench) }) => bench.resolve(1),
+            Ok(_) => unreachable!("the words say bench"),
+            Err(e) => Err(Failure::usage(e.to_string())),
+        }
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_arguments_sweep_both_directions_on_this_host() {
+        let run = resolve("").unwrap();
+        assert_eq!(run.place, Place::Both);
+        assert_eq!(run.cases.len(), 16);
+        assert_eq!((run.cases[0].block_bytes, run.cases[7].block_bytes), (4096, 64 << 20));
+        assert_eq!((run.cases[0].op, run.cases[8].op), (Op::Write, Op::Read));
+        assert!(run.cases.iter().enumerate().all(|(i, c)| c.index == i as u32 && c.verify == Verify::Every));
+    }
+
+    #[test]
+    fn the_kv_preset_is_the_shape_of_a_paged_cache() {
+        let run = resolve("--preset kv --op read --memory private,shared").unwrap();
+        assert_eq!(run.cases.len(), 2);
+        let case = &run.cases[0];
+        assert_eq!((case.block_bytes, case.batch, case.layout), (32 << 10, 12_800, Layout::Scattered));
+        assert_eq!(case.pool_bytes / case.block_bytes, 16_384);
+    }
+
+    #[test]
+    fn an_address_implies_its_role() {
+        assert_eq!(resolve("--listen :7").unwrap().place, Place::Target(":7".into()));
+        assert_eq!(resolve("--connect a:7").unwrap().place, Place::Initiator("a:7".into()));
+        assert_eq!(resolve("--rendezvous a:7").unwrap().place, Place::Auto("a:7".into()));
+        assert_eq!(resolve("--role target").unwrap().place, Place::Target(LISTEN.into()));
+    }
+
+    #[test]
+    fn flags_that_contradict_each_other_are_refused() {
+        for flags in [
+            "--iterations 5 --duration 1s",
+            "--iterations 0",
+            "--duration 0",
+            "--threads 0",
+            "--threads 257",
+            "--preset kv --block 4KiB",
+            "--role target --connect a:1",
+            "--role initiator",
+            "--role initiator --connect a:1 --listen b:1",
+            "--role auto",
+            "--listen a:1 --connect b:1",
+            "--role target --op write",
+            "--role target --format json",
+            "--role target --kind control",
+            "--kind control --block 4KiB",
+            "--op write,write",
+            "--op copy",
+            "--transport rdma",
+            "--block 64KiB..4KiB",
+            "--block 4KB",
+            "--batch 0",
+            "--pool 1MiB --block 1MiB --batch 4",
+            "--batch 99999999999 --block 1GiB",
+            "--block 1..256 --batch 1..1024*2 --memory shared,private,huge --threads 0",
+            "--connect a:1 --inject-corruption 0:0:0",
+            "--inject-corruption 0:0",
+        ] {
+            assert!(resolve(flags).is_err(), "{flags}");
+        }
+    }
+
+    #[test]
+    fn a_given_pool_takes_slots_before_it_is_refused() {
+        let run = resolve("--block 4KiB --pool 40KiB --op write").unwrap();
+        assert_eq!(run.cases[0].slots, 8);
+    }
+
+    proptest! {
+        #[test]
+        fn no_command_line_panics(words in prop::collection::vec(word(), 0..8)) {
+            let words = ["kvrail".to_string(), "bench".into()].into_iter().chain(words);
+            if let Ok(Cli { command: Command::Bench(bench) }) = Cli::try_parse_from(words)
+                && let Ok(run) = bench.resolve(1)
+            {
+                prop_assert!(run.cases.iter().all(|c| c.check().is_ok()));
+            }
+        }
+    }
+
+    fn word() -> impl Strategy<Value = String> {
+        let flags = [
+            "--role",
+            "--listen",
+            "--connect",
+            "--rendezvous",
+            "--timeout",
+            "--kind",
+            "--preset",
+            "--op",
+            "--block",
+            "--batch",
+            "--layout",
+            "--pool",
+            "--memory",
+            "--transport",
+            "--threads",
+            "--progress",
+            "--notify",
+            "--iterations",
+            "--duration",
+            "--warmup",
+            "--verify",
+            "--seed",
+            "--format",
+            "--output",
+        ];
+        let values = [
+            "target",
+            "auto",
+            "kv",
+            "write,read",
+            "4KiB..64MiB",
+            "1..64",
+            "scattered",
+            "1MiB",
+            "private",
+            "shm",
+            "4",
+            "inline",
+            "1s",
+            "0",
+            "last",
+            "json",
+            "x",
+            "18446744073709551615",
+            "1TiB",
+            "127.0.0.1:1",
+        ];
+        prop_oneof![
+            4 => prop::sample::select(flags.to_vec()).prop_map(str::to_string),
+            4 => prop::sample::select(values.to_vec()).prop_map(str::to_string),
+            1 => "\\PC{0,12}",
+        ]
+    }
+}
