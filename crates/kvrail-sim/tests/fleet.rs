@@ -6,7 +6,7 @@ use kvrail_sim::fleet::{hunt, sail};
 use kvrail_sim::violation::Checker;
 
 /// Seeds per test run; the long fleets are `cargo run --release -p kvrail-sim -- --seeds N`.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 3_000;
 /// Within so many seeds each canary is seen.
 const HUNT: u64 = 400;
 

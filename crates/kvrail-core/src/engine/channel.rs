@@ -54,6 +54,11 @@ impl Channel {
         self.pending.push_back(Pending { sequence: self.next_sequence, body, sent: None, sendings: 0 });
     }
 
+    /// Nothing was sent or received yet.
+    pub(super) fn is_pristine(&self) -> bool {
+        self.next_sequence == 0 && self.received == 0 && self.received_bits == 0
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         self.pending.is_empty()
     }

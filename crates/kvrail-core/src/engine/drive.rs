@@ -8,19 +8,27 @@ impl<H: Hazards> Engine<H> {
     pub fn drive(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
         self.now = self.now.max(now);
         let mut worked = self.post_ready(now, transport);
+        worked |= self.take_in(now, transport);
+        if now >= self.timer {
+            self.handle_timeout(now, transport);
+        }
+        if !self.dirty.is_empty() && self.flush_control(now, transport) {
+            // What a transport has only queued leaves with its next poll: an owner that drives no more once its
+            // transfer has ended must not keep the notification.
+            self.take_in(now, transport);
+            worked = true;
+        }
+        worked
+    }
+
+    fn take_in(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
         let mut events = core::mem::take(&mut self.events);
         transport.poll(now, &mut events);
-        worked |= !events.is_empty();
+        let worked = !events.is_empty();
         for event in events.drain(..) {
             self.handle_event(now, transport, event);
         }
         self.events = events;
-        if now >= self.timer {
-            self.handle_timeout(now, transport);
-        }
-        if !self.dirty.is_empty() {
-            worked |= self.flush_control(now, transport);
-        }
         worked
     }
 
@@ -371,11 +379,39 @@ impl<H: Hazards> Engine<H> {
             {
                 self.unconfirmed(now, token, error);
             }
+            self.take_back(now, transport, token);
         }
         for slot in 0..self.peers.slots() {
             if let Some((generation, _)) = self.peers.at(slot) {
                 self.handle_peer_timeout(now, transport, PeerId { slot, generation });
             }
+        }
+    }
+
+    /// Resets the routes on which a transfer that is to end badly still has ops after the stall timeout, whether
+    /// or not those routes make progress for others: its end has a bound (KR-4), and it ends quiet (KR-7).
+    fn take_back(&mut self, now: Time, transport: &mut dyn Transport, token: Token) {
+        let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
+        if transfer.ending.is_none() || transfer.in_flight == 0 {
+            return;
+        }
+        if now >= transfer.drain_by {
+            transfer.drain_by = now + self.caps.stall_timeout;
+            let id = transfer.plan.peer;
+            let in_flight = |s: &&transfer::OpState| s.is(OpPhase::InFlight);
+            let mut routes: Vec<u16> = transfer.ops.0.iter().filter(in_flight).map(|s| s.route()).collect();
+            routes.sort_unstable();
+            routes.dedup();
+            for index in routes.into_iter().map(usize::from) {
+                let route = self.peers.get(id.slot, id.generation).map(|p| p.routes[index].route);
+                if let Some(route) = route {
+                    transport.reset(now, id, route);
+                    self.route_down(now, id, index, OpError::Unresponsive);
+                }
+            }
+        }
+        if let Some(transfer) = self.transfers.get(token.slot, token.generation) {
+            self.timer = self.timer.min(transfer.drain_by);
         }
     }
 

@@ -86,6 +86,8 @@ impl<H: Hazards> Engine<H> {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
         if transfer.ending.is_none() {
             transfer.ending = Some(error);
+            transfer.drain_by = now + self.caps.stall_timeout;
+            self.timer = self.timer.min(transfer.drain_by);
         }
         transfer.work.clear();
         self.conclude_if_quiet(now, token);

@@ -181,16 +181,10 @@ impl<H: Hazards> Engine<H> {
         greeting: Greeting,
     ) {
         if let Some(id) = self.names.get(greeting.name.as_str()).copied()
-            && let Some(peer) = self.peers.get(id.slot, id.generation)
-            && peer.incarnation == header.from
-            && peer.link != Header::NO_LINK
-            && peer.link != greeting.link
+            && self.peers.get(id.slot, id.generation).is_some_and(|peer| peer.incarnation == header.from)
+            && self.follow(now, transport, id, greeting.link) == Followed::Stale
         {
-            if greeting.link < peer.link {
-                self.stats.messages_refused += 1; // left over from an earlier acquaintance
-                return;
-            }
-            self.lose(now, transport, id, PeerLostCause::Reconnected);
+            return;
         }
         let met = self.meet(now, transport, &greeting.name, header.from, &greeting.address);
         let Ok((id, _)) = met else {
@@ -240,6 +234,21 @@ impl<H: Hazards> Engine<H> {
             self.stats.messages_refused += 1;
             return;
         }
+        match self.follow(now, transport, id, greeting.link) {
+            Followed::Current => {}
+            Followed::Stale => return,
+            Followed::Void => {
+                // Greeted under what is void now: this side's own hello begins the next acquaintance.
+                let met = self.meet(now, transport, &greeting.name, header.from, &greeting.address);
+                if let Ok((id, _)) = met
+                    && let Some(peer) = self.peers.get_mut(id.slot, id.generation)
+                {
+                    peer.hello.due = now;
+                    self.mark_dirty(id);
+                }
+                return;
+            }
+        }
         let nonce = greeting.nonce;
         self.greeted(now, id, greeting);
         self.absorb(id, header);
@@ -271,18 +280,38 @@ impl<H: Hazards> Engine<H> {
         }
     }
 
+    /// Compares a greeting's link with the one that is known. A larger one means that the peer has begun another
+    /// acquaintance: followed in silence if nothing was said under the old one, else whatever was is void.
+    fn follow(&mut self, now: Time, transport: &mut dyn Transport, id: PeerId, link: u64) -> Followed {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return Followed::Stale };
+        if peer.link == Header::NO_LINK || peer.link == link {
+            Followed::Current
+        } else if link < peer.link {
+            self.stats.messages_refused += 1;
+            Followed::Stale
+        } else if peer.is_pristine() {
+            peer.link = Header::NO_LINK;
+            Followed::Current
+        } else {
+            self.lose(now, transport, id, PeerLostCause::Reconnected);
+            Followed::Void
+        }
+    }
+
     fn greeted(&mut self, now: Time, id: PeerId, greeting: Greeting) {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         peer.heard_at = now;
-        if peer.state != PeerState::Connecting {
+        if peer.link != Header::NO_LINK {
             return;
         }
-        peer.state = PeerState::Ready;
-        peer.hello.due = Time::NEVER;
         peer.link = greeting.link;
         peer.slots = greeting.slots;
         peer.credit.granted = greeting.credit;
-        self.inbox.push_back(EngineEvent::PeerReady { peer: id });
+        peer.hello.due = Time::NEVER;
+        if peer.state == PeerState::Connecting {
+            peer.state = PeerState::Ready;
+            self.inbox.push_back(EngineEvent::PeerReady { peer: id });
+        }
         self.mark_dirty(id);
         self.admit_all(id);
     }
@@ -537,6 +566,16 @@ enum Owed {
     Sequenced,
     Goodbye,
     Ack,
+}
+
+/// What a greeting's link says of the acquaintance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Followed {
+    Current,
+    /// Left over from an earlier one.
+    Stale,
+    /// The peer has begun another; what is known of this one is void.
+    Void,
 }
 
 enum Sent {

@@ -523,6 +523,7 @@ impl<H: Hazards> Engine<H> {
             deadline,
             phase: Phase::Waiting,
             ending: None,
+            drain_by: Time::NEVER,
             ops,
             work: Vec::with_capacity(plan.segments().len()),
             queued_on: 0,

@@ -166,6 +166,14 @@ impl Peer {
             .collect();
     }
 
+    /// Nothing was said, and no transfer started, under the link that is known.
+    pub(super) fn is_pristine(&self) -> bool {
+        self.channel.is_pristine()
+            && self.credit.posted == 0
+            && self.consumed == 0
+            && self.transfers as usize == self.waiting.len()
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         matches!(self.state, PeerState::Lost(_))
     }

@@ -83,6 +83,9 @@ pub(super) struct Transfer {
     pub(super) phase: Phase,
     /// Set once when it is to end badly; from then on it only drains.
     pub(super) ending: Option<TransferError>,
+    /// When its ops in flight are taken back, once it is to end badly: a route that serves others may still have
+    /// lost one of its ops.
+    pub(super) drain_by: Time,
     pub(super) ops: OpLog,
     pub(super) work: Vec<Work>,
     /// Bit `r`: queued on local rail `r`.

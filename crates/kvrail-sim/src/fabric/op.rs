@@ -87,7 +87,9 @@ impl OpState {
 
     /// No byte of it can touch memory any more.
     pub(crate) fn is_quiet(&self, now: u64) -> bool {
-        self.ended && (self.references == 0 || self.land_by.is_some_and(|by| by < now))
+        // A failure that was on its way when the op succeeded holds a reference and moves nothing.
+        let idle = u32::from(self.failing);
+        self.ended && (self.references == idle || self.land_by.is_some_and(|by| by < now))
     }
 }
 
@@ -440,6 +442,7 @@ impl World {
     pub(crate) fn end(&mut self, key: OpKey, error: Option<OpError>) {
         let Some(op) = self.ops.get_mut(key) else { return };
         op.references -= 1;
+        op.failing &= error.is_none();
         if op.ended {
             self.retire(key);
             return;
