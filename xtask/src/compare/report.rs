@@ -81,8 +81,9 @@ fn table_row(line: &Judged) -> String {
         Verdict::Skipped(_) => "skipped",
         Verdict::NotMeasured(_) => "**not measured**",
     };
+    let noise = if line.noisy { " (noisy)" } else { "" };
     format!(
-        "| {} | {}, {} | {} | {beside} | {} | {required} | {verdict} |",
+        "| {} | {}, {} | {} | {beside} | {} | {required} | {verdict}{noise} |",
         line.row,
         metric.name(),
         metric.unit(),
@@ -169,13 +170,14 @@ mod tests {
             beside: spread,
             ratio: spread,
             verdict,
+            noisy: true,
         };
         let about =
             Circumstances { runs: 3, nixl_version: None, turns: 6, noisy_turns: 0, skipped_rows: Vec::new() };
         let text =
             markdown(&[line(Verdict::Missed), line(Verdict::Skipped("NIXL UCX: no wheel".into()))], &about);
         assert!(text.contains("| 2.00 [1.00..4.00] | NIXL UCX 2.00 [1.00..4.00] |"), "{text}");
-        assert!(text.contains("| ≥ 2.3× | **missed** |"), "{text}");
+        assert!(text.contains("| ≥ 2.3× | **missed** (noisy) |"), "{text}");
         assert!(text.contains("- skipped: shared-kv-read: NIXL UCX: no wheel"), "{text}");
     }
 }

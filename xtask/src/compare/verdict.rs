@@ -61,6 +61,8 @@ pub(crate) struct Judged {
     /// kvrail's figure over the peer's, of the same turn; the median decides.
     pub(crate) ratio: Option<Spread>,
     pub(crate) verdict: Verdict,
+    /// Most turns of its row began on a busy machine: the figures are worth little.
+    pub(crate) noisy: bool,
 }
 
 /// Judges every check of a row. `skipped` names the optional peers that this machine cannot run.
@@ -92,7 +94,15 @@ fn judge_one(row: &Row, check: Check, taken: &Taken, skipped: &BTreeMap<Peer, St
             },
         },
     };
-    Judged { row: row.name.clone(), check, kvrail, beside: Spread::of(&others), ratio, verdict }
+    Judged {
+        row: row.name.clone(),
+        check,
+        kvrail,
+        beside: Spread::of(&others),
+        ratio,
+        verdict,
+        noisy: taken.noisy_turns * 2 > taken.turns,
+    }
 }
 
 /// None of an engine that failed in any turn: what it did before is not its figure.
