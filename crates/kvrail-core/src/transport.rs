@@ -404,6 +404,12 @@ pub trait Transport {
     /// really ended) in bounded time.
     fn reset(&mut self, now: Time, peer: PeerId, route: Route);
 
+    /// Whether the last [`Transport::poll`] moved bytes for peers, of which this side hears nothing by events: reason
+    /// to poll again before sleeping, where a transport needs its target's core.
+    fn served(&self) -> bool {
+        false
+    }
+
     /// When [`Transport::poll`] wants to be called even if nothing arrives.
     fn poll_timeout(&self) -> Option<Time> {
         None

@@ -51,7 +51,7 @@ knobs! {
         "a peer with no usable route and no sign of life for this long is lost";
     CloseTimeout: "close_timeout_ms", "KVRAIL_CLOSE_TIMEOUT_MS", "ms", 2_000, 0..=600_000,
         "how long the end of an agent may wait for transfers in flight to drain";
-    Spin: "spin_us", "KVRAIL_SPIN_US", "us", 50, 0..=1_000_000,
+    Spin: "spin_us", "KVRAIL_SPIN_US", "us", 200, 0..=1_000_000,
         "how long a waiting call, or the progress thread after something happened, looks at the rails before it \
          sleeps; raise it for latency on idle cores, lower \
          it to save processor time";

@@ -29,7 +29,7 @@ impl<H: Hazards> Engine<H> {
     fn take_in(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
         let mut events = core::mem::take(&mut self.events);
         transport.poll(now, &mut events);
-        let worked = !events.is_empty();
+        let worked = !events.is_empty() || transport.served();
         for event in events.drain(..) {
             self.handle_event(now, transport, event);
         }

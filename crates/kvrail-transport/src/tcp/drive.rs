@@ -146,6 +146,7 @@ impl Tcp {
             return self.close(now, key, error.map_or(Broken::Ended, Broken::Io));
         }
         if what & sys::WRITABLE != 0 {
+            self.served |= conn.blocked;
             conn.blocked = false;
         }
         let mut result = Ok(());
@@ -154,6 +155,7 @@ impl Tcp {
             let received =
                 conn.receive(&self.regions, &mut self.scratch, counters, events, &mut self.effects);
             let arrived = received.as_ref().is_ok_and(|bytes| *bytes > 0);
+            self.served |= arrived;
             let room = conn.hot.is_some() || self.hot.len() < HOT_MAX;
             if arrived && room && conn.hot.replace(now + HOT_FOR).is_none() {
                 self.hot.push(key);

@@ -115,6 +115,8 @@ pub struct Tcp {
     /// Connections on which bytes arrived a moment ago.
     hot: Vec<ConnKey>,
     polls: u32,
+    /// The last poll moved bytes.
+    served: bool,
     /// Events that were decided outside of `poll`.
     backlog: Vec<Event>,
     scratch: Scratch,
@@ -199,6 +201,7 @@ impl Tcp {
             dirty: Vec::new(),
             hot: Vec::new(),
             polls: 0,
+            served: false,
             backlog: Vec::new(),
             scratch: Scratch::default(),
             ready: Vec::new(),
@@ -391,7 +394,12 @@ impl Transport for Tcp {
     }
 
     fn poll(&mut self, now: Time, events: &mut Vec<Event>) {
+        self.served = false;
         self.drive(now, events);
+    }
+
+    fn served(&self) -> bool {
+        self.served
     }
 
     fn reset(&mut self, now: Time, peer: PeerId, route: Route) {
