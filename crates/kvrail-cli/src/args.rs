@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::case::{Layout, Memory, Op, Progress, THREADS_MAX, Transport, Verify};
+use crate::case::{Cooperate, Layout, Memory, Op, Progress, THREADS_MAX, Transport, Verify};
 use crate::units::{self, Size, Sweep};
 
 /// Moves LLM KV-cache blocks between processes and hosts, and measures how well.
@@ -150,6 +150,9 @@ pub(crate) struct Bench {
     /// Who makes the initiator's progress [default: inline]
     #[arg(long, value_enum, help_heading = "Workload")]
     pub(crate) progress: Option<Progress>,
+    /// Whether the target's cores help with large batches of private memory on one host [default: on]
+    #[arg(long, value_enum, help_heading = "Workload")]
+    pub(crate) cooperate: Option<Cooperate>,
     /// Each transfer carries a notification, and the target counts them
     #[arg(long, help_heading = "Workload")]
     pub(crate) notify: bool,

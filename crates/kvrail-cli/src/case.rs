@@ -94,6 +94,17 @@ pub(crate) enum Progress {
     Thread,
 }
 
+/// Whose cores copy private memory on one host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Cooperate {
+    /// Both sides', as far as that gains anything.
+    #[default]
+    On,
+    /// The initiator's only.
+    Off,
+}
+
 macro_rules! display_as_value {
     ($($name:ty),*) => {$(
         impl fmt::Display for $name {
@@ -127,6 +138,7 @@ pub(crate) struct Case {
     pub(crate) pool_bytes: u64,
     /// Each transfer carries a notification, and the target counts them.
     pub(crate) notify: bool,
+    pub(crate) cooperate: Cooperate,
     pub(crate) verify: Verify,
     /// The run's seed: pattern and layout follow from it.
     pub(crate) seed: u64,
@@ -324,6 +336,7 @@ pub(crate) fn example() -> Case {
         slots: 1,
         pool_bytes: 64 << 20,
         notify: false,
+        cooperate: Cooperate::On,
         verify: Verify::Every,
         seed: 7,
         timeout_ms: 1000,

@@ -12,7 +12,7 @@ use kvrail::{
     TransportConfig,
 };
 
-use crate::case::{Memory, Op, Progress, Transport};
+use crate::case::{Cooperate, Memory, Op, Progress, Transport};
 use crate::failure::Failure;
 use crate::link::Pulse;
 use crate::pattern::Bytes;
@@ -100,14 +100,16 @@ impl Endpoint {
     pub(crate) fn create(
         name: &str,
         transport: Transport,
+        cooperate: Cooperate,
         ip: &str,
         progress: Progress,
         timeout: Duration,
     ) -> Result<Self, Failure> {
         let address = if ip.contains(':') { format!("[{ip}]:0") } else { format!("{ip}:0") };
+        let shm = TransportConfig::shm().cooperate(cooperate == Cooperate::On);
         let transports = match transport {
-            Transport::Auto => vec![TransportConfig::shm(), TransportConfig::tcp(address)],
-            Transport::Shm => vec![TransportConfig::shm()],
+            Transport::Auto => vec![shm, TransportConfig::tcp(address)],
+            Transport::Shm => vec![shm],
             Transport::Tcp => vec![TransportConfig::tcp(address)],
         };
         let inline = progress == Progress::Inline;

@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::case::{Case, Geometry, Memory, Op, Transport, Verify};
+use crate::case::{Case, Cooperate, Geometry, Memory, Op, Transport, Verify};
 use crate::ceiling::Ceiling;
 use crate::control::{Message, Wound};
 use crate::endpoint::{self, Endpoint, Pool, Prepared, Remote};
@@ -92,7 +92,14 @@ impl<'a> Open<'a> {
         link.send(Message::Open { case: Box::new(case.clone()) })?;
         let geometry = Geometry::new(case);
         let name = format!("kvrail-bench-initiator-{}-{}", std::process::id(), case.index);
-        let endpoint = Endpoint::create(&name, case.transport, &link.local_ip(), run.progress, run.timeout)?;
+        let endpoint = Endpoint::create(
+            &name,
+            case.transport,
+            case.cooperate,
+            &link.local_ip(),
+            run.progress,
+            run.timeout,
+        )?;
         let pool = endpoint.register(endpoint::allocate(case.memory, case.pool_bytes)?)?;
         pattern::poison(&pool, 0, case.pool_bytes);
         let ceiling = Ceiling::new(case, &geometry)?;
@@ -422,7 +429,8 @@ pub(crate) fn run_control(link: &Link, run: &Run, transport: Transport) -> Resul
         let metadata = link.receive_blob("its metadata", run.timeout)?;
         metadata_bytes = metadata.len() as u64;
         let agent = format!("kvrail-bench-initiator-{}-c{repetition}", std::process::id());
-        let endpoint = Endpoint::create(&agent, transport, &link.local_ip(), run.progress, run.timeout)?;
+        let endpoint =
+            Endpoint::create(&agent, transport, Cooperate::On, &link.local_ip(), run.progress, run.timeout)?;
         let start = Instant::now();
         let remote = endpoint.import(&metadata)?;
         times[3].push(start.elapsed().as_nanos().try_into().unwrap_or(u64::MAX));

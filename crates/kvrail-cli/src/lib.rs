@@ -30,6 +30,18 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 
+/// What a command line means, without doing it: the number of benchmark cases, 0 for other commands. For fuzzing.
+///
+/// # Errors
+/// The text that the program would print.
+#[doc(hidden)]
+pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, String> {
+    match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
+        Command::Bench(bench) => bench.resolve(1).map(|run| run.cases.len()).map_err(|e| e.to_string()),
+        Command::Completions { .. } => Ok(0),
+    }
+}
+
 /// Runs the program on the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {

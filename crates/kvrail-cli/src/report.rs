@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::case::{Case, Layout, Memory, Op, Verify};
+use crate::case::{Case, Cooperate, Layout, Memory, Op, Verify};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::measure::Samples;
@@ -63,6 +63,7 @@ pub(crate) struct Row {
     pub(crate) pool_bytes: u64,
     pub(crate) threads: u32,
     pub(crate) notify: bool,
+    pub(crate) cooperate: bool,
     /// Timed transfers, all threads together.
     pub(crate) iterations: u64,
     pub(crate) bytes: u64,
@@ -103,6 +104,7 @@ impl Row {
             pool_bytes: case.pool_bytes,
             threads: case.threads,
             notify: case.notify,
+            cooperate: case.cooperate == Cooperate::On,
             iterations: samples.transfers,
             bytes: samples.bytes,
             timed_s: samples.wall.as_secs_f64(),
@@ -174,7 +176,7 @@ pub(crate) struct Control {
     pub(crate) import_ms: f64,
 }
 
-const CSV_HEADER: &str = "case,op,transport,memory,pages,layout,block_bytes,batch,pool_bytes,threads,notify,iterations,\
+const CSV_HEADER: &str = "case,op,transport,memory,pages,layout,block_bytes,batch,pool_bytes,threads,notify,cooperate,iterations,\
 bytes,timed_s,bandwidth_gbps,bandwidth_total_gbps,latency_p50_us,latency_p99_us,latency_max_us,prepare_p50_us,\
 post_p50_us,wire_p50_us,cpu_initiator_s,cpu_target_s,verify,verified,ceiling_gbps,above_ceiling";
 
@@ -218,6 +220,7 @@ impl Report {
                 row.pool_bytes.to_string(),
                 row.threads.to_string(),
                 row.notify.to_string(),
+                row.cooperate.to_string(),
                 row.iterations.to_string(),
                 row.bytes.to_string(),
                 row.timed_s.to_string(),

@@ -133,7 +133,7 @@ impl Bench {
     }
 
     /// Flags that describe the workload, and whether they were given.
-    fn workload_flags(&self) -> [(&'static str, bool); 16] {
+    fn workload_flags(&self) -> [(&'static str, bool); 17] {
         [
             ("--preset", self.preset.is_some()),
             ("--op", !self.op.is_empty()),
@@ -144,6 +144,7 @@ impl Bench {
             ("--memory", !self.memory.is_empty()),
             ("--threads", self.threads.is_some()),
             ("--progress", self.progress.is_some()),
+            ("--cooperate", self.cooperate.is_some()),
             ("--notify", self.notify),
             ("--iterations", self.iterations.is_some()),
             ("--duration", self.duration.is_some()),
@@ -218,6 +219,7 @@ impl Bench {
                                 slots: Case::slots_for(block_bytes, batch, self.iterations),
                                 pool_bytes: pool.unwrap_or(0),
                                 notify: self.notify,
+                                cooperate: self.cooperate.unwrap_or_default(),
                                 verify: self.verify.unwrap_or(Verify::Every),
                                 seed,
                                 timeout_ms: timeout.as_millis().try_into().unwrap_or(u64::MAX),

@@ -75,7 +75,14 @@ impl Served {
             return Err(Failure::usage(format!("--inject-corruption is outside of {case}")));
         }
         let name = format!("kvrail-bench-target-{}-{}", std::process::id(), case.index);
-        let endpoint = Endpoint::create(&name, case.transport, &link.local_ip(), Progress::Thread, timeout)?;
+        let endpoint = Endpoint::create(
+            &name,
+            case.transport,
+            case.cooperate,
+            &link.local_ip(),
+            Progress::Thread,
+            timeout,
+        )?;
         let pool = endpoint.register(endpoint::allocate(case.memory, case.pool_bytes)?)?;
         pattern::poison(&pool, 0, case.pool_bytes);
         let source = match case.op {
@@ -233,7 +240,14 @@ fn serve_control(link: &Link, regions: u32, transport: Transport, timeout: Durat
     let backing = endpoint::allocate(crate::case::Memory::Shared, bytes)?;
     let start = Instant::now();
     let name = format!("kvrail-bench-target-{}", std::process::id());
-    let endpoint = Endpoint::create(&name, transport, &link.local_ip(), Progress::Thread, timeout)?;
+    let endpoint = Endpoint::create(
+        &name,
+        transport,
+        crate::case::Cooperate::On,
+        &link.local_ip(),
+        Progress::Thread,
+        timeout,
+    )?;
     let created = Instant::now();
     let parts = endpoint.register_parts(&backing, regions)?;
     let registered = Instant::now();

@@ -20,6 +20,9 @@ use kvrail_core::transport::{
 use kvrail_transport::Fabric;
 
 fn main() {
+    if std::env::args().any(|argument| argument == "hot") {
+        return hot();
+    }
     if cfg!(debug_assertions) {
         println!("a debug build: its figures mean nothing");
     }
@@ -34,8 +37,24 @@ fn main() {
     per_descriptor();
 }
 
+/// Nothing but posting and waiting, for a profiler: `cargo bench -p kvrail --bench facade -- hot`.
+fn hot() {
+    let pair = pair(Progress::Inline, 1 << 20, null);
+    let plan = plan(&pair, 1, 4096);
+    let mut transfer = plan.write().post().unwrap();
+    transfer.wait().unwrap();
+    const ROUNDS: u32 = 10_000_000;
+    let (_, took) = timed(|| {
+        for _ in 0..ROUNDS {
+            transfer.post().unwrap();
+            transfer.wait().unwrap();
+        }
+    });
+    println!("{:?} each", took / ROUNDS);
+}
+
 fn agent(name: &str, progress: Progress, transport: TransportConfig) -> Agent {
-    Agent::builder(name).transports([transport]).progress(progress).ignore_environment().build().unwrap()
+    Agent::builder(name).transports([transport]).progress(progress).build().unwrap()
 }
 
 fn best(rounds: usize, mut run: impl FnMut() -> Duration) -> Duration {
@@ -272,10 +291,7 @@ impl Fabric for Null {
         self.node.bell.as_raw_fd()
     }
     fn arm(&mut self) -> bool {
-        if self.node.full.load(Ordering::Acquire) {
-            let _ = rustix::io::read(&self.node.bell, &mut [0; 8]);
-            return false;
-        }
-        self.events.is_empty()
+        let _ = rustix::io::read(&self.node.bell, &mut [0; 8]);
+        !self.node.full.load(Ordering::Acquire) && self.events.is_empty()
     }
 }

@@ -21,10 +21,6 @@ use crate::progress::Progress;
 use crate::sleep::Sleeper;
 use crate::transports::{self, OpenError, TransportConfig};
 
-/// How long the progress thread looks at the rails before it sleeps, when callers do not. Short: a caller that waits
-/// spins itself.
-const THREAD_SPIN: Duration = Duration::from_micros(5);
-
 /// An agent that is about to be. See [`Agent::builder`].
 #[derive(Debug)]
 #[must_use = "nothing starts before `build`"]
@@ -169,7 +165,7 @@ impl AgentBuilder {
         self
     }
 
-    /// How long a waiting call looks at the rails before it sleeps. Default: 20 µs.
+    /// How long a waiting call looks at the rails before it sleeps. Default: 50 µs.
     pub fn spin(mut self, spin: Duration) -> Self {
         self.settings.set(Id::Spin, u64::try_from(spin.as_micros()).unwrap_or(u64::MAX));
         self
@@ -243,7 +239,6 @@ impl AgentBuilder {
             clock: Clock::new(),
             progress: self.progress,
             spin_time: config.us(Id::Spin),
-            thread_spin_time: THREAD_SPIN.min(config.us(Id::Spin)),
             lanes,
             regions: Mutex::default(),
             graveyard: Default::default(),

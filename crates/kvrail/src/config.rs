@@ -51,8 +51,9 @@ knobs! {
         "a peer with no usable route and no sign of life for this long is lost";
     CloseTimeout: "close_timeout_ms", "KVRAIL_CLOSE_TIMEOUT_MS", "ms", 2_000, 0..=600_000,
         "how long the end of an agent may wait for transfers in flight to drain";
-    Spin: "spin_us", "KVRAIL_SPIN_US", "us", 20, 0..=1_000_000,
-        "how long a waiting call looks at the rails before it sleeps; raise it for latency on idle cores, lower \
+    Spin: "spin_us", "KVRAIL_SPIN_US", "us", 50, 0..=1_000_000,
+        "how long a waiting call, or the progress thread after something happened, looks at the rails before it \
+         sleeps; raise it for latency on idle cores, lower \
          it to save processor time";
     InlineBytes: "inline_bytes_max", "KVRAIL_INLINE_BYTES_MAX", "bytes", 256 << 10, 0..=1 << 40,
         "with a progress thread, transfers up to this size are started by the thread that posts them";

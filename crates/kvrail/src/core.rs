@@ -31,7 +31,6 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) progress: Progress,
     pub(crate) spin_time: Duration,
-    pub(crate) thread_spin_time: Duration,
     /// In the agent's order of preference.
     pub(crate) lanes: Vec<Lane>,
     pub(crate) regions: Mutex<Regions>,

@@ -169,7 +169,12 @@ impl Turn<'_> {
                 }
                 EngineEvent::RouteDown { peer, route, error } => {
                     let peer_name = state.peer_name(peer);
-                    tracing::warn!(agent = %core.name, peer = %peer_name, %route, %error, "route down");
+                    // A route that fails when nothing is under way is often a peer that is about to be gone.
+                    if state.engine.peer(peer).is_some_and(|known| known.transfers > 0) {
+                        tracing::warn!(agent = %core.name, peer = %peer_name, %route, %error, "route down");
+                    } else {
+                        tracing::info!(agent = %core.name, peer = %peer_name, %route, %error, "route down");
+                    }
                     core.inbox.announce(PeerEvent::RouteDown { peer_name, route, error });
                 }
                 EngineEvent::RouteUp { peer, route } => {

@@ -46,6 +46,11 @@
 //! against both sides' regions before a byte moves (KR-9); a restarted peer is another peer (KR-11); what transport
 //! is used is said, and what was asked for and is not possible is an error (KR-13).
 //!
+//! # Configuration
+//! The builder sets what the code knows; `KVRAIL_TRANSPORT=shm,tcp` and the variables of [`config::KNOBS`] override
+//! it, because who deploys a container cannot change its code. What was chosen, and by whom, is logged once when an
+//! agent starts and once per peer, and can be read back: [`Agent::config`], [`Peer::transport_choice`].
+//!
 //! # Errors
 //! One enum per operation, with `is_retryable()`; `Display` states facts, [`Hints`] gives advice.
 #![forbid(unsafe_code)]

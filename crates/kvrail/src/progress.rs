@@ -236,7 +236,7 @@ impl Core {
             let now = self.clock.now();
             self.bury_if_due(now);
             if moved {
-                spin_until = now + self.thread_spin_time;
+                spin_until = now + self.spin_time;
             } else if now >= spin_until {
                 self.rest(Time::NEVER, || !self.stop.load(Ordering::Acquire));
             } else {

@@ -19,7 +19,8 @@ use crate::core::{Core, Handle};
 use crate::hints::Hints;
 use crate::memory::{AccessError, Memory, check_range};
 
-/// Registered memory. See the [module](self).
+/// Registered memory, and a share in its ownership. Dropping it deregisters: at once when nothing uses it, otherwise
+/// as soon as the last transfer has drained; until then the memory stays alive (KR-7).
 pub struct Region {
     handle: Arc<Handle>,
     info: RegionInfo,

@@ -19,7 +19,7 @@ pub struct TransportConfig {
 }
 
 enum Kind {
-    Shm,
+    Shm { cooperate: bool },
     Tcp { listen: String, connections: Option<u16> },
     Custom(Box<dyn Fabric>),
 }
@@ -28,7 +28,7 @@ impl TransportConfig {
     /// Shared memory: processes of one user on one host.
     #[must_use]
     pub fn shm() -> Self {
-        Self { kind: Kind::Shm }
+        Self { kind: Kind::Shm { cooperate: true } }
     }
 
     /// TCP, listening on `listen` (`HOST:PORT`, port 0 for any). Peers connect to that address, so that one that is
@@ -53,11 +53,21 @@ impl TransportConfig {
         self
     }
 
+    /// Whether this agent's cores help its peers with large batches of private memory, and ask for their help (the
+    /// default); for shm only, ignored elsewhere. Off, such a batch is copied by one core.
+    #[must_use]
+    pub fn cooperate(mut self, on: bool) -> Self {
+        if let Kind::Shm { cooperate } = &mut self.kind {
+            *cooperate = on;
+        }
+        self
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match &self.kind {
-            Kind::Shm => "shm",
+            Kind::Shm { .. } => "shm",
             Kind::Tcp { .. } => "tcp",
             Kind::Custom(fabric) => fabric.caps().name,
         }
@@ -80,7 +90,9 @@ impl TransportConfig {
     pub(crate) fn open(self) -> Result<Box<dyn Fabric>, OpenError> {
         match self.kind {
             Kind::Custom(fabric) => Ok(fabric),
-            Kind::Shm => Ok(Box::new(Shm::open(shm::Config::default())?)),
+            Kind::Shm { cooperate } => {
+                Ok(Box::new(Shm::open(shm::Config { cooperate, ..shm::Config::default() })?))
+            }
             Kind::Tcp { listen, connections } => open_tcp(&listen, connections),
         }
     }
@@ -89,7 +101,8 @@ impl TransportConfig {
 impl fmt::Debug for TransportConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Shm => f.write_str("shm"),
+            Kind::Shm { cooperate: true } => f.write_str("shm"),
+            Kind::Shm { cooperate: false } => f.write_str("shm without help of the peer's cores"),
             Kind::Tcp { listen, connections } => {
                 write!(f, "tcp listening on {listen}")?;
                 connections.map_or(Ok(()), |n| write!(f, " with {n} connections"))

@@ -99,6 +99,35 @@ fn every_byte_arrives_both_ways_over_every_transport_in_both_modes() {
 }
 
 #[test]
+fn the_first_transfer_to_a_new_peer_waits_for_no_timer() {
+    for over in TRANSPORTS {
+        for mode in MODES {
+            let mut times: Vec<_> = std::thread::scope(|scope| {
+                let meet = |_| {
+                    let (here, there) = (agent("here", over, mode), agent("there", over, Progress::Thread));
+                    let a = here.register(Memory::shared(4096).unwrap()).unwrap();
+                    let b = there.register(Memory::shared(4096).unwrap()).unwrap();
+                    let started = Instant::now();
+                    let peer = here.connect(&there.metadata().unwrap()).unwrap();
+                    let (from, to) = (a.slice(0, 4096).unwrap(), b.slice(0, 4096).unwrap());
+                    let plan = here.prepare(&peer, &from.into(), &to.into()).unwrap();
+                    let transfer = plan.write().post().unwrap();
+                    transfer.wait_timeout(PATIENCE).expect("nobody woke up").unwrap();
+                    started.elapsed()
+                };
+                // Several at a time: the order of their steps varies.
+                let threads: Vec<_> =
+                    (0..4).map(|_| scope.spawn(move || (0..25).map(meet).collect::<Vec<_>>())).collect();
+                threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+            });
+            times.sort_unstable();
+            let median = times[times.len() / 2];
+            assert!(median < Duration::from_millis(25), "{over} {mode:?}: {median:?}");
+        }
+    }
+}
+
+#[test]
 fn large_transfers_are_left_to_the_thread_and_arrive_whole() {
     for over in TRANSPORTS {
         let len = 24 << 20;

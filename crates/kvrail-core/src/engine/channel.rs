@@ -15,8 +15,8 @@ use crate::time::Time;
 
 /// First wait for an acknowledgement; doubles with each repetition.
 const REPEAT_AFTER: Duration = Duration::from_millis(100);
-/// Longest wait for an acknowledgement.
-const REPEAT_AFTER_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for an acknowledgement: a peer whose inbox was full hears of the message again this soon.
+const REPEAT_AFTER_MAX: Duration = Duration::from_millis(500);
 
 /// A message that the peer has not acknowledged.
 #[derive(Debug)]

@@ -9,6 +9,11 @@ impl<H: Hazards> Engine<H> {
         self.now = self.now.max(now);
         let mut worked = self.post_ready(now, transport);
         worked |= self.take_in(now, transport);
+        if self.rails.iter().any(|rail| !rail.ready.is_empty()) {
+            // What was refused may be taken now: the poll made room, or the fabric learned what it lacked, and no
+            // event says so. Nobody else would try before the next event.
+            worked |= self.post_ready(now, transport);
+        }
         if now >= self.timer {
             self.handle_timeout(now, transport);
         }

@@ -160,6 +160,8 @@ impl Shm {
             neighbour.access = super::neighbour::Access::Denied(0);
         }
         neighbour.link = Some(Link { process, control, slot });
+        // Its memories may be asked for at once.
+        neighbour.knock_at = Time::ZERO;
         self.knocking.retain(|k| *k != me);
         Ok(())
     }

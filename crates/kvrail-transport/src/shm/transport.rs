@@ -227,10 +227,9 @@ impl Transport for Shm {
         self.now = now;
         self.refused = false;
         self.polls = self.polls.wrapping_add(1);
-        if self.armed || now >= self.look_at || self.polls >= LOOK_EVERY_POLLS {
-            if std::mem::take(&mut self.armed) {
-                self.control.asleep().store(0, Ordering::Relaxed);
-            }
+        // A flag that is still up says that nobody rang: somebody polls on behalf of the sleeper, and often.
+        let rung = std::mem::take(&mut self.armed) && self.control.asleep().swap(0, Ordering::Relaxed) == 0;
+        if rung || now >= self.look_at || self.polls >= LOOK_EVERY_POLLS {
             self.polls = 0;
             self.look_at = now + LOOK_EVERY;
             self.look(now);

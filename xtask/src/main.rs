@@ -1,0 +1,26 @@
+//! The repository's own tasks: `cargo xtask --help`.
+
+mod compare;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(about = "The repository's own tasks")]
+struct Xtask {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Set kvrail beside NIXL and the plain loops on this host: medians, ratios, verdicts
+    Compare(compare::Args),
+}
+
+fn main() -> ExitCode {
+    match Xtask::parse().task {
+        Task::Compare(args) => compare::run(&args),
+    }
+}
