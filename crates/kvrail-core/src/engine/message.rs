@@ -535,6 +535,12 @@ impl<H: Hazards> Engine<H> {
                 self.timer = self.timer.min(peer.hello.due);
                 return Sent::NoRoute;
             }
+            (Err(PostError::RouteDown), Owed::Hello) if !peer.routes[index].is_up() => {
+                // Every route is down: later, and meanwhile what is owed besides, such as probes.
+                peer.hello.due = now + HELLO_REPEAT;
+                self.timer = self.timer.min(peer.hello.due);
+                return Sent::Yes;
+            }
             (Err(PostError::RouteDown), Owed::Welcome) if !peer.routes[index].is_up() => {
                 peer.welcome = None; // the peer asks again
                 return Sent::Yes;
