@@ -85,13 +85,13 @@ impl Transport for Null {
         if let Ok((header, Body::Hello(hello))) = read_message(message) {
             let greeting = Greeting {
                 name: "peer".into(),
-                link: 0,
                 address: vec![0],
                 credit: 0,
                 slots: vec![],
                 nonce: hello.nonce,
             };
-            let header = Header { from: header.to, to: header.from, link: hello.link, ..header };
+            let (link, sender_link) = (header.sender_link, 0);
+            let header = Header { from: header.to, to: header.from, link, sender_link, ..header };
             let mut bytes = Vec::new();
             write_message(&mut bytes, &header, &Body::Welcome(greeting).encode());
             self.events.push(Event::Message { rail: LocalRail(0), bytes });

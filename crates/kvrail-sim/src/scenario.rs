@@ -26,6 +26,13 @@ pub enum Trouble {
         /// Longest wait between an arrival and the poll that sees it, ns.
         delay: u64,
     },
+    /// A node's application forgets a peer, and is introduced to it again.
+    Forget {
+        /// Who forgets.
+        node: usize,
+        /// Whom.
+        peer: usize,
+    },
 }
 
 /// How much of what the workload does.
@@ -45,6 +52,12 @@ pub struct Mix {
     pub repost_ppm: u32,
     /// Reads among the posts.
     pub read_ppm: u32,
+    /// Drives after which the application takes its own news only, and leaves peers' messages where they are.
+    pub unread_ppm: u32,
+    /// Peers' messages that an engine keeps for its application.
+    pub inbox_messages_max: usize,
+    /// Transfers of one engine at a time.
+    pub transfers_max: usize,
 }
 
 /// One seed, spelled out.
@@ -81,6 +94,20 @@ impl Scenario {
             // A process that hardly polls while everybody writes to it: what credits are for.
             troubles.push((0, Trouble::Slow { node: rng.index(nodes.len()), delay: 5 * MS }));
             (mix.transfers, mix.pace, mix.read_ppm) = (24, 5 * US, 0);
+        }
+        if rng.chance(200_000) {
+            for _ in 0..rng.within(1, 4) {
+                let node = rng.index(nodes.len());
+                let peer = (node + 1 + rng.index(nodes.len() - 1)) % nodes.len();
+                troubles.push((rng.below(heal_at), Trouble::Forget { node, peer }));
+            }
+        }
+        if rng.chance(200_000) {
+            mix.inbox_messages_max = rng.pick(&[1, 2, 8]);
+            mix.unread_ppm = rng.pick(&[0, 300_000, 900_000]);
+        }
+        if rng.chance(100_000) {
+            mix.transfers_max = rng.pick(&[1, 3]);
         }
         troubles.sort_by_key(|(at, _)| *at);
         Self { model, nodes, mix, troubles, heal_at }
@@ -158,6 +185,9 @@ fn mix(rng: &mut Rng) -> Mix {
         notify_ppm: rng.pick(&[300_000, 700_000, 1_000_000]),
         repost_ppm: rng.pick(&[0, 300_000]),
         read_ppm: rng.pick(&[0, 300_000, 500_000, 1_000_000]),
+        unread_ppm: 0,
+        inbox_messages_max: 65_536,
+        transfers_max: kvrail_core::limits::TRANSFERS_MAX,
     }
 }
 

@@ -53,9 +53,6 @@ impl<H: Hazards> Engine<H> {
             // Half of what is left, so that the last peer still gets something.
             peer.granted_credit = (self.credit_left / 2).clamp(1, CREDIT_PER_PEER_MAX).min(self.credit_left);
             self.credit_left -= peer.granted_credit;
-            if peer.granted_credit > 0 {
-                peer.granted_slots = self.evidence.grant(id, SLOTS_PER_PEER);
-            }
         }
         self.names.insert(peer.name.clone(), id);
         self.peers.insert(peer);
@@ -162,7 +159,8 @@ impl<H: Hazards> Engine<H> {
             self.stats.messages_refused += 1;
             return;
         };
-        if header.from == self.config.incarnation || self.retired.contains(&header.from) {
+        let nobody = header.from == self.config.incarnation || header.sender_link == Header::NO_LINK;
+        if nobody || self.retired.contains(&header.from) {
             self.stats.messages_refused += 1;
             return;
         }
@@ -182,7 +180,7 @@ impl<H: Hazards> Engine<H> {
     ) {
         if let Some(id) = self.names.get(greeting.name.as_str()).copied()
             && self.peers.get(id.slot, id.generation).is_some_and(|peer| peer.incarnation == header.from)
-            && self.follow(now, transport, id, greeting.link) == Followed::Stale
+            && self.follow(now, transport, id, header.sender_link) == Followed::Stale
         {
             return;
         }
@@ -195,24 +193,9 @@ impl<H: Hazards> Engine<H> {
             peer.welcome = Some(greeting.nonce);
         }
         self.mark_dirty(id);
-        // A hello for an earlier incarnation of this agent is answered, so that its sender learns of the restart,
-        // and changes nothing else: what it grants is not for this one.
-        if header.to != self.config.incarnation {
-            return;
-        }
-        // Nor does a hello of an acquaintance that this agent has given up: its sender learns of the new one by this
-        // agent's own hello, and grants anew.
-        if let Some(peer) = self.peers.get_mut(id.slot, id.generation)
-            && header.link != Header::NO_LINK
-            && header.link != peer.own_link
-        {
-            peer.welcome = None;
-            if peer.state == PeerState::Connecting {
-                peer.hello.due = now;
-            }
-            return;
-        }
-        self.greeted(now, id, greeting);
+        // A hello for an earlier incarnation of this agent, or for an acquaintance that this agent has given up, is
+        // answered, so that its sender learns of the new one; what it grants is not for that.
+        self.greeted(now, id, header, greeting);
     }
 
     fn handle_welcome(
@@ -234,7 +217,7 @@ impl<H: Hazards> Engine<H> {
             self.stats.messages_refused += 1;
             return;
         }
-        match self.follow(now, transport, id, greeting.link) {
+        match self.follow(now, transport, id, header.sender_link) {
             Followed::Current => {}
             Followed::Stale => return,
             Followed::Void => {
@@ -250,7 +233,7 @@ impl<H: Hazards> Engine<H> {
             }
         }
         let nonce = greeting.nonce;
-        self.greeted(now, id, greeting);
+        self.greeted(now, id, header, greeting);
         self.absorb(id, header);
         let probed = |p: &Peer| p.routes.iter().position(|r| !r.is_up() && r.probe == nonce && nonce != 0);
         if let Some(index) = self.peers.get(id.slot, id.generation).and_then(probed) {
@@ -271,7 +254,7 @@ impl<H: Hazards> Engine<H> {
         peer.credit.consumed = peer.credit.consumed.max(header.consumed);
         let fed = starved && peer.credit.left() > 0;
         let freed = peer.channel.handle_ack(header.acked, header.acked_bits);
-        if fed {
+        if fed && peer.welcomed {
             peer.hello.due = Time::NEVER;
             self.each_transfer_of(id, |engine, token| engine.redistribute(token));
         }
@@ -281,7 +264,8 @@ impl<H: Hazards> Engine<H> {
     }
 
     /// Compares a greeting's link with the one that is known. A larger one means that the peer has begun another
-    /// acquaintance: followed in silence if nothing was said under the old one, else whatever was is void.
+    /// acquaintance: followed in silence if nothing was said under the old one (this side then grants anew: what the
+    /// old one was granted may still be in use on the fabric), else whatever was is void.
     fn follow(&mut self, now: Time, transport: &mut dyn Transport, id: PeerId, link: u64) -> Followed {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return Followed::Stale };
         if peer.link == Header::NO_LINK || peer.link == link {
@@ -291,6 +275,11 @@ impl<H: Hazards> Engine<H> {
             Followed::Stale
         } else if peer.is_pristine() {
             peer.link = Header::NO_LINK;
+            peer.welcomed = false;
+            peer.slots.clear();
+            peer.credit = peer::Credit::default();
+            peer.granted_slots.clear();
+            self.evidence.revoke(id);
             Followed::Current
         } else {
             self.lose(now, transport, id, PeerLostCause::Reconnected);
@@ -298,33 +287,62 @@ impl<H: Hazards> Engine<H> {
         }
     }
 
-    fn greeted(&mut self, now: Time, id: PeerId, greeting: Greeting) {
+    /// Takes in a greeting of the acquaintance that is known, or of the first one. Only one that names this side's
+    /// link proves that the peer knows the pair: until then it is greeted again, and what it grants is not known.
+    fn greeted(&mut self, now: Time, id: PeerId, header: &Header, greeting: Greeting) {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         peer.heard_at = now;
-        if peer.link != Header::NO_LINK {
+        let first = peer.link == Header::NO_LINK;
+        if first {
+            peer.link = header.sender_link;
+            if peer.granted_credit > 0 {
+                peer.granted_slots = self.evidence.grant(id, SLOTS_PER_PEER);
+            }
+        }
+        if peer.welcomed {
             return;
         }
-        peer.link = greeting.link;
+        if header.to != self.config.incarnation || header.link != peer.own_link {
+            // The welcome that is owed may be lost, or the answer to it.
+            peer.hello.due = peer.hello.due.min(now + HELLO_REPEAT);
+            self.timer = self.timer.min(peer.hello.due);
+            return;
+        }
+        peer.welcomed = true;
         peer.slots = greeting.slots;
         peer.credit.granted = greeting.credit;
         peer.hello.due = Time::NEVER;
+        if first {
+            // The peer waits for as much.
+            peer.welcome.get_or_insert(0);
+        }
+        self.mark_dirty(id);
+        self.ready(id);
+    }
+
+    /// The peer knows this acquaintance: what waits for that can start, and what waits for grants if they are known.
+    fn ready(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         if peer.state == PeerState::Connecting {
             peer.state = PeerState::Ready;
             self.inbox.push_back(EngineEvent::PeerReady { peer: id });
         }
-        self.mark_dirty(id);
         self.admit_all(id);
     }
 
     fn handle_body(&mut self, now: Time, transport: &mut dyn Transport, header: &Header, body: Body) {
         let id = self.linked(header.link);
         let known = id.and_then(|id| self.peers.get_mut(id.slot, id.generation).map(|p| (id, p)));
-        let known = known.filter(|(_, p)| p.incarnation == header.from && p.state == PeerState::Ready);
+        let known = known.filter(|(_, p)| p.incarnation == header.from && p.link == header.sender_link);
         let Some((id, peer)) = known.filter(|_| header.to == self.config.incarnation) else {
             self.stats.messages_refused += 1;
             return;
         };
         peer.heard_at = now;
+        if peer.state == PeerState::Connecting {
+            // It overtook the welcome.
+            self.ready(id);
+        }
         self.absorb(id, header);
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         if header.sequence > 0 {
@@ -454,10 +472,9 @@ impl<H: Hazards> Engine<H> {
     }
 
     fn greeting(&self, id: PeerId, nonce: u64, hello: bool) -> Vec<u8> {
-        let peer = self.peers.get(id.slot, id.generation);
+        let peer = self.peers.get(id.slot, id.generation).filter(|p| p.link != Header::NO_LINK);
         let greeting = Greeting {
             name: self.config.name.clone(),
-            link: peer.map_or(Header::NO_LINK, |p| p.own_link),
             address: self.address.clone(),
             credit: peer.map_or(0, |p| p.granted_credit),
             slots: peer.map(|p| p.granted_slots.clone()).unwrap_or_default(),
@@ -494,6 +511,7 @@ impl<H: Hazards> Engine<H> {
             from: self.config.incarnation,
             to: peer.incarnation,
             link: peer.link,
+            sender_link: peer.own_link,
             sequence,
             acked,
             acked_bits,
@@ -516,6 +534,12 @@ impl<H: Hazards> Engine<H> {
                 peer.hello.due = now + HELLO_REPEAT;
                 self.timer = self.timer.min(peer.hello.due);
                 return Sent::NoRoute;
+            }
+            (Err(PostError::RouteDown), Owed::Hello) if !peer.routes[index].is_up() => {
+                // Every route is down: later, and meanwhile what is owed besides, such as probes.
+                peer.hello.due = now + HELLO_REPEAT;
+                self.timer = self.timer.min(peer.hello.due);
+                return Sent::Yes;
             }
             (Err(PostError::RouteDown), Owed::Welcome) if !peer.routes[index].is_up() => {
                 peer.welcome = None; // the peer asks again

@@ -68,8 +68,9 @@ pub struct EngineConfig {
     pub route_retry: Duration,
     /// Ops of at least this many bytes may be striped over several routes. Default 128 KiB.
     pub stripe_bytes_min: u32,
-    /// Notifications and messages that may wait for [`Engine::poll_event`] before peers are made to wait.
-    /// Default 65,536.
+    /// Notifications and messages that may wait for [`Engine::poll_event`] before peers are made to wait. With counted
+    /// evidence each peer may add [`SLOTS_PER_PEER`](crate::limits::SLOTS_PER_PEER) that were accepted before their bytes
+    /// came. Default 65,536.
     pub inbox_messages_max: usize,
     /// Transfers at a time. Default and limit [`TRANSFERS_MAX`].
     pub transfers_max: usize,
@@ -418,7 +419,7 @@ impl<H: Hazards> Engine<H> {
             for region in &metadata.regions {
                 peer.regions.set(*region);
             }
-            if peer.state == PeerState::Connecting {
+            if !peer.welcomed {
                 peer.hello.due = now;
                 self.mark_dirty(id);
             }

@@ -16,7 +16,7 @@ use crate::wire::control::{Header, Slot};
 /// How far the acquaintance goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerState {
-    /// Greeted; it has not answered.
+    /// Greeted; it has not answered, or not to this acquaintance.
     Connecting,
     /// Both know each other.
     Ready,
@@ -70,7 +70,7 @@ impl Credit {
 /// Hello repetition.
 #[derive(Debug)]
 pub(super) struct Hello {
-    /// When to send (again); `NEVER` once answered.
+    /// When to send (again); `NEVER` once welcomed, unless credit is asked for.
     pub(super) due: Time,
     pub(super) backoff: Duration,
 }
@@ -82,8 +82,10 @@ pub(super) struct Peer {
     pub(super) state: PeerState,
     /// This agent's name for the acquaintance: a count of acquaintances above, the slot below.
     pub(super) own_link: u64,
-    /// The peer's.
+    /// The peer's; [`Header::NO_LINK`] until its first greeting.
     pub(super) link: u64,
+    /// The peer has answered under both links: it knows this acquaintance, and what it grants is known here.
+    pub(super) welcomed: bool,
     pub(super) remote_rails: usize,
     pub(super) regions: RegionView,
     pub(super) routes: Vec<RouteState>,
@@ -126,6 +128,7 @@ impl Peer {
             state: PeerState::Connecting,
             own_link,
             link: Header::NO_LINK,
+            welcomed: false,
             remote_rails: 0,
             regions: RegionView::default(),
             routes: Vec::new(),

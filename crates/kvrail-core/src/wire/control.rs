@@ -25,6 +25,9 @@ pub struct Header {
     /// The receiver's name for this acquaintance, as the receiver told it; [`Header::NO_LINK`] before that. Later
     /// acquaintances have larger links, so that what is left of an earlier one is known for that.
     pub link: u64,
+    /// The sender's name for this acquaintance. Both links together name it: a message is heeded only under the very
+    /// pair that its receiver knows, whichever side has begun anew meanwhile.
+    pub sender_link: u64,
     /// Position in the sender's sequence; 0 for messages that may be lost or repeated harmlessly.
     pub sequence: u64,
     /// Every sequenced message up to here was received by the sender.
@@ -68,11 +71,10 @@ impl Slot {
 pub struct Greeting {
     /// The sender's name.
     pub name: String,
-    /// The sender's link.
-    pub link: u64,
     /// The sender's transport address.
     pub address: Vec<u8>,
-    /// Immediates that the receiver may have unconsumed at the sender.
+    /// Immediates that the receiver may have unconsumed at the sender. This and the slots are for the acquaintance that
+    /// the header names, and for no other; there are none while it names one side only.
     pub credit: u32,
     /// Slots that the sender grants to the receiver.
     pub slots: Vec<Slot>,
@@ -212,6 +214,7 @@ pub fn write_message(out: &mut Vec<u8>, header: &Header, body: &[u8]) {
     writer.u64(header.from.0);
     writer.u64(header.to.0);
     writer.u64(header.link);
+    writer.u64(header.sender_link);
     writer.u64(header.sequence);
     writer.u64(header.acked);
     writer.u64(header.acked_bits);
@@ -236,6 +239,7 @@ pub fn read_message(bytes: &[u8]) -> Result<(Header, Body), DecodeError> {
         from: Incarnation(from.u64("from")?),
         to: Incarnation(from.u64("to")?),
         link: from.u64("link")?,
+        sender_link: from.u64("sender link")?,
         sequence: from.u64("sequence")?,
         acked: from.u64("acked")?,
         acked_bits: from.u64("acked bits")?,
@@ -274,7 +278,6 @@ fn read_flag(from: &mut Reader<'_>, field: &'static str) -> Result<bool, DecodeE
 
 fn write_greeting(out: &mut Writer<'_>, greeting: &Greeting) {
     out.bytes(greeting.name.as_bytes());
-    out.u64(greeting.link);
     out.bytes(&greeting.address);
     out.u32(greeting.credit);
     out.varint(greeting.slots.len() as u64);
@@ -289,12 +292,11 @@ fn read_greeting(from: &mut Reader<'_>) -> Result<Greeting, DecodeError> {
     if name.is_empty() {
         return Err(DecodeError::Invalid { field: "name" });
     }
-    let link = from.u64("link")?;
     let address = from.bytes(ADDRESS_BYTES_MAX, "address")?.to_vec();
     let credit = from.u32("credit")?;
     let count = from.bounded(GREETING_SLOTS_MAX, "slots")?;
     let slots = (0..count).map(|_| from.u32("slot").map(Slot::from_immediate)).collect::<Result<_, _>>()?;
-    Ok(Greeting { name, link, address, credit, slots, nonce: from.u64("nonce")? })
+    Ok(Greeting { name, address, credit, slots, nonce: from.u64("nonce")? })
 }
 
 fn read_close(from: &mut Reader<'_>) -> Result<Body, DecodeError> {
@@ -328,6 +330,7 @@ mod tests {
             from: Incarnation(1),
             to: Incarnation(2),
             link: 3,
+            sender_link: 8,
             sequence: 4,
             acked: 5,
             acked_bits: 6,
@@ -340,7 +343,6 @@ mod tests {
         let transfer = TransferId(u64::MAX);
         let greeting = Greeting {
             name: "decode-1".to_string(),
-            link: 7,
             address: alloc::vec![1, 2, 3],
             credit: 64,
             slots: alloc::vec![slot, Slot { index: 0, generation: 0 }],

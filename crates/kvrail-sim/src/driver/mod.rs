@@ -12,6 +12,7 @@ use core::time::Duration;
 
 use kvrail_core::engine::{EngineConfig, EngineEvent};
 use kvrail_core::error::PeerLostCause;
+use kvrail_core::limits::SLOTS_PER_PEER;
 use kvrail_core::time::Time;
 use kvrail_core::transport::Transport;
 use kvrail_core::wire::metadata::Metadata;
@@ -141,6 +142,8 @@ pub fn run(seed: u64, canary: Option<Canary>, trace: bool) -> Verdict {
     config.transfer_timeout = Duration::from_secs(20);
     config.peer_timeout = Duration::from_millis(rng.pick(&[20, 50, 10_000, 10_000]));
     config.route_retry = Duration::from_micros(rng.pick(&[100, 1000]));
+    config.inbox_messages_max = scenario.mix.inbox_messages_max;
+    config.transfers_max = scenario.mix.transfers_max;
     let nodes = scenario.nodes.len();
     let mut run = Run {
         seed,
@@ -267,14 +270,27 @@ impl Run {
         let Some(agent) = self.agents[node].as_mut() else { return };
         agent.wake_at = u64::MAX;
         let busy = agent.engine.drive(now, &mut agent.transport);
-        let mut events = Vec::new();
-        while let Some(event) = agent.engine.poll_event() {
-            events.push(event);
+        let unread = self.stage == Stage::Breaking && self.rng.chance(self.scenario.mix.unread_ppm);
+        let next = |agent: &mut Agent| {
+            if unread { agent.engine.poll_news() } else { agent.engine.poll_event() }
+        };
+        let events: Vec<_> = std::iter::from_fn(|| next(agent)).collect();
+        let left = agent.engine.messages_waiting();
+        // A notification is accepted before its bytes have come: each slot may bring one more.
+        let others = self.scenario.nodes.len() - 1;
+        let max = self.scenario.mix.inbox_messages_max + others * SLOTS_PER_PEER;
+        if left > max {
+            self.fabric.violate(Checker::Credits, format!("node {node} keeps {left} messages unread"));
         }
         for event in events {
             self.hear(node, event);
         }
         self.plan_wake(node);
+        if left > 0 {
+            // The application reads them later.
+            let later = now.0 + self.rng.within(US, 2 * MS);
+            self.wake(node, later);
+        }
         if busy {
             let soon = now.0 + self.rng.within(200, self.delays[node]);
             self.wake(node, soon);
@@ -394,6 +410,19 @@ impl Run {
                 self.revive(node);
             }
             Trouble::Slow { node, delay } => self.delays[node] = delay,
+            Trouble::Forget { node, peer } => self.forget(node, peer),
+        }
+    }
+
+    /// An application gives a peer up, for reasons of its own.
+    fn forget(&mut self, node: usize, peer: usize) {
+        let now = self.fabric.now();
+        let Some(agent) = self.agents[node].as_mut() else { return };
+        if let Some((id, _)) = agent.peers.get(&peer).copied() {
+            self.fabric.trace(|t| t.note(now, || format!("node {node} forgets node {peer}")));
+            agent.engine.remove_peer(now, &mut agent.transport, id);
+            // It uses that peer no more, from this moment on.
+            self.drive(node);
         }
     }
 

@@ -460,6 +460,10 @@ impl World {
         let now = self.now;
         let Some(op) = self.ops.get_mut(key) else { return };
         op.ended = true;
+        if error.is_none() {
+            // A reset that came too late: what was acknowledged becomes visible, in its own time.
+            op.land_by = None;
+        }
         if let Some(error) = error {
             // A refused op never lands; of any other, strays may.
             let by = if error.never_landed() { now.saturating_sub(1) } else { now + linger };

@@ -192,6 +192,30 @@ fn strays_land_after_a_reset_but_never_after_the_linger() {
 }
 
 #[test]
+fn a_reset_takes_back_nothing_that_was_acknowledged() {
+    let mut late = 0;
+    for seed in 0..400 {
+        let model = Model { commit_max: 200 * US, linger: 200 * US, ..Model::default() };
+        let Pair { fabric, mut a, mut b } = pair(seed, model, (1, 1));
+        post(&mut a, &fabric, Direction::Write, route(0, 0), &[op(0, 0, 100)]);
+        fabric.run_until(Time(seed * 100));
+        a.reset(fabric.now(), PEER, route(0, 0));
+        let ended = watch(&fabric, &mut a, 5 * MS);
+        let done = match ended[..] {
+            [(_, Event::Completed { .. })] => true,
+            [(_, Event::Failed { error: OpError::Flushed, .. })] => false,
+            _ => panic!("{ended:?}"),
+        };
+        let mut events = Vec::new();
+        b.poll(fabric.now(), &mut events);
+        late += usize::from(done);
+        assert!(!done || events.len() == 1, "seed {seed}: completed, and its immediate never came");
+        assert!(!done || bytes(&fabric, 1, 0, 100) == bytes(&fabric, 0, 0, 100), "seed {seed}");
+    }
+    assert!((50..350).contains(&late), "{late}");
+}
+
+#[test]
 fn a_dead_rail_fails_every_op_on_it_and_refuses_posts_until_it_returns() {
     let Pair { fabric, mut a, b: _b } = pair(5, Model::default(), (2, 2));
     let ops: Vec<Op> = (0..8).map(|i| op(i * 100, i * 100, 100)).collect();

@@ -19,6 +19,9 @@ use crate::violation::Checker;
 /// First bytes of an address, so that another transport's is told apart.
 const MAGIC: [u8; 4] = *b"SIM1";
 
+/// Sends that one moment may see: more is an engine that never comes back.
+const SENDS_AT_ONCE_MAX: u32 = 10_000;
+
 /// One process's end of the fabric. Outlives the process harmlessly: after its death it does nothing.
 pub struct SimTransport {
     world: Rc<RefCell<World>>,
@@ -28,6 +31,8 @@ pub struct SimTransport {
     rails: Vec<RailInfo>,
     /// A post was refused although there was room: when to try again, since no event will say so.
     retry: Option<Time>,
+    /// A moment, and the sends asked for in it.
+    sends: (Time, u32),
 }
 
 impl SimTransport {
@@ -47,7 +52,7 @@ impl SimTransport {
         let rails = shared.nodes[node].rails.iter().map(|rail| rail.info.clone()).collect();
         let epoch = shared.nodes[node].epoch;
         drop(shared);
-        Self { world: Rc::clone(world), node, epoch, caps, rails, retry: None }
+        Self { world: Rc::clone(world), node, epoch, caps, rails, retry: None, sends: (Time::ZERO, 0) }
     }
 
     /// Whether the process that this transport belongs to still lives.
@@ -306,6 +311,12 @@ impl Transport for SimTransport {
     fn send(&mut self, now: Time, peer: PeerId, route: Route, message: &[u8]) -> Result<bool, PostError> {
         let world = &mut *self.world.borrow_mut();
         if !self.lives(world) {
+            return Err(PostError::UnknownPeer);
+        }
+        self.sends = if self.sends.0 == now { (now, self.sends.1 + 1) } else { (now, 1) };
+        if self.sends.1 > SENDS_AT_ONCE_MAX {
+            // The driver cannot step in while the engine drives.
+            world.violate(Checker::Progress, format!("node {} sends without an end", self.node));
             return Err(PostError::UnknownPeer);
         }
         if message.len() > world.model.message_bytes_max {
