@@ -118,7 +118,9 @@ impl Engines {
             Work::Transfer { op, transport, memory, shape } => {
                 command.args(["--op", op, "--transport", transport, "--memory", memory]);
                 command.args(["--progress", "inline"]);
-                workload(&mut command, shape);
+                // kvrail guards both ends of its pool, and makes one that fits when it is not told.
+                let pool = Some(shape.pool_bytes).filter(|_| shape.scattered);
+                workload(&mut command, shape, pool);
             }
         }
         command.args(row.options);
@@ -131,7 +133,7 @@ impl Engines {
             Work::Control => drop(command.arg("control")),
             Work::Transfer { op, shape, .. } => {
                 command.args(["transfer", "--op", op]);
-                workload(&mut command, shape);
+                workload(&mut command, shape, Some(shape.pool_bytes));
             }
         }
         command
@@ -166,24 +168,26 @@ impl Engines {
             _ => return Err("it was not prepared".into()),
         };
         command.args(["--op", op, "--repetitions", "1"]);
-        workload(&mut command, shape);
+        workload(&mut command, shape, Some(shape.pool_bytes));
         Ok(command)
     }
 }
 
 /// The options that all the programs share.
-fn workload(command: &mut Command, shape: &Shape) {
+fn workload(command: &mut Command, shape: &Shape, pool_bytes: Option<u64>) {
     let layout = if shape.scattered { "scattered" } else { "contiguous" };
     command.args(["--layout", layout]);
     let numbers = [
-        ("--block", shape.block_bytes),
-        ("--batch", shape.batch),
-        ("--pool", shape.pool_bytes),
-        ("--iterations", shape.iterations),
-        ("--warmup", 1),
+        ("--block", Some(shape.block_bytes)),
+        ("--batch", Some(shape.batch)),
+        ("--pool", pool_bytes),
+        ("--iterations", Some(shape.iterations)),
+        ("--warmup", Some(1)),
     ];
     for (option, value) in numbers {
-        command.arg(option).arg(value.to_string());
+        if let Some(value) = value {
+            command.arg(option).arg(value.to_string());
+        }
     }
 }
 
