@@ -73,8 +73,9 @@ const HELP_PATIENCE: Duration = Duration::from_micros(20);
 /// So long after the last progress a job keeps the caller from sleeping; later it is looked at each [`TICK`].
 const AWAKE: Duration = Duration::from_millis(1);
 const TICK: Duration = Duration::from_millis(1);
-/// How long deregistration waits for peers' copies in progress.
-const GRACE: Duration = Duration::from_millis(100);
+/// How long deregistration waits for peers' copies in progress: microseconds of copying, but a busy host may not run the
+/// copying process for a while.
+const GRACE: Duration = Duration::from_secs(1);
 /// Jobs of peers that one agent helps with at a time; each peer has only so many.
 const HELPS_MAX: usize = 1024;
 /// Events that may wait for a poll before posts are refused.
