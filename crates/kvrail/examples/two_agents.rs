@@ -1,5 +1,5 @@
 //! A prefill worker writes the KV blocks of a request into a decode worker's memory, in another process.
-//! Run it: `cargo run --release --example two_agents`
+//! Run it: `cargo run --release -p kvrail --example two_agents`
 
 use std::time::Duration;
 
