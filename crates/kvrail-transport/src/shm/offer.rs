@@ -179,6 +179,8 @@ impl Offers {
         let Some(offer) = &mut self.slots[job] else { return Advance::default() };
         let at = JobAt::new(job);
         let mut advance = offer.advance(at, ends, context);
+        // A chunk that is not at its end may still have bytes on their way past the cache.
+        context.tools.kernel.fence();
         if offer.open == 0 && context.control.word(at.joined()).load(Ordering::Relaxed) == offer.seq {
             ends.neighbour.pace[offer.direction as usize].together(offer.bytes, offer.opened.elapsed());
         }

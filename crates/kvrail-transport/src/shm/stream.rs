@@ -44,9 +44,10 @@ impl Offer {
             }
             emptied += piece.len as usize;
         }
-        context.tools.kernel.fence();
+        // The slot was read; what was written from it is waited for at the end of the chunk.
         control.word(at.tail()).store(tail.wrapping_add(1), Ordering::Release);
         if cursor.is_at_end() {
+            context.tools.kernel.fence();
             self.resolve_by_status(chunk, at, context);
         } else {
             self.cursor = Some(cursor);
@@ -74,18 +75,12 @@ impl Offer {
         let mut filled = 0;
         while let Some(piece) = cursor.take(RING_SLOT_BYTES - filled, len_of) {
             let from = self.items[piece.op as usize].local.wrapping_add(piece.offset as usize);
-            let mut ahead = cursor;
-            let hint = match ahead.take(1, len_of) {
-                Some(next) => self.items[next.op as usize].local.wrapping_add(next.offset as usize),
-                None => from,
-            };
             if let Some(into) = control.memory.at((at.slot(head) + filled) as u64, piece.len as usize) {
                 // SAFETY: as in `empty`, with the roles exchanged; the slot is ours until `head` moves.
-                unsafe { context.tools.kernel.stream(into, from, piece.len as usize, hint) }
+                unsafe { context.tools.kernel.copy(into, from, piece.len as usize) }
             }
             filled += piece.len as usize;
         }
-        context.tools.kernel.fence();
         control.memory.write(at.slot_facts(head), &slot_facts(chunk, filled));
         control.word(at.head()).store(head.wrapping_add(1), Ordering::Release);
         if cursor.is_at_end() {
