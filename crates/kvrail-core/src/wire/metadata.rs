@@ -233,8 +233,9 @@ fn read_keys(from: &mut Reader<'_>, count: usize) -> Result<Keys, DecodeError> {
 fn write_rails(out: &mut Writer<'_>, rails: &[RailInfo]) {
     out.varint(rails.len() as u64);
     for rail in rails {
-        let name = rail.name.as_bytes();
-        out.bytes(&name[..name.len().min(RAIL_NAME_BYTES_MAX)]);
+        let fits = |end: &usize| rail.name.is_char_boundary(*end);
+        let end = (0..=rail.name.len().min(RAIL_NAME_BYTES_MAX)).rev().find(fits).unwrap_or(0);
+        out.bytes(&rail.name.as_bytes()[..end]);
         out.varint(rail.rate_bps);
     }
 }
@@ -249,8 +250,7 @@ fn read_rails(from: &mut Reader<'_>) -> Result<Vec<RailInfo>, DecodeError> {
     }
     let mut rails = Vec::with_capacity(count);
     for _ in 0..count {
-        let name = from.bytes(RAIL_NAME_BYTES_MAX, "rail name")?;
-        let name = String::from_utf8_lossy(name).into_owned();
+        let name = from.string(RAIL_NAME_BYTES_MAX, "rail name")?;
         rails.push(RailInfo { name, rate_bps: from.varint("rail rate")? });
     }
     Ok(rails)
@@ -321,6 +321,17 @@ mod tests {
         });
         let name = "prefill-0".to_string();
         Metadata { name, incarnation: Incarnation(5), transports: transports.to_vec(), regions }
+    }
+
+    #[test]
+    fn a_long_rail_name_is_cut_between_characters() {
+        let mut metadata = sample(1);
+        metadata.transports[0].rails[0].name = "é".repeat(40) + "x";
+        metadata.transports[1].rails[0].name = "x".to_string() + &"é".repeat(40);
+        let read = Metadata::decode(&metadata.encode()).unwrap();
+        assert_eq!(read.transports[0].rails[0].name, "é".repeat(32));
+        assert_eq!(read.transports[1].rails[0].name, "x".to_string() + &"é".repeat(31));
+        assert_eq!(Metadata::decode(&read.encode()).unwrap(), read);
     }
 
     proptest! {
