@@ -28,7 +28,8 @@ pub struct EngineConfig {
     pub route_retry: Duration,
     /// Ops of at least this many bytes may be striped over several routes. Default 128 KiB.
     pub stripe_bytes_min: u32,
-    /// Notifications and messages that may wait for [`Engine::poll_event`] before peers are made to wait. With counted
+    /// Notifications and messages that may wait for [`Engine::poll_event`](super::Engine::poll_event) before peers are
+    /// made to wait. With counted
     /// evidence each peer may add [`SLOTS_PER_PEER`](crate::limits::SLOTS_PER_PEER) that were accepted before their bytes
     /// came. Default 65,536.
     pub inbox_messages_max: usize,
@@ -82,7 +83,8 @@ impl core::error::Error for ConfigError {}
 /// How one posting differs from the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PostOptions {
-    /// Delivered at the peer once every byte is visible where it was written; at most [`NOTIFICATION_BYTES_MAX`].
+    /// Delivered at the peer once every byte is visible where it was written; at most
+    /// [`NOTIFICATION_BYTES_MAX`](crate::limits::NOTIFICATION_BYTES_MAX).
     pub notification: Option<Vec<u8>>,
     /// Instead of [`EngineConfig::transfer_timeout`].
     pub timeout: Option<Duration>,
@@ -123,7 +125,7 @@ pub struct TransferProgress {
 pub enum EngineEvent {
     /// The one terminal event of a transfer posted here (KR-4).
     TransferEnded {
-        /// As [`Engine::post`] returned it.
+        /// As [`Engine::post`](super::Engine::post) returned it.
         token: Token,
         /// The transfer.
         id: TransferId,
