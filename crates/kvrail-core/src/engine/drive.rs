@@ -3,6 +3,9 @@
 use super::*;
 use crate::transport::{Batch, PostError};
 
+/// Times that one drive sends what is owed and takes in what that brought.
+const FLUSHES_MAX: usize = 16;
+
 impl<H: Hazards> Engine<H> {
     /// Makes progress. Returns true when something happened: call again before sleeping. `now` never goes back.
     pub fn drive(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
@@ -17,9 +20,12 @@ impl<H: Hazards> Engine<H> {
         if now >= self.timer {
             self.handle_timeout(now, transport);
         }
-        if !self.dirty.is_empty() && self.flush_control(now, transport) {
-            // What a transport has only queued leaves with its next poll: an owner that drives no more once its
-            // transfer has ended must not keep the notification.
+        // What a transport has only queued leaves with its next poll, and what that poll brings may owe more: an owner
+        // that drives no more once its transfer has ended must not keep the notification.
+        for _ in 0..FLUSHES_MAX {
+            if self.dirty.is_empty() || !self.flush_control(now, transport) {
+                break;
+            }
             self.take_in(now, transport);
             worked = true;
         }
@@ -87,7 +93,7 @@ impl<H: Hazards> Engine<H> {
         let mut count = (work.end - work.next).min(self.caps.ops_in_flight_max - self.rails[rail].in_flight);
         if transfer.round.is_some() {
             count = count.min(peer.credit.left());
-            if count == 0 && peer.credit.left() == 0 {
+            if peer.credit.left() == 0 {
                 // Queued again when the peer returns credit; asked for in case its word was lost.
                 peer.hello.due = peer.hello.due.min(now + CREDIT_ASKED_AFTER);
                 self.timer = self.timer.min(peer.hello.due);
@@ -187,19 +193,11 @@ impl<H: Hazards> Engine<H> {
                     self.mark_dirty(peer);
                 }
             }
-            Event::RailDown { rail } => {
-                if let Some(state) = self.rails.get_mut(rail.index()) {
-                    state.up = false;
-                    self.each_route_on(rail, |engine, peer, index| {
-                        engine.route_down(now, peer, index, OpError::RailDown);
-                    });
-                }
-            }
+            Event::RailDown { rail } => self.each_route_on(rail, |engine, peer, index| {
+                engine.route_down(now, peer, index, OpError::RailDown);
+            }),
             Event::RailUp { rail } => {
-                if let Some(state) = self.rails.get_mut(rail.index()) {
-                    state.up = true;
-                    self.each_route_on(rail, |engine, peer, index| engine.probe_soon(now, peer, index));
-                }
+                self.each_route_on(rail, |engine, peer, index| engine.probe_soon(now, peer, index));
             }
             Event::PeerGone { peer } => self.lose(now, transport, peer, PeerLostCause::Gone),
         }

@@ -57,7 +57,6 @@ use types::check;
 /// A local rail.
 #[derive(Debug)]
 struct Rail {
-    up: bool,
     in_flight: u32,
     /// Transfers with work for this rail, in turn.
     ready: VecDeque<Token>,
@@ -132,7 +131,7 @@ impl<H: Hazards> Engine<H> {
         Ok(Self {
             hazards,
             config,
-            rails: (0..rails).map(|_| Rail { up: true, in_flight: 0, ready: VecDeque::new() }).collect(),
+            rails: (0..rails).map(|_| Rail { in_flight: 0, ready: VecDeque::new() }).collect(),
             regions: RegionView::default(),
             peers: Slab::new(),
             names: BTreeMap::new(),
@@ -257,12 +256,6 @@ impl<H: Hazards> Engine<H> {
             routes: peer.routes.iter().map(|r| (r.route, r.is_up())).collect(),
             transfers: peer.transfers,
         })
-    }
-
-    /// The live peer of that name.
-    #[must_use]
-    pub fn peer_named(&self, name: &str) -> Option<PeerId> {
-        self.names.get(name).copied()
     }
 
     /// The peer's regions that are known here.
