@@ -1,0 +1,1 @@
+//! The shared memory of an emulated EFA fabric.

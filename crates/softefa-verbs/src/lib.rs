@@ -1,0 +1,1 @@
+//! An EFA device in software, under the verbs ABI.

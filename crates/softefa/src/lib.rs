@@ -1,0 +1,1 @@
+//! Emulated EFA nodes: what `kvrail softefa` does, as a library.
