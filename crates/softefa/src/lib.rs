@@ -1,3 +1,4 @@
 //! Emulated EFA nodes: what `kvrail softefa` does, as a library.
 
 pub mod shape;
+pub mod sysfs;

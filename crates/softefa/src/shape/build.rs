@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    BridgeKind, BridgeShape, EfaGeneration, GpuShape, NICS_MAX, NicShape, OtherShape, PciAddress, PciIds, PciLink,
-    RootShape, Shape,
+    BridgeKind, BridgeShape, EfaGeneration, GpuShape, NICS_MAX, NicShape, OtherShape, PciAddress, PciIds,
+    PciLink, RootShape, Shape,
 };
 
 /// Logical CPUs a node can have at most: bounds what a shape from outside makes the writer do.
@@ -65,7 +65,13 @@ impl Builder {
     }
 
     /// An EFA device of `rate_gbps` Gb/s at `place`.
-    pub(super) fn nic(&mut self, place: u8, generation: EfaGeneration, rate_gbps: u64, link: Option<PciLink>) {
+    pub(super) fn nic(
+        &mut self,
+        place: u8,
+        generation: EfaGeneration,
+        rate_gbps: u64,
+        link: Option<PciLink>,
+    ) {
         let address = self.address(place, link);
         self.shape.nics.push(NicShape {
             name: address.rdma_name(),
@@ -137,7 +143,9 @@ fn validate_processors(shape: &Shape) -> Result<(), String> {
     for (node, numa) in shape.numa_nodes.iter().enumerate() {
         for package in &numa.packages {
             if *package as usize >= cpu.packages.len() || !seen.insert(package) {
-                return Err(format!("NUMA node {node} holds package {package}, which is elsewhere or nowhere"));
+                return Err(format!(
+                    "NUMA node {node} holds package {package}, which is elsewhere or nowhere"
+                ));
             }
         }
         if numa.distances.len() != shape.numa_nodes.len() {
@@ -152,7 +160,10 @@ fn validate_processors(shape: &Shape) -> Result<(), String> {
     }
     for cache in &cpu.caches {
         if cache.cores == 0 || cache.ways == 0 || !(1..=3).contains(&cache.level) {
-            return Err(format!("a level {} cache of {} ways shared by {} cores", cache.level, cache.ways, cache.cores));
+            return Err(format!(
+                "a level {} cache of {} ways shared by {} cores",
+                cache.level, cache.ways, cache.cores
+            ));
         }
     }
     Ok(())

@@ -8,8 +8,8 @@
 
 use super::build::Builder;
 use super::{
-    CLASS_3D, CLASS_OTHER_BRIDGE, CacheKind, CacheShape, CpuModel, CpuShape, EfaGeneration, NumaShape, PciIds, PciLink,
-    Shape,
+    CLASS_3D, CLASS_OTHER_BRIDGE, CacheKind, CacheShape, CpuModel, CpuShape, EfaGeneration, NumaShape,
+    PciIds, PciLink, Shape,
 };
 
 const GEN4_X1: PciLink = PciLink::new(4, 1);
@@ -176,7 +176,9 @@ fn gb200() -> Shape {
     };
     let memory = [498_685_243_392, 496_814_342_144];
     let mut build = Builder::new(start("gb200", "p6e-gb200.36xlarge", cpu, &memory, 20));
-    for (bus, numa_node) in [(0x24, 0), (0x2f, 0), (0x3a, 0), (0x45, 0), (0x97, 1), (0xa2, 1), (0xad, 1), (0xb8, 1)] {
+    for (bus, numa_node) in
+        [(0x24, 0), (0x2f, 0), (0x3a, 0), (0x45, 0), (0x97, 1), (0xa2, 1), (0xad, 1), (0xb8, 1)]
+    {
         let with_gpu = matches!(bus, 0x24 | 0x3a | 0x97 | 0xad);
         if with_gpu {
             // Traffic between GPU and CPU goes over NVLink-C2C, so the uplink is a formality: 1.97 GB/s in the dump.

@@ -189,7 +189,8 @@ mod tests {
         let address = PciAddress::new(0x4f, 0x1b, 1);
         assert_eq!(address.to_string(), "0000:4f:1b.1");
         assert_eq!("0000:4f:1b.1".parse(), Ok(address));
-        for bad in ["", "4f:00.0", "0000:4f:20.0", "0000:4f:00.8", "0000:4f:00", "0:4f:00.0", "0000:+4:00.0"] {
+        for bad in ["", "4f:00.0", "0000:4f:20.0", "0000:4f:00.8", "0000:4f:00", "0:4f:00.0", "0000:+4:00.0"]
+        {
             assert!(bad.parse::<PciAddress>().is_err(), "{bad}");
         }
     }

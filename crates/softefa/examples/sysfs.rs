@@ -1,0 +1,24 @@
+//! Writes the private root of one emulated node: `cargo run -p softefa --example sysfs -- p5 /tmp/node0`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use softefa::shape::Shape;
+use softefa::sysfs::{CounterNames, Root};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(name), Some(path)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: sysfs SHAPE DIRECTORY".into());
+    };
+    let shape = Shape::named(&name)?;
+    let names = CounterNames { port: &["tx_bytes", "rx_bytes"], device: &["submitted_cmds"] };
+    let gid = |nic| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, nic as u8];
+    let start = Instant::now();
+    let root = Root::create(Path::new(&path), &shape, 0, shape.nics.len(), gid, names)?;
+    eprintln!("{name}: {} NICs in {:?}", shape.nics.len(), start.elapsed());
+    for (variable, value) in root.environment() {
+        println!("export {variable}='{}'", value.display());
+    }
+    Ok(())
+}
