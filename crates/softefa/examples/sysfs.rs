@@ -12,13 +12,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: sysfs SHAPE DIRECTORY".into());
     };
     let shape = Shape::named(&name)?;
-    let names = CounterNames { port: &["tx_bytes", "rx_bytes"], device: &["submitted_cmds"] };
+    let names = CounterNames::EFA;
     let gid = |nic| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, nic as u8];
     let start = Instant::now();
     let root = Root::create(Path::new(&path), &shape, 0, shape.nics.len(), gid, names)?;
     eprintln!("{name}: {} NICs in {:?}", shape.nics.len(), start.elapsed());
     for (variable, value) in root.environment() {
-        println!("export {variable}='{}'", value.display());
+        println!("export {variable}='{}'", value.to_string_lossy());
     }
     Ok(())
 }

@@ -118,7 +118,10 @@ pub(super) fn validate(shape: &Shape) -> Result<(), String> {
     let mut names = BTreeSet::new();
     for nic in &shape.nics {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if nic.name.is_empty() || nic.name.len() > 63 || !nic.name.chars().all(plain) {
+        if nic.name.is_empty()
+            || nic.name.len() > softefa_fabric::nic::NAME_MAX
+            || !nic.name.chars().all(plain)
+        {
             return fail(format!("{:?} is no name for an RDMA device", nic.name));
         }
         if !names.insert(&nic.name) {
@@ -158,8 +161,12 @@ fn validate_processors(shape: &Shape) -> Result<(), String> {
     if cpu.packages.iter().collect::<BTreeSet<_>>().len() != cpu.packages.len() {
         return Err("two packages have the same id".to_string());
     }
+    if cpu.caches.len() > 8 {
+        return Err(format!("{} caches", cpu.caches.len()));
+    }
     for cache in &cpu.caches {
-        if cache.cores == 0 || cache.ways == 0 || !(1..=3).contains(&cache.level) {
+        let sharing = 1..=cpu.cores_per_package;
+        if !sharing.contains(&cache.cores) || cache.ways == 0 || !(1..=3).contains(&cache.level) {
             return Err(format!(
                 "a level {} cache of {} ways shared by {} cores",
                 cache.level, cache.ways, cache.cores
@@ -171,9 +178,18 @@ fn validate_processors(shape: &Shape) -> Result<(), String> {
 
 fn validate_tree(shape: &Shape) -> Result<(), String> {
     let mut addresses = BTreeSet::new();
-    let mut secondaries: BTreeSet<_> = shape.roots.iter().map(|root| (root.domain, root.bus)).collect();
-    if secondaries.len() != shape.roots.len() || shape.roots.iter().any(|root| root.last_bus < root.bus) {
+    let mut secondaries = shape.roots.iter().map(|root| (root.domain, root.bus)).collect::<BTreeSet<_>>();
+    let mut roots = shape.roots.iter().map(|root| (root.domain, root.bus, root.last_bus)).collect::<Vec<_>>();
+    roots.sort_unstable();
+    let overlap = |pair: &[(u16, u8, u8)]| pair[0].0 == pair[1].0 && pair[0].2 >= pair[1].1;
+    if roots.iter().any(|(_, first, last)| last < first) || roots.windows(2).any(overlap) {
         return Err("root complexes overlap".to_string());
+    }
+    if let Some(root) = shape.roots.iter().find(|root| root.numa_node as usize >= shape.numa_nodes.len()) {
+        return Err(format!(
+            "root complex {:02x} is on NUMA node {}, which does not exist",
+            root.bus, root.numa_node
+        ));
     }
     for bridge in &shape.bridges {
         let (address, first, last) = (bridge.address, bridge.secondary, bridge.subordinate);
@@ -201,11 +217,13 @@ fn validate_tree(shape: &Shape) -> Result<(), String> {
         if !secondaries.contains(&(address.domain, address.bus)) || shape.root(address).is_none() {
             return Err(format!("no bridge leads to {address}"));
         }
-        if let Some(parent) = shape.parent(address) {
-            // Each step up goes to a lower bus (checked above), so every way ends at a root complex.
-            if !(parent.secondary..=parent.subordinate).contains(&address.bus) {
-                return Err(format!("{address} is outside of its bridge's buses"));
-            }
+        // Each step up goes to a lower bus (checked above), so every way ends; it must end on the first bus of the root
+        // complex whose range the address lies in.
+        let top = shape.bridges_above(address).first().map_or(address.bus, |bridge| bridge.address.bus);
+        if shape.root(address).is_none_or(|root| root.bus != top) {
+            return Err(format!(
+                "the bridges above {address} lead to bus {top:02x}, which is no root complex of its"
+            ));
         }
     }
     Ok(())

@@ -24,7 +24,7 @@ pub use pci::{
 };
 
 /// Most NICs a node can have.
-pub const NICS_MAX: usize = 64;
+pub const NICS_MAX: usize = softefa_fabric::NICS_PER_NODE_MAX as usize;
 
 /// Names that [`Shape::named`] knows besides `generic`.
 pub const NAMES: [&str; 6] = ["p4d", "p4de", "p5", "p5en", "p6-b200", "gb200"];
@@ -265,11 +265,13 @@ impl Shape {
         if nodes == 0 {
             return Err(ShapeError::NoNumaNode { shape: self.name });
         }
-        let kept = (nodes as usize).min(self.numa_nodes.len());
-        for gone in self.numa_nodes.split_off(kept).into_iter().enumerate() {
-            let onto = &mut self.numa_nodes[gone.0 % kept];
-            onto.packages.extend(gone.1.packages);
-            onto.memory_bytes += gone.1.memory_bytes;
+        let kept = (nodes as usize).min(self.numa_nodes.len()).max(1);
+        for (index, gone) in
+            self.numa_nodes.split_off(kept.min(self.numa_nodes.len())).into_iter().enumerate()
+        {
+            let onto = &mut self.numa_nodes[index % kept];
+            onto.packages.extend(gone.packages);
+            onto.memory_bytes = onto.memory_bytes.saturating_add(gone.memory_bytes);
         }
         self.numa_nodes.iter_mut().for_each(|node| node.distances.truncate(kept));
         let fold = |node: &mut u32| *node %= kept as u32;

@@ -24,6 +24,7 @@ mod pci;
 mod processors;
 mod tree;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -133,6 +134,25 @@ impl Root {
         Ok(Root { path: path.to_path_buf(), shape, counters })
     }
 
+    /// Takes over the root that another process made at `path` with the same shape, NICs and names, to go on
+    /// counting in it.
+    ///
+    /// # Errors
+    /// A shape or number of NICs that cannot be, or a counter's file that is missing or holds no number.
+    pub fn open(
+        path: &Path,
+        shape: &Shape,
+        nics: usize,
+        names: CounterNames<'_>,
+    ) -> Result<Root, SysfsError> {
+        shape.validate()?;
+        let shape = shape.clone().with_nics(nics)?;
+        names.validate()?;
+        let mut counters = Counters::new(path, &shape, names);
+        counters.read_back()?;
+        Ok(Root { path: path.to_path_buf(), shape, counters })
+    }
+
     fn write(
         path: &Path,
         shape: &Shape,
@@ -141,6 +161,7 @@ impl Root {
         names: CounterNames<'_>,
     ) -> Result<Counters, SysfsError> {
         let mut tree = Tree::new(path);
+        tree.directory(counters::SPARES)?;
         processors::write(&mut tree, shape, node)?;
         pci::write(&mut tree, shape, node)?;
         infiniband::write(&mut tree, shape, gid, names)?;
@@ -163,8 +184,15 @@ impl Root {
     }
 
     /// What a command on this node needs in its environment so that libraries read this root.
-    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
-        [("SYSFS_PATH", self.sys()), ("HWLOC_FSROOT", self.path.clone())]
+    ///
+    /// The last one keeps hwloc from asking the host's processor (by CPUID) what it is, which it does even when
+    /// told to read another root, and would then take for the emulated one's answer.
+    pub fn environment(&self) -> [(&'static str, OsString); 3] {
+        [
+            ("SYSFS_PATH", self.sys().into_os_string()),
+            ("HWLOC_FSROOT", self.path.clone().into_os_string()),
+            ("HWLOC_COMPONENTS", OsString::from("-x86")),
+        ]
     }
 
     /// The counters' files.

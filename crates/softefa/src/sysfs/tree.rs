@@ -77,12 +77,14 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
-/// The way from directory `from` to `to`.
+/// The way from directory `from` to `to`. Ends with the name of `to` even where `from` is below it, as the kernel's
+/// links do: readers take the last part of a link's text for a name.
 fn relative(from: &str, to: &str) -> String {
     let split =
         |path: &str| path.split('/').filter(|part| !part.is_empty()).map(str::to_string).collect::<Vec<_>>();
     let (from, to) = (split(from), split(to));
-    let shared = from.iter().zip(&to).take_while(|(one, other)| one == other).count();
+    let above = &to[..to.len().saturating_sub(1)];
+    let shared = from.iter().zip(above).take_while(|(one, other)| one == other).count();
     let up = from[shared..].iter().map(|_| "..");
     up.chain(to[shared..].iter().map(String::as_str)).collect::<Vec<_>>().join("/")
 }
@@ -95,6 +97,6 @@ mod tests {
     fn links_lead_from_their_own_directory() {
         assert_eq!(relative("sys/class/net", "sys/devices/a/net"), "../../devices/a/net");
         assert_eq!(relative("a/b", "a/b/c"), "c");
-        assert_eq!(relative("a/b/c", "a"), "../..");
+        assert_eq!(relative("bus/slot/net", "bus/slot"), "../../slot");
     }
 }
