@@ -13,13 +13,20 @@ pub(super) struct Tree {
     root: PathBuf,
     /// Where the first file of each content is.
     contents: HashMap<Vec<u8>, PathBuf>,
+    /// Where the first symbolic link of each text is.
+    links: HashMap<String, PathBuf>,
     directories: HashSet<String>,
 }
 
 impl Tree {
     /// Fills `root`, which exists and is empty.
     pub(super) fn new(root: &Path) -> Tree {
-        Tree { root: root.to_path_buf(), contents: HashMap::new(), directories: HashSet::new() }
+        Tree {
+            root: root.to_path_buf(),
+            contents: HashMap::new(),
+            links: HashMap::new(),
+            directories: HashSet::new(),
+        }
     }
 
     /// Makes a directory and those above it.
@@ -62,8 +69,14 @@ impl Tree {
     /// Makes `path` a relative symbolic link to `target` of the same tree.
     pub(super) fn link(&mut self, path: &str, target: &str) -> Result<(), SysfsError> {
         self.directory(parent(path))?;
-        let full = self.root.join(path);
-        symlink(relative(parent(path), target), &full).map_err(SysfsError::io("create link", &full))
+        let (full, text) = (self.root.join(path), relative(parent(path), target));
+        // std links a symbolic link itself, not what it leads to.
+        if self.links.get(&text).is_some_and(|same| fs::hard_link(same, &full).is_ok()) {
+            return Ok(());
+        }
+        symlink(&text, &full).map_err(SysfsError::io("create link", &full))?;
+        self.links.insert(text, full);
+        Ok(())
     }
 }
 
