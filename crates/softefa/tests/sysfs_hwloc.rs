@@ -119,7 +119,7 @@ fn lstopo_shows_every_device_below_its_bridges_and_numa_node() {
 
             // The normal object that the root complex hangs below has the NUMA node's CPUs.
             let around = object.above.iter().map(|index| &objects[*index]);
-            let around = around.filter(|object| !object.get("cpuset").is_empty()).last().unwrap();
+            let around = around.filter(|object| !object.get("cpuset").is_empty()).next_back().unwrap();
             let numa = objects.iter().find(|object| {
                 object.get("type") == "NUMANode" && object.get("os_index") == numa_node.to_string()
             });
