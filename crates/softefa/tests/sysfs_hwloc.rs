@@ -118,8 +118,8 @@ fn lstopo_shows_every_device_below_its_bridges_and_numa_node() {
             assert_eq!(above, bridges, "{} {address}", shape.name);
 
             // The normal object that the root complex hangs below has the NUMA node's CPUs.
-            let around = object.above.iter().map(|index| &objects[*index]);
-            let around = around.filter(|object| !object.get("cpuset").is_empty()).next_back().unwrap();
+            let mut around = object.above.iter().map(|index| &objects[*index]);
+            let around = around.rfind(|object| !object.get("cpuset").is_empty()).unwrap();
             let numa = objects.iter().find(|object| {
                 object.get("type") == "NUMANode" && object.get("os_index") == numa_node.to_string()
             });
