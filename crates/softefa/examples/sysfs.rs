@@ -1,4 +1,5 @@
-//! Writes the private root of one emulated node: `cargo run -p softefa --example sysfs -- p5 /tmp/node0`.
+//! Writes the private root of one emulated node, folded to some number of NUMA nodes if one is given:
+//! `cargo run -p softefa --example sysfs -- p5 /dev/shm/node0 1`, then `lstopo` with the environment that it prints.
 
 use std::path::Path;
 use std::time::Instant;
@@ -9,9 +10,12 @@ use softefa::sysfs::{CounterNames, Root};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(name), Some(path)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: sysfs SHAPE DIRECTORY".into());
+        return Err("usage: sysfs SHAPE DIRECTORY [NUMA NODES]".into());
     };
-    let shape = Shape::named(&name)?;
+    let mut shape = Shape::named(&name)?;
+    if let Some(nodes) = arguments.next() {
+        shape = shape.folded_to_numa_nodes(nodes.parse()?)?;
+    }
     let names = CounterNames::EFA;
     let gid = |nic| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, nic as u8];
     let start = Instant::now();
