@@ -1,1 +1,3 @@
 //! Emulated EFA nodes: what `kvrail softefa` does, as a library.
+
+pub mod library;

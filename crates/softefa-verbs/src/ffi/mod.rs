@@ -5,7 +5,7 @@
 //! a newer header has says so.
 //!
 //! Names, and what the fields mean, are the headers'.
-#![allow(missing_docs, non_camel_case_types)]
+#![allow(missing_docs, non_camel_case_types, non_snake_case)]
 
 mod constants;
 mod context;
