@@ -1,0 +1,2 @@
+//! What all threads of a process share.
+pub(super) struct Shared;
