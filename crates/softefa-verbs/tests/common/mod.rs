@@ -1,5 +1,5 @@
 //! A fabric in a temporary directory with several hosts in this process, and shorthand for what tests do with them.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::path::Path;
 use std::sync::Arc;
