@@ -122,7 +122,49 @@ macro_rules! from_the_end {
     };
 }
 
-from_the_end!(query_port, advise_mr, alloc_null_mr, read_counters, attach_counters_point_flow, create_counters, destroy_counters, reg_dm_mr, alloc_dm, free_dm, modify_flow_action_esp, destroy_flow_action, create_flow_action_esp, modify_qp_rate_limit, alloc_parent_domain, dealloc_td, alloc_td, modify_cq, post_srq_ops, destroy_rwq_ind_table, create_rwq_ind_table, destroy_wq, modify_wq, create_wq, query_rt_values, create_cq_ex, priv_ = "priv", query_device_ex, ibv_destroy_flow, ABI_placeholder2, ibv_create_flow, ABI_placeholder1, open_qp, create_qp_ex, get_srq_num, create_srq_ex, open_xrcd, close_xrcd, _ABI_placeholder3, sz, context);
+from_the_end!(
+    query_port,
+    advise_mr,
+    alloc_null_mr,
+    read_counters,
+    attach_counters_point_flow,
+    create_counters,
+    destroy_counters,
+    reg_dm_mr,
+    alloc_dm,
+    free_dm,
+    modify_flow_action_esp,
+    destroy_flow_action,
+    create_flow_action_esp,
+    modify_qp_rate_limit,
+    alloc_parent_domain,
+    dealloc_td,
+    alloc_td,
+    modify_cq,
+    post_srq_ops,
+    destroy_rwq_ind_table,
+    create_rwq_ind_table,
+    destroy_wq,
+    modify_wq,
+    create_wq,
+    query_rt_values,
+    create_cq_ex,
+    priv_ = "priv",
+    query_device_ex,
+    ibv_destroy_flow,
+    ABI_placeholder2,
+    ibv_create_flow,
+    ABI_placeholder1,
+    open_qp,
+    create_qp_ex,
+    get_srq_num,
+    create_srq_ex,
+    open_xrcd,
+    close_xrcd,
+    _ABI_placeholder3,
+    sz,
+    context
+);
 
 macro_rules! constants {
     ($( $name:ident ),*) => {
@@ -132,11 +174,106 @@ macro_rules! constants {
     };
 }
 
-constants!(IBV_NODE_UNSPECIFIED, IBV_TRANSPORT_UNSPECIFIED, IBV_MTU_4096, IBV_PORT_DOWN, IBV_PORT_ACTIVE, IBV_LINK_LAYER_UNSPECIFIED, IBV_GID_TYPE_IB, IBV_EVENT_CQ_ERR, IBV_EVENT_QP_FATAL, IBV_EVENT_PORT_ACTIVE, IBV_EVENT_PORT_ERR, IBV_WC_SUCCESS, IBV_WC_LOC_LEN_ERR, IBV_WC_LOC_QP_OP_ERR, IBV_WC_LOC_PROT_ERR, IBV_WC_WR_FLUSH_ERR, IBV_WC_BAD_RESP_ERR, IBV_WC_REM_INV_REQ_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_OP_ERR, IBV_WC_RNR_RETRY_EXC_ERR, IBV_WC_REM_INV_RD_REQ_ERR, IBV_WC_REM_ABORT_ERR, IBV_WC_RESP_TIMEOUT_ERR, IBV_WC_GENERAL_ERR, IBV_WC_SEND, IBV_WC_RDMA_WRITE, IBV_WC_RDMA_READ, IBV_WC_RECV, IBV_WC_RECV_RDMA_WITH_IMM, IBV_WC_WITH_IMM, IBV_WC_EX_WITH_BYTE_LEN, IBV_WC_EX_WITH_IMM, IBV_WC_EX_WITH_QP_NUM, IBV_WC_EX_WITH_SRC_QP, IBV_WC_EX_WITH_SLID, IBV_WC_EX_WITH_SL, IBV_WC_EX_WITH_DLID_PATH_BITS, IBV_WC_STANDARD_FLAGS, IBV_ACCESS_LOCAL_WRITE, IBV_ACCESS_REMOTE_WRITE, IBV_ACCESS_REMOTE_READ, IBV_ACCESS_OPTIONAL_RANGE, IBV_REG_MR_MASK_IOVA, IBV_REG_MR_MASK_ADDR, IBV_PARENT_DOMAIN_INIT_ATTR_PD_CONTEXT, IBV_CQ_INIT_ATTR_MASK_FLAGS, IBV_CQ_INIT_ATTR_MASK_PD, IBV_CREATE_CQ_ATTR_SINGLE_THREADED, IBV_QPT_UD, IBV_QPT_DRIVER, IBV_QP_INIT_ATTR_PD, IBV_QP_INIT_ATTR_SEND_OPS_FLAGS, IBV_QP_EX_WITH_RDMA_WRITE, IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM, IBV_QP_EX_WITH_SEND, IBV_QP_EX_WITH_SEND_WITH_IMM, IBV_QP_EX_WITH_RDMA_READ, IBV_QP_STATE, IBV_QP_CUR_STATE, IBV_QP_EN_SQD_ASYNC_NOTIFY, IBV_QP_PKEY_INDEX, IBV_QP_PORT, IBV_QP_QKEY, IBV_QP_RNR_RETRY, IBV_QP_SQ_PSN, IBV_QP_CAP, IBV_QPS_RESET, IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS, IBV_QPS_SQD, IBV_QPS_ERR, IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_SEND, IBV_WR_SEND_WITH_IMM, IBV_WR_RDMA_READ, IBV_SEND_SIGNALED, IBV_SEND_INLINE, IBV_FORK_UNNEEDED, EFADV_QP_DRIVER_TYPE_SRD, EFADV_DEVICE_ATTR_CAPS_RDMA_READ, EFADV_DEVICE_ATTR_CAPS_RNR_RETRY, EFADV_DEVICE_ATTR_CAPS_CQ_WITH_SGID, EFADV_DEVICE_ATTR_CAPS_RDMA_WRITE, EFADV_DEVICE_ATTR_CAPS_UNSOLICITED_WRITE_RECV, EFADV_QP_FLAGS_UNSOLICITED_WRITE_RECV, EFADV_QP_FLAGS_INLINE_WRITE, EFADV_WR_EX_WITH_PROCESSING_HINTS, EFADV_SQ_DEPTH_ATTR_INLINE_WRITE, EFADV_WC_EX_WITH_SGID, EFADV_WC_EX_WITH_IS_UNSOLICITED);
+constants!(
+    IBV_NODE_UNSPECIFIED,
+    IBV_TRANSPORT_UNSPECIFIED,
+    IBV_MTU_4096,
+    IBV_PORT_DOWN,
+    IBV_PORT_ACTIVE,
+    IBV_LINK_LAYER_UNSPECIFIED,
+    IBV_GID_TYPE_IB,
+    IBV_EVENT_CQ_ERR,
+    IBV_EVENT_QP_FATAL,
+    IBV_EVENT_PORT_ACTIVE,
+    IBV_EVENT_PORT_ERR,
+    IBV_WC_SUCCESS,
+    IBV_WC_LOC_LEN_ERR,
+    IBV_WC_LOC_QP_OP_ERR,
+    IBV_WC_LOC_PROT_ERR,
+    IBV_WC_WR_FLUSH_ERR,
+    IBV_WC_BAD_RESP_ERR,
+    IBV_WC_REM_INV_REQ_ERR,
+    IBV_WC_REM_ACCESS_ERR,
+    IBV_WC_REM_OP_ERR,
+    IBV_WC_RNR_RETRY_EXC_ERR,
+    IBV_WC_REM_INV_RD_REQ_ERR,
+    IBV_WC_REM_ABORT_ERR,
+    IBV_WC_RESP_TIMEOUT_ERR,
+    IBV_WC_GENERAL_ERR,
+    IBV_WC_SEND,
+    IBV_WC_RDMA_WRITE,
+    IBV_WC_RDMA_READ,
+    IBV_WC_RECV,
+    IBV_WC_RECV_RDMA_WITH_IMM,
+    IBV_WC_WITH_IMM,
+    IBV_WC_EX_WITH_BYTE_LEN,
+    IBV_WC_EX_WITH_IMM,
+    IBV_WC_EX_WITH_QP_NUM,
+    IBV_WC_EX_WITH_SRC_QP,
+    IBV_WC_EX_WITH_SLID,
+    IBV_WC_EX_WITH_SL,
+    IBV_WC_EX_WITH_DLID_PATH_BITS,
+    IBV_WC_STANDARD_FLAGS,
+    IBV_ACCESS_LOCAL_WRITE,
+    IBV_ACCESS_REMOTE_WRITE,
+    IBV_ACCESS_REMOTE_READ,
+    IBV_ACCESS_OPTIONAL_RANGE,
+    IBV_REG_MR_MASK_IOVA,
+    IBV_REG_MR_MASK_ADDR,
+    IBV_PARENT_DOMAIN_INIT_ATTR_PD_CONTEXT,
+    IBV_CQ_INIT_ATTR_MASK_FLAGS,
+    IBV_CQ_INIT_ATTR_MASK_PD,
+    IBV_CREATE_CQ_ATTR_SINGLE_THREADED,
+    IBV_QPT_UD,
+    IBV_QPT_DRIVER,
+    IBV_QP_INIT_ATTR_PD,
+    IBV_QP_INIT_ATTR_SEND_OPS_FLAGS,
+    IBV_QP_EX_WITH_RDMA_WRITE,
+    IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM,
+    IBV_QP_EX_WITH_SEND,
+    IBV_QP_EX_WITH_SEND_WITH_IMM,
+    IBV_QP_EX_WITH_RDMA_READ,
+    IBV_QP_STATE,
+    IBV_QP_CUR_STATE,
+    IBV_QP_EN_SQD_ASYNC_NOTIFY,
+    IBV_QP_PKEY_INDEX,
+    IBV_QP_PORT,
+    IBV_QP_QKEY,
+    IBV_QP_RNR_RETRY,
+    IBV_QP_SQ_PSN,
+    IBV_QP_CAP,
+    IBV_QPS_RESET,
+    IBV_QPS_INIT,
+    IBV_QPS_RTR,
+    IBV_QPS_RTS,
+    IBV_QPS_SQD,
+    IBV_QPS_ERR,
+    IBV_WR_RDMA_WRITE,
+    IBV_WR_RDMA_WRITE_WITH_IMM,
+    IBV_WR_SEND,
+    IBV_WR_SEND_WITH_IMM,
+    IBV_WR_RDMA_READ,
+    IBV_SEND_SIGNALED,
+    IBV_SEND_INLINE,
+    IBV_FORK_UNNEEDED,
+    EFADV_QP_DRIVER_TYPE_SRD,
+    EFADV_DEVICE_ATTR_CAPS_RDMA_READ,
+    EFADV_DEVICE_ATTR_CAPS_RNR_RETRY,
+    EFADV_DEVICE_ATTR_CAPS_CQ_WITH_SGID,
+    EFADV_DEVICE_ATTR_CAPS_RDMA_WRITE,
+    EFADV_DEVICE_ATTR_CAPS_UNSOLICITED_WRITE_RECV,
+    EFADV_QP_FLAGS_UNSOLICITED_WRITE_RECV,
+    EFADV_QP_FLAGS_INLINE_WRITE,
+    EFADV_WR_EX_WITH_PROCESSING_HINTS,
+    EFADV_SQ_DEPTH_ATTR_INLINE_WRITE,
+    EFADV_WC_EX_WITH_SGID,
+    EFADV_WC_EX_WITH_IS_UNSOLICITED
+);
 
 /// Parts of unions, which C has no names for.
 fn parts() -> Vec<Figure> {
-    let figure = |label: &str, rust: usize, c: &str| Figure { label: label.into(), rust: rust as u64, c: c.into() };
+    let figure =
+        |label: &str, rust: usize, c: &str| Figure { label: label.into(), rust: rust as u64, c: c.into() };
     let wr = "offsetof(struct ibv_send_wr, wr)";
     vec![
         figure("send target", size_of::<ibv_send_wr_target>(), "sizeof(((struct ibv_send_wr *)0)->wr)"),
@@ -150,7 +287,11 @@ fn parts() -> Vec<Figure> {
             offset_of!(ibv_send_wr_rdma, rkey),
             &format!("offsetof(struct ibv_send_wr, wr.rdma.rkey) - {wr}"),
         ),
-        figure("ud.ah", offset_of!(ibv_send_wr_ud, ah), &format!("offsetof(struct ibv_send_wr, wr.ud.ah) - {wr}")),
+        figure(
+            "ud.ah",
+            offset_of!(ibv_send_wr_ud, ah),
+            &format!("offsetof(struct ibv_send_wr, wr.ud.ah) - {wr}"),
+        ),
         figure(
             "ud.remote_qpn",
             offset_of!(ibv_send_wr_ud, remote_qpn),
@@ -161,9 +302,17 @@ fn parts() -> Vec<Figure> {
             offset_of!(ibv_send_wr_ud, remote_qkey),
             &format!("offsetof(struct ibv_send_wr, wr.ud.remote_qkey) - {wr}"),
         ),
-        figure("event element", size_of::<ibv_async_element>(), "sizeof(((struct ibv_async_event *)0)->element)"),
+        figure(
+            "event element",
+            size_of::<ibv_async_element>(),
+            "sizeof(((struct ibv_async_event *)0)->element)",
+        ),
         // The first version of the port's attributes ends after `flags`, with padding to its 4-byte fields.
-        figure("first port attributes", offset_of!(_compat_ibv_port_attr, flags), "offsetof(struct ibv_port_attr, flags)"),
+        figure(
+            "first port attributes",
+            offset_of!(_compat_ibv_port_attr, flags),
+            "offsetof(struct ibv_port_attr, flags)",
+        ),
         figure("extended contexts", VERBS_ABI_IS_EXTENDED as usize, "(size_t)__VERBS_ABI_IS_EXTENDED"),
     ]
 }
@@ -192,7 +341,8 @@ const GROWN: &[(&str, &str)] = &[
     ("efadv_qp_init_attr.reserved", "efadv_qp_init_attr.wr_flags"),
 ];
 
-const HEADERS: &str = "#include <stddef.h>\n#include <stdio.h>\n#include <infiniband/verbs.h>\n#include <infiniband/efadv.h>\n";
+const HEADERS: &str =
+    "#include <stddef.h>\n#include <stdio.h>\n#include <infiniband/verbs.h>\n#include <infiniband/efadv.h>\n";
 
 fn cc() -> Command {
     let mut command = Command::new("cc");
@@ -278,7 +428,8 @@ fn fields_in_sources() -> BTreeMap<String, BTreeSet<String>> {
                 all.insert(current.clone(), BTreeSet::new());
             } else if line == "}" {
                 current.clear();
-            } else if let Some((field, _)) = line.strip_prefix("    pub ").and_then(|line| line.split_once(':'))
+            } else if let Some((field, _)) =
+                line.strip_prefix("    pub ").and_then(|line| line.split_once(':'))
                 && let Some(fields) = all.get_mut(&current)
             {
                 fields.insert(field.to_owned());

@@ -5,6 +5,7 @@ use core::ffi::{c_int, c_uint, c_void};
 use core::mem::offset_of;
 use core::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::channel::CompletionChannel;
 use super::domain::Domain;
@@ -102,10 +103,11 @@ impl Queue {
 
     /// Counts acknowledged events where rdma-core does.
     pub(super) fn acknowledge(&self, events: c_uint) {
-        // SAFETY: the field is ours; applications acknowledge from one thread at a time, and a lost count harms nobody.
+        // SAFETY: the queue is there.
         let completed = unsafe { &raw mut (*self.public.get()).base.comp_events_completed };
-        // SAFETY: as above.
-        unsafe { *completed = (*completed).wrapping_add(events) };
+        // SAFETY: an aligned integer that only the library changes, and only here.
+        let completed = unsafe { AtomicU32::from_ptr(completed) };
+        completed.fetch_add(events, Ordering::Relaxed);
     }
 
     /// The completion that was polled last.
@@ -154,8 +156,7 @@ unsafe fn create(context: *mut ibv_context, wanted: &Wanted) -> Result<*mut ibv_
     if attributes.comp_mask & !masks != 0 || attributes.wc_flags & !IBV_WC_STANDARD_FLAGS != 0 {
         return Err(libc::EOPNOTSUPP);
     }
-    let flags =
-        if attributes.comp_mask & IBV_CQ_INIT_ATTR_MASK_FLAGS != 0 { attributes.flags } else { 0 };
+    let flags = if attributes.comp_mask & IBV_CQ_INIT_ATTR_MASK_FLAGS != 0 { attributes.flags } else { 0 };
     if flags & !IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0 || wanted.efa.flags != 0 {
         // Memory of other devices for the queue is the direct data path's, which is not here.
         return Err(libc::EOPNOTSUPP);
@@ -191,8 +192,8 @@ unsafe fn create(context: *mut ibv_context, wanted: &Wanted) -> Result<*mut ibv_
     if let Some(domain) = domain {
         domain.users.add();
     }
-    let single_threaded = flags & IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0
-        || domain.is_some_and(Domain::is_single_threaded);
+    let single_threaded =
+        flags & IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0 || domain.is_some_and(Domain::is_single_threaded);
     let efa = efadv_cq {
         comp_mask: 0,
         wc_read_sgid: (wanted.efa.wc_flags & EFADV_WC_EX_WITH_SGID != 0).then_some(read_sgid),

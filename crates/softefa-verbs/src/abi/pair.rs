@@ -136,8 +136,7 @@ unsafe fn create(
     let mut cap = wanted.cap;
     cap.max_send_wr = cap.max_send_wr.max(1).next_power_of_two();
     cap.max_recv_wr = cap.max_recv_wr.max(1).next_power_of_two();
-    let flags =
-        Flags { unsolicited_write_receive: efa.flags & EFADV_QP_FLAGS_UNSOLICITED_WRITE_RECV != 0 };
+    let flags = Flags { unsolicited_write_receive: efa.flags & EFADV_QP_FLAGS_UNSOLICITED_WRITE_RECV != 0 };
     let pair = QueuePair::new(
         device,
         domain.number,
@@ -163,10 +162,7 @@ unsafe fn create(
     let asked = Asked { rnr_retry: AtomicU32::new(RNR_RETRY_FOR_EVER), ..Asked::default() };
     Ok(objects::publish(Box::new(Pair {
         public,
-        efa: efadv_qp {
-            comp_mask: 0,
-            wr_set_processing_hints: hints.then_some(send::set_processing_hints),
-        },
+        efa: efadv_qp { comp_mask: 0, wr_set_processing_hints: hints.then_some(send::set_processing_hints) },
         pair,
         device: device.clone(),
         caps,
@@ -475,6 +471,10 @@ unsafe extern "C" fn ibv_query_qp(
 
 /// SRD promises no order of bytes.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ibv_query_qp_data_in_order(_pair: *mut ibv_qp, _operation: c_uint, _flags: u32) -> c_int {
+unsafe extern "C" fn ibv_query_qp_data_in_order(
+    _pair: *mut ibv_qp,
+    _operation: c_uint,
+    _flags: u32,
+) -> c_int {
     0
 }
