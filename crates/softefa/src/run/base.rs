@@ -99,7 +99,9 @@ mod tests {
     #[test]
     fn a_base_without_room_says_what_is_needed_and_what_is_there_and_is_left_empty() {
         let base = tempfile::tempdir().unwrap();
-        let Err(Refusal::Room { needed, available, .. }) = suits(base.path(), 1 << 60) else { panic!("suits") };
+        let Err(Refusal::Room { needed, available, .. }) = suits(base.path(), 1 << 60) else {
+            panic!("suits")
+        };
         assert!(needed > available && available > 0);
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
     }

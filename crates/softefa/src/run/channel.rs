@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -107,7 +108,10 @@ impl Channel {
     }
 
     /// Waits for one message, for at most `deadline` from now.
-    pub(super) fn receive_one<T: DeserializeOwned>(&mut self, deadline: std::time::Duration) -> io::Result<T> {
+    pub(super) fn receive_one<T: DeserializeOwned>(
+        &mut self,
+        deadline: std::time::Duration,
+    ) -> io::Result<T> {
         self.stream.set_read_timeout(Some(deadline))?;
         while !self.pending.contains(&b'\n') {
             let mut bytes = [0; 16384];

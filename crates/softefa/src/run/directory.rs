@@ -66,8 +66,7 @@ impl Guard {
     fn take(user: &Path) -> Result<Self, Error> {
         let deadline = Instant::now() + LOCK_WAIT_MAX;
         loop {
-            base::make_private(user)
-                .map_err(|why| Error::at("make", user, std::io::Error::other(why)))?;
+            base::make_private(user).map_err(|why| Error::at("make", user, std::io::Error::other(why)))?;
             let path = user.join(GUARD);
             match open_lock(&path) {
                 Ok(file) => {
@@ -159,10 +158,6 @@ impl RunDirectory {
         &self.path
     }
 
-    pub(super) fn name(&self) -> String {
-        name_of(&self.path)
-    }
-
     /// Removes the directory with all that is in it, and the user's directory when this was its last fabric.
     pub(super) fn remove(self) -> Result<(), Error> {
         let user = self.path.parent().map(Path::to_path_buf).unwrap_or_default();
@@ -222,7 +217,9 @@ pub fn find(name: Option<&str>) -> Result<Live, Error> {
     let names = |live: &[Live]| live.iter().map(|l| l.name.clone()).collect::<Vec<_>>();
     if let Some(name) = name {
         let at = live.iter().position(|l| l.name == name);
-        return at.map(|at| live.swap_remove(at)).ok_or_else(|| Error::NoFabric { name: Some(name.into()), live: names(&live) });
+        return at
+            .map(|at| live.swap_remove(at))
+            .ok_or_else(|| Error::NoFabric { name: Some(name.into()), live: names(&live) });
     }
     if let Some(path) = env::var_os(DIR_VARIABLE).map(PathBuf::from).filter(|path| is_kept(path)) {
         return Ok(Live { name: name_of(&path), path });
@@ -256,11 +253,12 @@ pub(super) fn remove_if_stale(path: &Path) -> Result<Option<Removed>, Error> {
         return Ok(None);
     }
     let ended = RunDirectory::take(path.to_path_buf()).and_then(|taken| {
-        let ended = processes::end_all(Instant::now() + END_MAX, || processes::marked(path)).map_err(|left| {
-            let ids: Vec<_> = left.iter().map(ToString::to_string).collect();
-            let still = std::io::Error::other(format!("processes {} do not end", ids.join(", ")));
-            Error::at("clear", path, still)
-        })?;
+        let ended =
+            processes::end_all(Instant::now() + END_MAX, || processes::marked(path)).map_err(|left| {
+                let ids: Vec<_> = left.iter().map(ToString::to_string).collect();
+                let still = std::io::Error::other(format!("processes {} do not end", ids.join(", ")));
+                Error::at("clear", path, still)
+            })?;
         fs::remove_dir_all(path).map_err(|e| Error::at("remove", path, e))?;
         drop(taken);
         Ok(ended)
@@ -293,13 +291,18 @@ mod tests {
         assert!(!is_kept(&path));
         let removed = remove_if_stale(&path).unwrap().unwrap();
         assert_eq!((removed.name.as_str(), removed.processes), ("a", 0));
-        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0, "the user's directory goes with its last fabric");
+        assert_eq!(
+            fs::read_dir(base.path()).unwrap().count(),
+            0,
+            "the user's directory goes with its last fabric"
+        );
     }
 
     #[test]
     fn removing_one_fabric_leaves_the_other() {
         let (_base, user) = user();
-        let (one, two) = (RunDirectory::make(user.join("1")).unwrap(), RunDirectory::make(user.join("2")).unwrap());
+        let (one, two) =
+            (RunDirectory::make(user.join("1")).unwrap(), RunDirectory::make(user.join("2")).unwrap());
         one.remove().unwrap();
         assert!(is_kept(two.path()));
         two.remove().unwrap();

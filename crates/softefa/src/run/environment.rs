@@ -38,7 +38,12 @@ pub fn of_node(directory: &Path, spec: &Spec, node: u32) -> Vec<Variable> {
 }
 
 /// The variables of a node.
-pub(super) fn variables(directory: &Path, nodes: u32, node: u32, libfabric: Option<&Loading>) -> Vec<Variable> {
+pub(super) fn variables(
+    directory: &Path,
+    nodes: u32,
+    node: u32,
+    libfabric: Option<&Loading>,
+) -> Vec<Variable> {
     let root = node_directory(directory, node);
     // Ours first: the libibverbs.so.1 of the system, or one beside libfabric, must not be found before.
     let mut search = vec![directory.join("lib")];

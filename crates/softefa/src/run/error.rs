@@ -103,8 +103,11 @@ impl Error {
             Self::NoBase(refusals) => {
                 let mut hints = vec!["set SOFTEFA_BASE to a writable directory, best on a tmpfs".into()];
                 if refusals.iter().any(|(_, r)| matches!(r, Refusal::Room { .. })) {
-                    hints.push("or use fewer nodes or NICs, or end other fabrics: `kvrail softefa status`".into());
-                    hints.push("containers: docker run --shm-size=1g, or an emptyDir of medium Memory".into());
+                    hints.push(
+                        "or use fewer nodes or NICs, or end other fabrics: `kvrail softefa status`".into(),
+                    );
+                    hints
+                        .push("containers: docker run --shm-size=1g, or an emptyDir of medium Memory".into());
                 }
                 hints
             }
@@ -143,7 +146,12 @@ impl fmt::Display for Refusal {
         match self {
             Self::Unwritable(why) => f.write_str(why),
             Self::Room { needed, available, of } => {
-                write!(f, "needs {} ({needed} bytes), {of} has {} ({available} bytes)", mib(*needed), mib(*available))
+                write!(
+                    f,
+                    "needs {} ({needed} bytes), {of} has {} ({available} bytes)",
+                    mib(*needed),
+                    mib(*available)
+                )
             }
         }
     }
@@ -165,7 +173,9 @@ impl fmt::Display for Error {
             Self::NoFabric { name: None, .. } => f.write_str("no fabric is live"),
             Self::Several(live) => write!(f, "{} fabrics are live", live.len()),
             Self::Request(what) => f.write_str(what),
-            Self::Command { node, program, source } => write!(f, "node{node} cannot run `{program}`: {source}"),
+            Self::Command { node, program, source } => {
+                write!(f, "node{node} cannot run `{program}`: {source}")
+            }
             Self::NoListener { port, waited: Some(waited), .. } => {
                 write!(f, "node0 did not listen on port {port} within {:.1} s", waited.as_secs_f64())
             }

@@ -34,13 +34,9 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(node: u32) -> Self {
-        Self {
-            prefix: format!("node{node} | "),
-            continuation: format!("node{node} + "),
-            partial: Vec::new(),
-            continued: false,
-        }
+    fn new(node: Option<u32>) -> Self {
+        let mark = |mark: char| node.map(|node| format!("node{node} {mark} ")).unwrap_or_default();
+        Self { prefix: mark('|'), continuation: mark('+'), partial: Vec::new(), continued: false }
     }
 
     /// The lines that are whole with these bytes.
@@ -97,12 +93,20 @@ pub(super) struct Output {
     broken: bool,
 }
 
-fn write(blocks: &Receiver<(Sink, Vec<u8>)>) {
+/// Who gets the blocks: by default, this process's own stdout and stderr.
+pub(super) type Printer = Box<dyn FnMut(Sink, &[u8]) -> io::Result<()> + Send>;
+
+/// To this process's own stdout and stderr.
+pub(super) fn to_terminal() -> Printer {
+    Box::new(|sink, block| match sink {
+        Sink::Stdout => io::stdout().lock().write_all(block).and_then(|()| io::stdout().flush()),
+        Sink::Stderr => io::stderr().lock().write_all(block),
+    })
+}
+
+fn write_all(blocks: &Receiver<(Sink, Vec<u8>)>, mut write: Printer) {
     for (sink, block) in blocks {
-        let written = match sink {
-            Sink::Stdout => io::stdout().lock().write_all(&block).and_then(|()| io::stdout().flush()),
-            Sink::Stderr => io::stderr().lock().write_all(&block),
-        };
+        let written = write(sink, &block);
         // Whoever read our stdout has gone: as the default action of SIGPIPE, this ends everything. Without stderr, a
         // command may go on.
         if written.is_err() && sink == Sink::Stdout {
@@ -112,14 +116,20 @@ fn write(blocks: &Receiver<(Sink, Vec<u8>)>) {
 }
 
 impl Output {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(write: Printer) -> Self {
         let (sender, receiver) = sync_channel(BLOCKS_MAX);
-        let writer = std::thread::spawn(move || write(&receiver));
-        Self { streams: Vec::new(), waiting: VecDeque::new(), blocks: Some(sender), writer: Some(writer), broken: false }
+        let writer = std::thread::spawn(move || write_all(&receiver, write));
+        Self {
+            streams: Vec::new(),
+            waiting: VecDeque::new(),
+            blocks: Some(sender),
+            writer: Some(writer),
+            broken: false,
+        }
     }
 
-    /// Adds a stream and returns the end that the command writes to.
-    pub(super) fn open(&mut self, node: u32, sink: Sink) -> io::Result<io::PipeWriter> {
+    /// Adds a stream, its lines marked with the node if one is given; returns the end that the command writes to.
+    pub(super) fn open(&mut self, node: Option<u32>, sink: Sink) -> io::Result<io::PipeWriter> {
         let (reader, writer) = io::pipe()?;
         rustix::io::ioctl_fionbio(&reader, true)?;
         self.streams.push(Stream { pipe: reader, sink, lines: Lines::new(node) });
@@ -205,7 +215,7 @@ impl Output {
             }
             if idle {
                 // A stream that neither ends nor brings anything is held by somebody who is no longer ours.
-                let mut fds: Vec<_> = self.fds().into_iter().map(|fd| readable_fd(fd)).collect();
+                let mut fds: Vec<_> = self.fds().into_iter().map(readable_fd).collect();
                 let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
                 if rustix::event::poll(&mut fds, Some(&moment)).is_ok_and(|n| n == 0) {
                     break;
@@ -238,7 +248,7 @@ mod tests {
     use super::*;
 
     fn cut(pieces: &[&[u8]]) -> String {
-        let (mut lines, mut out) = (Lines::new(1), Vec::new());
+        let (mut lines, mut out) = (Lines::new(Some(1)), Vec::new());
         for piece in pieces {
             lines.take(piece, &mut out);
         }
@@ -250,6 +260,9 @@ mod tests {
     fn a_line_that_comes_in_pieces_is_printed_whole_and_once() {
         assert_eq!(cut(&[b"a", b"b\nc", b"\n\nd"]), "node1 | ab\nnode1 | c\nnode1 | \nnode1 | d\n");
         assert_eq!(cut(&[b""]), "");
+        let mut out = Vec::new();
+        Lines::new(None).take(b"as it is\n", &mut out);
+        assert_eq!(out, b"as it is\n");
     }
 
     #[test]

@@ -107,7 +107,8 @@ impl Request {
 
     /// The command of a node.
     pub(super) fn command(&self, node: u32) -> Option<&[OsString]> {
-        let command = if self.commands.len() == 1 { self.commands.first() } else { self.commands.get(node as usize) };
+        let command =
+            if self.commands.len() == 1 { self.commands.first() } else { self.commands.get(node as usize) };
         command.map(Vec::as_slice)
     }
 }
@@ -301,7 +302,10 @@ mod tests {
         let text = serde_json::to_string(&request).unwrap();
         assert!(text.contains("\"black-hole\"") && !text.contains('\n'), "{text}");
         let back: Request = serde_json::from_str(&text).unwrap();
-        assert_eq!((back.commands, back.faults, back.model), (request.commands, request.faults, request.model));
+        assert_eq!(
+            (back.commands, back.faults, back.model),
+            (request.commands, request.faults, request.model)
+        );
     }
 
     #[test]

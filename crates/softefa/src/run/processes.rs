@@ -37,14 +37,12 @@ fn stat(pid: Pid) -> Option<(char, i32)> {
 }
 
 /// Whether a process runs (a zombie does not).
-#[must_use]
-pub fn runs(pid: Pid) -> bool {
+pub(super) fn runs(pid: Pid) -> bool {
     stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
 /// All descendants of a process that still run.
-#[must_use]
-pub fn descendants(root: Pid) -> Vec<Pid> {
+pub(super) fn descendants(root: Pid) -> Vec<Pid> {
     let mut children: HashMap<i32, Vec<(Pid, char)>> = HashMap::new();
     for pid in all() {
         if let Some((state, parent)) = stat(pid) {
@@ -68,8 +66,7 @@ pub fn descendants(root: Pid) -> Vec<Pid> {
 }
 
 /// Processes of this user that carry the fabric's directory in their environment, without the caller.
-#[must_use]
-pub fn marked(directory: &Path) -> Vec<Pid> {
+pub(super) fn marked(directory: &Path) -> Vec<Pid> {
     let mut mark = format!("{DIR_VARIABLE}=").into_bytes();
     mark.extend_from_slice(directory.as_os_str().as_bytes());
     carrying(&mark)
@@ -108,7 +105,7 @@ pub(super) fn handle(pid: Pid) -> Option<OwnedFd> {
 ///
 /// # Errors
 /// Those that still run at the deadline.
-pub fn end_all(deadline: Instant, select: impl Fn() -> Vec<Pid>) -> Result<usize, Vec<Pid>> {
+pub(super) fn end_all(deadline: Instant, select: impl Fn() -> Vec<Pid>) -> Result<usize, Vec<Pid>> {
     let mut ended = HashSet::new();
     loop {
         let chosen = select();

@@ -4,8 +4,8 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use signal_hook::low_level::{pipe, unregister};
 use signal_hook::SigId;
+use signal_hook::low_level::{pipe, unregister};
 
 use super::error::Error;
 
