@@ -27,6 +27,7 @@ mod plan;
 mod processes;
 mod signals;
 mod spec;
+mod status;
 
 pub use base::BASE_VARIABLE;
 pub use directory::{Live, Removed, find, live, remove_stale};
@@ -36,3 +37,4 @@ pub use front::{Captured, Said, run, run_captured};
 pub use keeper::keep;
 pub use plan::{Cause, End, FaultOrder, Loading, Outcome, Request};
 pub use spec::{Device, Spec};
+pub use status::{FaultStatus, NicStatus, ProcessStatus, Status, open, status};
