@@ -101,6 +101,16 @@ impl Error {
     }
 }
 
+/// Most names that a message lists.
+const NAMES_MAX: usize = 6;
+
+/// Names, the first few.
+fn some(names: &[String]) -> String {
+    let more = names.len().saturating_sub(NAMES_MAX);
+    let listed = names[..names.len() - more].join(", ");
+    if more == 0 { listed } else { format!("{listed} and {more} more") }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -140,11 +150,11 @@ impl fmt::Display for Error {
             Self::Unprovided { path, versions, symbols } => {
                 write!(f, "{} needs", path.display())?;
                 if !versions.is_empty() {
-                    write!(f, " symbol version {}", versions.join(", "))?;
+                    write!(f, " symbol version {}", some(versions))?;
                 }
                 if !symbols.is_empty() {
                     let and = if versions.is_empty() { "" } else { " and" };
-                    write!(f, "{and} {}", symbols.join(", "))?;
+                    write!(f, "{and} {}", some(symbols))?;
                 }
                 f.write_str(", which the emulated device does not provide")
             }

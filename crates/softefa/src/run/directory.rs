@@ -19,6 +19,7 @@ use softefa_fabric::DIR_VARIABLE;
 
 use super::base;
 use super::error::Error;
+use super::leftovers;
 use super::processes;
 
 /// The keeper's lock, in the run directory.
@@ -264,6 +265,7 @@ pub(super) fn remove_if_stale(path: &Path) -> Result<Option<Removed>, Error> {
         Ok(ended)
     });
     guard.leave(user);
+    leftovers::remove();
     Ok(Some(Removed { name: name_of(path), path: path.to_path_buf(), processes: ended? }))
 }
 

@@ -23,6 +23,7 @@ use super::directory::RunDirectory;
 use super::environment;
 use super::error::Error;
 use super::hardware::{CounterFiles, Hardware};
+use super::leftovers;
 use super::listen::{self, Listener};
 use super::plan::{Cause, End, Order, Outcome, Report, Request};
 use super::processes;
@@ -393,6 +394,7 @@ impl Keeper {
         });
         drop(self.fabric);
         self.directory.remove()?;
+        leftovers::remove();
         ended.map_err(|left| {
             let ids: Vec<_> = left.iter().map(ToString::to_string).collect();
             Error::system("end all processes", std::io::Error::other(format!("{} still run", ids.join(", "))))

@@ -21,6 +21,7 @@ mod error;
 mod front;
 mod hardware;
 mod keeper;
+mod leftovers;
 mod listen;
 mod output;
 mod plan;
