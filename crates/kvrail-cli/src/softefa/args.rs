@@ -63,9 +63,12 @@ pub(crate) struct Run {
     /// NICs of each host [default: the shape's, else 1]
     #[arg(long, value_name = "N", help_heading = "Fabric")]
     pub(crate) nics: Option<u32>,
-    /// Instance type that the hosts look like, with its PCIe tree in /sys
-    #[arg(long, value_name = "TYPE", help_heading = "Fabric")]
+    /// Instance type that the hosts look like, with its PCIe tree in /sys [default: generic]
+    #[arg(long, value_name = "TYPE", help_heading = "Fabric", value_parser = shapes())]
     pub(crate) shape: Option<String>,
+    /// NUMA nodes: the shape's, or folded to this host's for programs that ask libnuma as well as /sys
+    #[arg(long, value_enum, default_value_t = Numa::Shape, help_heading = "Fabric")]
+    pub(crate) numa: Numa,
     /// Name, for the other commands [default: softefa-PID]
     #[arg(long, value_name = "NAME", help_heading = "Fabric")]
     pub(crate) name: Option<String>,
@@ -125,6 +128,33 @@ pub(crate) struct Run {
     /// The command for every node, or one per node: COMMAND :: COMMAND OF NODE 1 :: …
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Names of shapes; whole instance types are understood too.
+fn shapes() -> impl clap::builder::TypedValueParser<Value = String> {
+    use clap::builder::{PossibleValuesParser, TypedValueParser};
+    let shape = |name: &str| match softefa::shape::Shape::named(name) {
+        Ok(shape) => {
+            let (nics, gpus) = (shape.nics.len(), shape.gpus.len());
+            PossibleValue::new(name.to_owned())
+                .help(format!("{nics} NICs, {gpus} GPUs, {} NUMA nodes", shape.numa_nodes.len()))
+                .alias(shape.instance_type)
+        }
+        Err(_) => PossibleValue::new(name.to_owned()),
+    };
+    let generic =
+        PossibleValue::new("generic").help("as many NICs as --nics says behind one switch, no GPUs");
+    let named = softefa::shape::NAMES.into_iter().map(shape);
+    PossibleValuesParser::new(std::iter::once(generic).chain(named)).map(|name| name)
+}
+
+/// Whose NUMA nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Numa {
+    /// As the instance type has.
+    Shape,
+    /// At most as many as this host.
+    Host,
 }
 
 /// Which live fabric.

@@ -9,7 +9,7 @@ use softefa::libfabric;
 use softefa::run::{Cause, End, FaultOrder, Loading, Outcome, Request, Said};
 use softefa_fabric::Model;
 
-use super::args::Run;
+use super::args::{Numa, Run};
 use super::quantities::Rate;
 use super::{clear_up, failure, fault};
 use crate::environment;
@@ -41,6 +41,10 @@ fn request(arguments: &Run) -> Result<Request, Failure> {
     request.name = arguments.name.clone();
     request.nics = arguments.nics;
     request.shape = arguments.shape.clone();
+    request.numa = match arguments.numa {
+        Numa::Shape => softefa::run::Numa::Shape,
+        Numa::Host => softefa::run::Numa::Host,
+    };
     request.seed = arguments.seed.unwrap_or_else(environment::random_seed);
     request.model = model(arguments);
     request.rate_bps = match arguments.rate {

@@ -60,6 +60,8 @@ pub(super) fn variables(
         ("LD_LIBRARY_PATH", join(&search)),
         ("SYSFS_PATH", root.join("sys").into()),
         ("HWLOC_FSROOT", root.into()),
+        // Else hwloc asks this host's processor what it is, whatever the root says.
+        ("HWLOC_COMPONENTS", "-x86".into()),
     ];
     if let Some(providers) = libfabric.and_then(|l| l.providers.as_ref()) {
         variables.push(("FI_PROVIDER_PATH", providers.as_os_str().to_owned()));

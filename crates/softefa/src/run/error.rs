@@ -48,6 +48,8 @@ pub enum Error {
     },
     /// The shared memory could not be made or opened.
     Fabric(String),
+    /// A node's private /sys could not be written.
+    Sysfs(String),
     /// The keeper ended without having said so; what it kept has been removed.
     KeeperGone,
     /// The operating system refused something.
@@ -183,6 +185,7 @@ impl fmt::Display for Error {
                 write!(f, "node0 ended before it listened on port {port}")
             }
             Self::Fabric(what) => write!(f, "the fabric's shared memory: {what}"),
+            Self::Sysfs(what) => write!(f, "the private /sys: {what}"),
             Self::KeeperGone => {
                 f.write_str("the keeper of the fabric was killed; its processes and files have been removed")
             }

@@ -148,15 +148,17 @@ impl Keeper {
         let filled = told
             .map_err(|e| Error::system("speak to the front", e))
             .and_then(|()| fill(directory.path(), request, front, &hardware));
-        let fabric = match filled {
-            Ok(fabric) => fabric,
+        let (fabric, files) = match filled {
+            Ok(filled) => filled,
             Err(error) => {
                 // The first error is the one that matters.
                 let _ = directory.remove();
                 return Err(error);
             }
         };
-        let files = CounterFiles::of(directory.path(), &hardware, request.nodes);
+        if let Some(note) = hardware.note() {
+            let _ = channel.send(&Report::Note(note));
+        }
         let up =
             Report::Up { name, nics: hardware.nics().len() as u32, seconds: begun.elapsed().as_secs_f64() };
         let keeper = Self {
@@ -431,15 +433,21 @@ fn needed(nodes: u32, nics_per_node: usize) -> u64 {
 }
 
 /// Fills the run directory.
-fn fill(directory: &Path, request: &Request, front: i32, hardware: &Hardware) -> Result<Fabric, Error> {
+fn fill(
+    directory: &Path,
+    request: &Request,
+    front: i32,
+    hardware: &Hardware,
+) -> Result<(Fabric, CounterFiles), Error> {
     let lib = directory.join("lib");
     fs::create_dir(&lib).map_err(|e| Error::at("make", &lib, e))?;
     let verbs = lib.join("libibverbs.so.1");
     fs::write(&verbs, library::DEVICE).map_err(|e| Error::at("write", &verbs, e))?;
     let efa = lib.join("libefa.so.1");
     std::os::unix::fs::symlink("libibverbs.so.1", &efa).map_err(|e| Error::at("make", &efa, e))?;
+    let mut roots = Vec::new();
     for node in 0..request.nodes {
-        hardware.lay_out(directory, node)?;
+        roots.push(hardware.lay_out(directory, node)?);
         let variables = environment::variables(directory, request.nodes, node, request.libfabric.as_ref());
         environment::write(directory, node, &variables)?;
     }
@@ -473,7 +481,7 @@ fn fill(directory: &Path, request: &Request, front: i32, hardware: &Hardware) ->
         libfabric_providers: libfabric.and_then(|l| l.providers),
     };
     spec.write(directory)?;
-    Ok(fabric)
+    Ok((fabric, CounterFiles::of(roots)))
 }
 
 /// From now until then, for `poll`.

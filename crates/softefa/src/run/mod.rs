@@ -36,6 +36,6 @@ pub use environment::{Variable, of_node};
 pub use error::{Error, Refusal, Told};
 pub use front::{Captured, Said, run, run_captured};
 pub use keeper::keep;
-pub use plan::{Cause, End, FaultOrder, Loading, Outcome, Request};
+pub use plan::{Cause, End, FaultOrder, Loading, Numa, Outcome, Request};
 pub use spec::{Device, Spec};
 pub use status::{FaultStatus, NicStatus, ProcessStatus, Status, open, status};

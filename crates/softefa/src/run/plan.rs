@@ -21,6 +21,8 @@ pub struct Request {
     pub nics: Option<u32>,
     /// Name of the instance type that the hosts look like; `None` = generic.
     pub shape: Option<String>,
+    /// Which NUMA nodes the hosts have.
+    pub numa: Numa,
     /// Nominal rate of each NIC, bits per second; by default the shape's.
     pub rate_bps: Option<u64>,
     /// Seed of everything that is random.
@@ -46,6 +48,18 @@ pub struct Request {
     pub libfabric: Option<Loading>,
 }
 
+/// Which NUMA nodes an emulated host has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Numa {
+    /// The shape's.
+    #[default]
+    Shape,
+    /// At most as many as this host: the shape's are folded onto these. For programs that also ask libnuma, which
+    /// cannot be pointed to another /sys.
+    Host,
+}
+
 /// How the commands' loader is led to a libfabric.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Loading {
@@ -66,6 +80,7 @@ impl Request {
             nodes,
             nics: None,
             shape: None,
+            numa: Numa::Shape,
             rate_bps: None,
             seed: 0,
             model: Model::default(),
