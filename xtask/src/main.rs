@@ -1,6 +1,8 @@
 //! The repository's own tasks: `cargo xtask --help`.
 
 mod compare;
+mod process;
+mod venv;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,6 @@
 //! this machine cannot run is skipped, by name, and changes no exit code.
 
 mod engines;
-mod process;
 mod quiet;
 mod reading;
 mod report;
