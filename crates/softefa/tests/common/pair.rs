@@ -181,6 +181,11 @@ impl Pair {
         })
     }
 
+    /// Ends the target's process as a crash would.
+    pub(crate) fn kill_target(&mut self) {
+        self.target.kill();
+    }
+
     /// The initiator's own buffer as the target would name it.
     pub(crate) const fn initiator_base(&self) -> u64 {
         self.initiator_base

@@ -164,8 +164,9 @@ impl Probe {
     }
 
     /// Ends it as a crash would: nothing is closed, nobody is told.
-    pub(crate) fn kill(mut self) {
-        self.end();
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     fn death(&mut self) -> Refusal {
@@ -183,15 +184,11 @@ impl Probe {
         Refusal::Died(status, self.last_words())
     }
 
-    fn end(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.end();
+        self.kill();
     }
 }
 
