@@ -9,6 +9,7 @@ stage, so that it is there however the process ends. In between, files named by 
   go        written by the driver once a fault is active: the initiator transfers under it
   struck    written here when that transfer has ended, or has not ended by the deadline
   cleared   written by the driver once the fault is gone: what was pending may end, and new transfers are tried
+  die       written by the driver: the target kills itself, as a crash would
   stop      written here at the end: the target leaves
 
 Byte i of a buffer depends on the seed and on i, so that what is misplaced, swapped, stale or torn does not pass.
@@ -17,6 +18,7 @@ Byte i of a buffer depends on the seed and on i, so that what is misplaced, swap
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -109,6 +111,8 @@ class Target(Peer):
         notified = 0
         while not self.meeting.there("stop") and time.monotonic() < until and os.getppid() != 1:
             notified += sum(len(messages) for messages in self.agent.get_new_notifs().values())
+            if self.meeting.there("die"):
+                os.kill(os.getpid(), signal.SIGKILL)
             if self.meeting.there("ask"):
                 kind, seed = json.loads(self.meeting.get("ask", 1))
                 os.remove(self.meeting.path("ask"))

@@ -2,6 +2,7 @@
 
 mod compare;
 mod process;
+mod softefa;
 mod venv;
 
 use std::process::ExitCode;
@@ -19,10 +20,13 @@ struct Xtask {
 enum Task {
     /// Set kvrail beside NIXL and the plain loops on this host: medians, ratios, verdicts
     Compare(compare::Args),
+    /// Run programs of others on emulated EFA nodes: fi_pingpong, fabtests, the real NIXL
+    Softefa(softefa::Args),
 }
 
 fn main() -> ExitCode {
     match Xtask::parse().task {
         Task::Compare(args) => compare::run(&args),
+        Task::Softefa(args) => softefa::run(&args),
     }
 }

@@ -11,7 +11,7 @@ mod quiet;
 mod reading;
 mod report;
 mod rows;
-mod venv;
+pub(crate) mod venv;
 mod verdict;
 
 use std::env;

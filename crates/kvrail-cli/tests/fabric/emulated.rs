@@ -1,110 +1,133 @@
-//! (interim: the prototype)
-use std::collections::BTreeMap;
+//! A fabric that `kvrail softefa run` keeps up for a test, and the ways into it.
+
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use softefa_fabric::{Fault, FaultKind};
+use softefa::run::{self, Live, Spec};
+use softefa_fabric::Fault;
 
 use super::probe::Probe;
 use super::{Bench, Libfabric};
 
+/// Two nodes come up in a fraction of this on an idle machine.
+const UP_DEADLINE: Duration = Duration::from_secs(30);
+const DOWN_DEADLINE: Duration = Duration::from_secs(20);
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// The same order of packets in every run, as far as timing allows.
+const SEED: &str = "20261120";
+
+/// Two nodes, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Fabric {
-    name: String,
-    dir: PathBuf,
-    nics: u32,
-    libfabric: Libfabric,
-    faults: std::sync::Mutex<Vec<Fault>>,
-    unresp_ms: u64,
+    front: Child,
+    talk: Receiver<String>,
+    live: Live,
+    spec: Spec,
+    segment: softefa_fabric::Fabric,
 }
 
 impl Fabric {
     pub(crate) fn start(libfabric: &Libfabric, options: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir = PathBuf::from("/run/softefa");
-        let nics = options.iter().position(|o| *o == "--nics").map_or(1, |at| options[at + 1].parse().unwrap());
-        let fabric = Self { name, dir, nics, libfabric: libfabric.clone(), faults: Default::default(), unresp_ms: 300 };
-        fabric.write();
-        fabric
-    }
-
-    fn write(&self) {
-        let mut text = format!("lat_us 0 0\nunresp_ms {}\n", self.unresp_ms);
-        for fault in self.faults.lock().unwrap().iter() {
-            let p = |x: Option<u32>| x.map_or(0, |x| x);
-            match fault.kind {
-                FaultKind::BlackHole => {
-                    text += &format!("blackhole {} {} {} {}\nsilent {}\n", p(fault.scope.node), p(fault.scope.nic), p(fault.scope.peer_node), p(fault.scope.peer_nic), fault.amount)
+        let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvrail"));
+        command.args(["softefa", "run", "--name", &name, "--seed", SEED, "--libfabric"]).arg(&libfabric.directory);
+        command.args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut front = command.spawn().expect("kvrail starts");
+        let (send, talk) = mpsc::channel();
+        let stderr = BufReader::new(front.stderr.take().expect("it was asked for"));
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        let up = format!("fabric {name}: ");
+        let until = Instant::now() + UP_DEADLINE;
+        let mut said = Vec::new();
+        while said.last().is_none_or(|line: &String| !line.starts_with(&up)) {
+            match talk.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => said.push(line),
+                Err(error) => {
+                    let _ = front.kill();
+                    panic!("the fabric does not come up ({error}):\n{}", said.join("\n"));
                 }
-                FaultKind::RailDown => {
-                    let (a, k) = (p(fault.scope.node), p(fault.scope.nic));
-                    text += &format!("blackhole {a} {k} {} {k}\nblackhole {} {k} {a} {k}\n", 1 - a, 1 - a)
-                }
-                FaultKind::Drop => text += &format!("drop {} 1000\n", f64::from(fault.probability_ppm) / 1e6),
-                FaultKind::Delay => text += &format!("lat_us {} 0\n", fault.amount / 1000),
-                _ => {}
             }
         }
-        fs::write(self.ctl(), text).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
+        let live = run::find(Some(&name)).expect("it is up");
+        let spec = Spec::read(&live.path).expect("it is described");
+        let segment = run::open(&live.path).expect("it has a segment");
+        Self { front, talk, live, spec, segment }
     }
 
-    fn ctl(&self) -> PathBuf {
-        PathBuf::from(format!("/tmp/softefa-ctl-{}", self.name))
-    }
-
+    /// A program on a node, not started yet.
     pub(crate) fn command(&self, node: u32, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.env("SOFTEFA_NODE", node.to_string()).env("SOFTEFA_NICS", self.nics.to_string()).env("SOFTEFA_NET", &self.name);
-        command.env("SOFTEFA_CTL", self.ctl());
-        command.env("LD_LIBRARY_PATH", format!("/tmp/proto/prefix/lib:{}", self.libfabric.directory.display()));
-        command.env("SYSFS_PATH", self.sys(node));
+        command.envs(run::of_node(&self.live.path, &self.spec, node));
         command
     }
 
-    pub(crate) fn sys(&self, node: u32) -> PathBuf {
-        self.dir.join(&self.name).join(format!("node{node}/sys"))
-    }
-
+    /// A probe on a node.
     pub(crate) fn probe(&self, bench: &Bench, node: u32) -> Probe {
-        Probe::spawn(&format!("node{node}"), self.command(node, bench.probe.to_str().unwrap()))
+        let program = bench.probe.to_str().expect("the build's directory has a plain name");
+        Probe::spawn(&format!("node{node}"), self.command(node, program))
     }
 
+    /// Breaks something; the fault's number.
     pub(crate) fn fault(&self, fault: Fault) -> u32 {
-        let mut faults = self.faults.lock().unwrap();
-        let id = faults.len() as u32 + 1;
-        faults.push(Fault { id, ..fault });
-        drop(faults);
-        self.write();
-        id
+        self.segment.add_fault(&fault).expect("there is room for a fault")
     }
 
-    pub(crate) fn clear(&self, id: u32) {
-        self.faults.lock().unwrap().retain(|fault| fault.id != id);
-        self.write();
+    /// Mends it.
+    pub(crate) fn clear(&self, fault: u32) {
+        assert!(self.segment.clear_fault(fault), "fault {fault} was not active");
     }
 
-    pub(crate) fn device_counter(&self, _node: u32, _nic: u32, _name: &str) -> u64 {
-        0
+    /// Name of the NIC on every node.
+    pub(crate) fn device(&self, nic: u32) -> &str {
+        &self.spec.devices[nic as usize].name
     }
 
-    pub(crate) fn device(&self, nic: u32) -> String {
-        format!("rdmap{}s0", 79 + nic)
-    }
-
+    /// A counter of a NIC's port, read where the kernel's driver has it.
     pub(crate) fn counter(&self, node: u32, nic: u32, name: &str) -> u64 {
-        std::thread::sleep(Duration::from_millis(50));
-        let path = self.sys(node).join("class/infiniband").join(self.device(nic)).join("ports/1/hw_counters").join(name);
-        fs::read_to_string(&path).unwrap_or_else(|_| "1".into()).trim().parse().unwrap()
+        self.read(node, nic, &format!("ports/1/hw_counters/{name}"))
+    }
+
+    /// A counter of the device itself.
+    pub(crate) fn device_counter(&self, node: u32, nic: u32, name: &str) -> u64 {
+        self.read(node, nic, &format!("hw_counters/{name}"))
+    }
+
+    fn read(&self, node: u32, nic: u32, file: &str) -> u64 {
+        let asked = self.segment.request_flush();
+        let until = Instant::now() + FLUSH_DEADLINE;
+        // Numbers wrap: older ones are behind by less than half of their range.
+        while asked.wrapping_sub(self.segment.flushed()) as i32 > 0 {
+            assert!(Instant::now() < until, "the keeper does not write counters");
+            thread::sleep(Duration::from_millis(2));
+        }
+        let device: PathBuf = ["sys/class/infiniband", self.device(nic)].iter().collect();
+        let path = self.live.path.join(format!("node{node}")).join(device).join(file);
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        text.trim().parse().unwrap_or_else(|_| panic!("{}: {text:?}", path.display()))
     }
 }
+
 impl Drop for Fabric {
     fn drop(&mut self) {
-        let _ = fs::remove_file(self.ctl());
-        let _ = fs::remove_dir_all(self.dir.join(&self.name));
+        if let Some(pid) = rustix::process::Pid::from_raw(self.front.id() as i32) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let until = Instant::now() + DOWN_DEADLINE;
+        while matches!(self.front.try_wait(), Ok(None)) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.front.kill();
+        let _ = self.front.wait();
+        let said: Vec<String> = self.talk.try_iter().collect();
+        if !thread::panicking() {
+            assert!(!self.live.path.exists(), "the fabric left its directory: {}", said.join("\n"));
+        }
     }
 }
