@@ -1,10 +1,11 @@
 //! Python environments of packages from PyPI, made under the target directory when absent.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::process;
 
@@ -56,7 +57,6 @@ fn lock(path: &Path) -> Result<File, String> {
         fs::create_dir_all(parent).map_err(wrong)?;
     }
     let file = File::create(path).map_err(wrong)?;
-    // SAFETY: the descriptor is open for as long as `file` lives, and flock(2) touches no memory.
-    let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) };
-    if locked == 0 { Ok(file) } else { Err(wrong(std::io::Error::last_os_error())) }
+    flock(&file, FlockOperation::LockExclusive).map_err(|error| wrong(error.into()))?;
+    Ok(file)
 }

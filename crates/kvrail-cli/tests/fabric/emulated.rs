@@ -23,7 +23,6 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 const SEED: &str = "20261120";
 
 /// Two nodes, until it is dropped.
-#[derive(Debug)]
 pub(crate) struct Fabric {
     front: Child,
     talk: Receiver<String>,
