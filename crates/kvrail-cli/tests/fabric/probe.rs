@@ -1,6 +1,7 @@
 //! A probe process on one node: it is told one command at a time and its answer is read, with a deadline.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -10,29 +11,48 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::venv;
+use super::process;
 
 /// What an answer may take beside what its command was told to wait.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+const COMPILE_DEADLINE: Duration = Duration::from_secs(60);
 const EXIT_DEADLINE: Duration = Duration::from_secs(5);
 /// Lines of standard error that are kept for a failure's report.
 const LAST_WORDS: usize = 30;
 
+/// What this machine lacks when the compiler's words contain it; anything else is a defect of the probe.
+const LACKING: &[(&str, &str)] = &[
+    ("cc does not start", "no C compiler (Debian: gcc)"),
+    ("rdma/fabric.h: No such file", "no headers of libfabric (Debian: libfabric-dev)"),
+    ("cannot find -lfabric", "no libfabric to link with (Debian: libfabric-dev)"),
+];
+
 /// Compiles the probe once in a run of tests.
 pub(crate) fn build() -> Result<PathBuf, String> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("probe/fabric_probe.c");
-        let program = super::target().join(format!("fabric_probe-{}", std::process::id()));
-        let mut compiler = Command::new("cc");
-        compiler.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-o"]);
-        venv::succeed(compiler.arg(&program).arg(source).arg("-lfabric"))?;
-        // Every test program builds its own; one name, put there whole, keeps the directory from filling.
-        let shared = super::target().join("fabric_probe");
-        std::fs::rename(&program, &shared).map_err(|error| error.to_string())?;
-        Ok(shared)
-    });
-    built.clone().map_err(|why| format!("the probe does not build (it needs cc and libfabric-dev): {why}"))
+    BUILT.get_or_init(compile).clone()
+}
+
+fn compile() -> Result<PathBuf, String> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../softefa/probe/fabric_probe.c");
+    // Test programs that run at one time each build theirs; one name, put there whole, keeps the directory from filling.
+    let program = super::target().join(format!("fabric_probe-{}", std::process::id()));
+    let shared = super::target().join("fabric_probe");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-o"]);
+    compiler.arg(&program).arg(&source).arg("-lfabric");
+    let said = match process::run(&mut compiler, COMPILE_DEADLINE) {
+        Ok(finished) if finished.status.success() => {
+            fs::rename(&program, &shared).expect("the probe is put in its place");
+            return Ok(shared);
+        }
+        Ok(finished) => finished.stderr,
+        Err(why) => why,
+    };
+    match LACKING.iter().find(|(words, _)| said.contains(words)) {
+        Some((_, lacking)) => Err((*lacking).to_owned()),
+        None => panic!("{} does not compile:\n{said}", source.display()),
+    }
 }
 
 /// One line of an answer: `kind key=value ... text=the rest`.
