@@ -1,12 +1,12 @@
 //! Every fault, seen through plain libfabric calls and in the counters, with the same calls before it as a canary.
 
-mod fabric;
+mod nodes;
 
 use std::time::{Duration, Instant};
 
-use fabric::pair::{DIRECT, EFA, Outcome, Pair};
-use fabric::probe::Refusal;
-use fabric::{Bench, Fabric};
+use nodes::pair::{DIRECT, EFA, Outcome, Pair};
+use nodes::probe::Refusal;
+use nodes::{Bench, Fabric};
 use softefa_fabric::{Fault, FaultKind, Scope};
 
 /// How long a peer may be silent in these tests before the device gives it up.

@@ -1,10 +1,10 @@
 //! What a healthy emulated fabric does to plain libfabric calls: operations, immediates, messages, keys, visibility.
 
-mod fabric;
+mod nodes;
 
 use std::time::Duration;
 
-use fabric::pair::{BUFFER_BYTES, DIRECT, EFA, OURS, Outcome, Pair};
+use nodes::pair::{BUFFER_BYTES, DIRECT, EFA, OURS, Outcome, Pair};
 
 /// Neither a packet's length nor a page's.
 const ODD: u64 = 1_000_003;

@@ -1,6 +1,6 @@
 //! libfabric's own programs, as Debian builds them, on emulated nodes.
 
-mod fabric;
+mod nodes;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -8,8 +8,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fabric::process::{self, Finished};
-use fabric::{Bench, Fabric};
+use nodes::process::{self, Finished};
+use nodes::{Bench, Fabric};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 

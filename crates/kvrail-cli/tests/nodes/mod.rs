@@ -92,7 +92,7 @@ pub(crate) fn target() -> PathBuf {
 #[macro_export]
 macro_rules! bench {
     ($test:literal) => {
-        match $crate::fabric::Bench::ready($test) {
+        match $crate::nodes::Bench::ready($test) {
             Some(bench) => bench,
             None => return,
         }
