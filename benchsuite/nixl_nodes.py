@@ -16,6 +16,7 @@ Byte i of a buffer depends on the seed and on i, so that what is misplaced, swap
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,8 @@ import time
 import traceback
 
 POLL_S = 0.002
+# On standard error: what NIXL logs from here on is about the fault.
+MARK = "nixl_nodes: the fault is on"
 
 
 class Meeting:
@@ -124,8 +127,14 @@ class Target(Peer):
         self.note(stage="done", notified=notified)
 
 
+class NobodyThere(Exception):
+    """The target was killed: it neither fills nor verifies its memory any more."""
+
+
 class Initiator(Peer):
     def ask(self, kind, seed):
+        if self.meeting.there("die"):
+            raise NobodyThere
         self.meeting.put("ask", json.dumps([kind, seed]).encode())
         answer = json.loads(self.meeting.get("answer", self.args.deadline))
         os.remove(self.meeting.path("answer"))
@@ -134,11 +143,13 @@ class Initiator(Peer):
     def prepare(self, seed):
         """The data to be moved at its source, something else at its end."""
         if self.args.op == "READ":
-            self.ask("fill", seed)
+            with contextlib.suppress(NobodyThere):
+                self.ask("fill", seed)
             self.memory[:] = 0xA5
         else:
             self.memory[:] = pattern(seed, self.args.bytes)
-            self.ask("fill", seed + 1000)
+            with contextlib.suppress(NobodyThere):
+                self.ask("fill", seed + 1000)
 
     def wrong(self, seed):
         return self.differs(seed) if self.args.op == "READ" else self.ask("check", seed)[0]
@@ -157,7 +168,10 @@ class Initiator(Peer):
             return "pending", f"no end within {deadline_s:g} s"
         if state != "DONE":
             return "error", f"its state is {state}"
-        place = self.wrong(seed)
+        try:
+            place = self.wrong(seed)
+        except NobodyThere:
+            return "done", "nobody is left to verify it"
         return ("done", "every byte verified") if place is None else ("wrong", f"byte {place} differs")
 
     def transfer(self, seed, deadline_s):
@@ -194,6 +208,7 @@ class Initiator(Peer):
         args = self.args
         self.meeting.get("go", args.deadline)
         self.note(stage="under the fault", struck="died")
+        print(MARK, file=sys.stderr, flush=True)
         began = time.monotonic()
         end, word, handle = self.transfer(100, args.fault_deadline)
         self.note(stage="struck", struck=end, struck_word=word, struck_s=round(time.monotonic() - began, 3))
