@@ -19,7 +19,7 @@ fn on_node(fabric: &Fabric, test: &str, node: u32, program: &str, arguments: &[&
     match process::run(command.args(arguments), DEADLINE) {
         Ok(finished) => Some(finished),
         Err(why) if why.contains("does not start") => {
-            common::skip(test, &format!("{why} (Debian: libfabric-bin)"));
+            nodes::skip(test, &format!("{why} (Debian: libfabric-bin)"));
             None
         }
         Err(why) => panic!("{why}"),
@@ -68,7 +68,7 @@ fn pingpong(bench: &Bench, test: &str, fabric: &Fabric, more: &[&str]) -> Option
     let port = free_port();
     let arguments = [&["-p", "efa", "-e", "rdm", "-c", "-I", "200"][..], more].concat();
     if Command::new("fi_pingpong").arg("-h").output().is_err() {
-        common::skip(test, "fi_pingpong does not start (Debian: libfabric-bin)");
+        nodes::skip(test, "fi_pingpong does not start (Debian: libfabric-bin)");
         return None;
     }
     thread::scope(|scope| {
