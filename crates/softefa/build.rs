@@ -139,7 +139,8 @@ fn in_variables(target: &str) -> String {
 
 fn run(command: &mut Command, what: &str) -> Result<(), String> {
     let program = command.get_program().to_owned();
-    let output = command.output().map_err(|error| format!("{what}\ncannot run `{}`: {error}", program.display()))?;
+    let output =
+        command.output().map_err(|error| format!("{what}\ncannot run `{}`: {error}", program.display()))?;
     if output.status.success() {
         return Ok(());
     }

@@ -18,6 +18,7 @@ mod pattern;
 mod report;
 mod run;
 mod signals;
+mod softefa;
 mod spawn;
 mod table;
 mod talk;
@@ -38,7 +39,7 @@ use args::{Cli, Command};
 pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, String> {
     match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
         Command::Bench(bench) => bench.resolve(1).map(|run| run.cases.len()).map_err(|e| e.to_string()),
-        Command::Completions { .. } => Ok(0),
+        Command::Softefa(_) | Command::Completions { .. } => Ok(0),
     }
 }
 
@@ -49,6 +50,10 @@ pub fn main() -> ExitCode {
     talk::install();
     let ended = match &cli.command {
         Command::Bench(bench) => bench::run(bench),
+        Command::Softefa(command) => match softefa::main(command) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());
             Ok(())

@@ -28,7 +28,7 @@ pub use gid::Gid;
 pub use model::{Limits, Model};
 pub use nic::{Counter, Nic, NicIndex};
 pub use process::{Process, ProcessIndex};
-pub use segment::{Fabric, NicSpec, Spec};
+pub use segment::{Fabric, NicSpec, Room, Spec};
 
 /// Most nodes of one fabric.
 pub const NODES_MAX: u32 = 16;

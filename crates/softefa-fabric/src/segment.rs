@@ -41,7 +41,7 @@ pub struct NicSpec {
 
 const MAGIC: u64 = u64::from_le_bytes(*b"softefa\x01");
 /// Changes with every change of the layout that its sizes would not show.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[repr(C, align(4096))]
 struct Header {
@@ -99,6 +99,24 @@ impl Layout {
 }
 
 const ARENA_STRIDE: usize = size_of::<ArenaCell>().next_multiple_of(PAGE);
+
+/// How much of a file system a fabric takes, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// As soon as it is made.
+    pub fixed: u64,
+    /// For each process that has its devices open.
+    pub per_process: u64,
+}
+
+impl Room {
+    /// That of a fabric with this many NICs on all nodes together.
+    #[must_use]
+    pub const fn of(nics: usize) -> Room {
+        let rings = PROCESSES_MAX * size_of::<RingCell>();
+        Room { fixed: Layout::of(nics).rings as u64, per_process: (rings + ARENA_STRIDE) as u64 }
+    }
+}
 
 /// A mapped fabric.
 pub struct Fabric {
@@ -401,6 +419,7 @@ impl Fabric {
             self.ring(from, at).drain();
         }
         let _ = self.process(at).take_senders();
+        let _ = self.process(at).take_waiting();
         Ok(())
     }
 

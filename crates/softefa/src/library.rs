@@ -5,8 +5,13 @@ use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
-/// The library, as a file has to hold it.
-pub const DEVICE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libibverbs.so.1"));
+/// The library, as a file has to hold it. Aligned as a mapped file is, so that it can be read as an ELF file in place.
+pub static DEVICE: &[u8] = &ALIGNED.0;
+
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
+
+static ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/libibverbs.so.1")));
 
 /// Its name, which programs were linked with.
 pub const FILE: &str = "libibverbs.so.1";

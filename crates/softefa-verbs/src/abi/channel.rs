@@ -33,8 +33,7 @@ unsafe extern "C" fn ibv_create_comp_channel(context: *mut ibv_context) -> *mut 
     }
     match Channel::new() {
         Ok(channel) => {
-            let public =
-                UnsafeCell::new(ibv_comp_channel { context, fd: channel.fd(), refcnt: 0 });
+            let public = UnsafeCell::new(ibv_comp_channel { context, fd: channel.fd(), refcnt: 0 });
             objects::publish(Box::new(CompletionChannel { public, channel, users: Users::default() }))
         }
         Err(error) => null_with(error.raw_os_error().unwrap_or(libc::ENOMEM)),

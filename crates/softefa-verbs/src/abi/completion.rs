@@ -4,12 +4,14 @@ use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_uint, c_void};
 use core::mem::offset_of;
 use core::ptr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::channel::CompletionChannel;
 use super::domain::Domain;
 use super::hold::Hold;
 use super::objects::{self, Kind, Object, Users};
+use super::pair::GRH_BYTES;
 use super::{context, errno_of, null_with, read_prefix};
 use crate::ffi::*;
 use crate::nic::{Completion, CompletionQueue, Device, Opcode, Status};
@@ -28,6 +30,27 @@ pub(super) struct Queue {
     current: UnsafeCell<Completion>,
     pub(super) users: Users,
     domain: *const ibv_pd,
+    datagrams: Datagrams,
+}
+
+/// Numbers of the datagram pairs that receive into a queue. Mostly there are none, and then the lock is not touched.
+#[derive(Default)]
+struct Datagrams {
+    count: AtomicU32,
+    numbers: Mutex<Vec<u32>>,
+}
+
+impl Datagrams {
+    fn with<R>(&self, change: impl FnOnce(&mut Vec<u32>) -> R) -> R {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut numbers);
+        self.count.store(numbers.len() as u32, Ordering::Release);
+        result
+    }
+
+    fn has(&self, number: u32) -> bool {
+        self.count.load(Ordering::Acquire) != 0 && self.with(|numbers| numbers.contains(&number))
+    }
 }
 
 impl Object for Queue {
@@ -100,12 +123,32 @@ impl Queue {
         unsafe { (*self.public.get()).base.cq_context }
     }
 
+    /// A datagram pair receives into the queue from now on.
+    pub(super) fn add_datagrams(&self, pair: u32) {
+        self.datagrams.with(|numbers| numbers.push(pair));
+    }
+
+    /// It does no more.
+    pub(super) fn remove_datagrams(&self, pair: u32) {
+        self.datagrams.with(|numbers| numbers.retain(|&number| number != pair));
+    }
+
+    /// The next completion, with a datagram's header in its length.
+    fn poll(&self) -> Option<Completion> {
+        let mut completion = self.queue.poll()?;
+        if completion.opcode == Opcode::Receive && self.datagrams.has(completion.qpn) {
+            completion.bytes += GRH_BYTES;
+        }
+        Some(completion)
+    }
+
     /// Counts acknowledged events where rdma-core does.
     pub(super) fn acknowledge(&self, events: c_uint) {
-        // SAFETY: the field is ours; applications acknowledge from one thread at a time, and a lost count harms nobody.
+        // SAFETY: the queue is there.
         let completed = unsafe { &raw mut (*self.public.get()).base.comp_events_completed };
-        // SAFETY: as above.
-        unsafe { *completed = (*completed).wrapping_add(events) };
+        // SAFETY: an aligned integer that only the library changes, and only here.
+        let completed = unsafe { AtomicU32::from_ptr(completed) };
+        completed.fetch_add(events, Ordering::Relaxed);
     }
 
     /// The completion that was polled last.
@@ -124,7 +167,7 @@ impl Queue {
     /// # Safety
     /// The calling thread polls the queue.
     unsafe fn advance(&self) -> c_int {
-        let Some(completion) = self.queue.poll() else {
+        let Some(completion) = self.poll() else {
             return libc::ENOENT;
         };
         let public = self.public.get();
@@ -154,8 +197,7 @@ unsafe fn create(context: *mut ibv_context, wanted: &Wanted) -> Result<*mut ibv_
     if attributes.comp_mask & !masks != 0 || attributes.wc_flags & !IBV_WC_STANDARD_FLAGS != 0 {
         return Err(libc::EOPNOTSUPP);
     }
-    let flags =
-        if attributes.comp_mask & IBV_CQ_INIT_ATTR_MASK_FLAGS != 0 { attributes.flags } else { 0 };
+    let flags = if attributes.comp_mask & IBV_CQ_INIT_ATTR_MASK_FLAGS != 0 { attributes.flags } else { 0 };
     if flags & !IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0 || wanted.efa.flags != 0 {
         // Memory of other devices for the queue is the direct data path's, which is not here.
         return Err(libc::EOPNOTSUPP);
@@ -191,8 +233,8 @@ unsafe fn create(context: *mut ibv_context, wanted: &Wanted) -> Result<*mut ibv_
     if let Some(domain) = domain {
         domain.users.add();
     }
-    let single_threaded = flags & IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0
-        || domain.is_some_and(Domain::is_single_threaded);
+    let single_threaded =
+        flags & IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0 || domain.is_some_and(Domain::is_single_threaded);
     let efa = efadv_cq {
         comp_mask: 0,
         wc_read_sgid: (wanted.efa.wc_flags & EFADV_WC_EX_WITH_SGID != 0).then_some(read_sgid),
@@ -211,6 +253,7 @@ unsafe fn create(context: *mut ibv_context, wanted: &Wanted) -> Result<*mut ibv_
             current: UnsafeCell::new(NOTHING),
             users: Users::default(),
             domain: if domain.is_some() { attributes.parent_domain } else { ptr::null() },
+            datagrams: Datagrams::default(),
         },
     );
     Ok(objects::publish(object))
@@ -374,7 +417,7 @@ pub(super) unsafe extern "C" fn poll_cq(queue: *mut ibv_cq, count: c_int, into: 
     let queue = unsafe { objects::trusted::<Queue>(queue) };
     let mut taken = 0;
     while taken < count {
-        let Some(completion) = queue.queue.poll() else { break };
+        let Some(completion) = queue.poll() else { break };
         let entry = ibv_wc {
             wr_id: completion.id,
             status: status_of(completion.status),

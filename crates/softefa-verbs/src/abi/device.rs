@@ -143,7 +143,8 @@ unsafe extern "C" fn ibv_get_device_name(device: *mut ibv_device) -> *const c_ch
 /// The kernel's numbers begin at 0 and follow the order of the list.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ibv_get_device_index(device: *mut ibv_device) -> c_int {
-    let at = listed().iter().position(|listed| ptr::from_ref(listed).cast::<ibv_device>() == device.cast_const());
+    let at =
+        listed().iter().position(|listed| ptr::from_ref(listed).cast::<ibv_device>() == device.cast_const());
     at.map_or(-1, |at| at as c_int)
 }
 

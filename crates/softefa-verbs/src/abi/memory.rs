@@ -71,7 +71,13 @@ fn check_access(device: &Device, access: c_uint) -> Result<Access, c_int> {
 
 /// # Safety
 /// No thread destroys the domain meanwhile.
-unsafe fn register(domain: *mut ibv_pd, addr: u64, len: usize, iova: u64, access: c_uint) -> Result<*mut ibv_mr, c_int> {
+unsafe fn register(
+    domain: *mut ibv_pd,
+    addr: u64,
+    len: usize,
+    iova: u64,
+    access: c_uint,
+) -> Result<*mut ibv_mr, c_int> {
     // SAFETY: the caller's promise.
     let owner = unsafe { objects::find::<Domain>(domain) }.ok_or(libc::EINVAL)?;
     let device = &owner.device;

@@ -18,6 +18,7 @@ mod device;
 mod domain;
 mod efadv;
 mod hold;
+mod kernel;
 mod memory;
 mod names;
 mod objects;

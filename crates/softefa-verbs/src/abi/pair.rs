@@ -35,6 +35,9 @@ pub(super) struct Pair {
 #[derive(Clone, Copy)]
 pub(super) struct Caps {
     pub(super) limits: ibv_qp_cap,
+    /// Unreliable datagrams rather than SRD. They are carried the same way: more reliable than they need be, and in no order. What differs is that
+    /// a receive begins with room for a global route header ([`GRH_BYTES`]).
+    pub(super) datagram: bool,
     /// A write may carry its bytes in the request.
     pub(super) inline_write: bool,
     pub(super) all_signaled: bool,
@@ -72,6 +75,10 @@ impl Pair {
     }
 }
 
+/// Bytes at the beginning of a datagram's receive that are a global route header's. EFA writes nothing there; libfabric asks for them as a
+/// message prefix.
+pub(super) const GRH_BYTES: u32 = 40;
+
 /// How often a message is repeated when nothing was set: for ever, as the device does.
 const RNR_RETRY_FOR_EVER: u32 = 7;
 
@@ -79,12 +86,13 @@ const RNR_RETRY_FOR_EVER: u32 = 7;
 fn check(device: &Device, wanted: &ibv_qp_init_attr_ex, efa: &efadv_qp_init_attr) -> Result<(), c_int> {
     let capabilities = device.limits().capabilities;
     let has = |capability: u32| capabilities & capability != 0;
+    let reliable = wanted.qp_type == IBV_QPT_DRIVER;
     let mut operations = IBV_QP_EX_WITH_SEND | IBV_QP_EX_WITH_SEND_WITH_IMM;
     let mut flags = 0;
-    if has(EFADV_DEVICE_ATTR_CAPS_RDMA_READ) {
+    if reliable && has(EFADV_DEVICE_ATTR_CAPS_RDMA_READ) {
         operations |= IBV_QP_EX_WITH_RDMA_READ;
     }
-    if has(EFADV_DEVICE_ATTR_CAPS_RDMA_WRITE) {
+    if reliable && has(EFADV_DEVICE_ATTR_CAPS_RDMA_WRITE) {
         operations |= IBV_QP_EX_WITH_RDMA_WRITE | IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM;
         flags |= EFADV_QP_FLAGS_INLINE_WRITE;
     }
@@ -136,8 +144,7 @@ unsafe fn create(
     let mut cap = wanted.cap;
     cap.max_send_wr = cap.max_send_wr.max(1).next_power_of_two();
     cap.max_recv_wr = cap.max_recv_wr.max(1).next_power_of_two();
-    let flags =
-        Flags { unsolicited_write_receive: efa.flags & EFADV_QP_FLAGS_UNSOLICITED_WRITE_RECV != 0 };
+    let flags = Flags { unsolicited_write_receive: efa.flags & EFADV_QP_FLAGS_UNSOLICITED_WRITE_RECV != 0 };
     let pair = QueuePair::new(
         device,
         domain.number,
@@ -152,21 +159,23 @@ unsafe fn create(
     domain.users.add();
     send.users.add();
     receive.users.add();
+    let datagram = wanted.qp_type == IBV_QPT_UD;
+    if datagram {
+        receive.add_datagrams(pair.number());
+    }
     wanted.cap = cap;
     let public = UnsafeCell::new(public_part(context, wanted, &pair));
     let hints = efa.wr_flags & EFADV_WR_EX_WITH_PROCESSING_HINTS != 0;
     let caps = Caps {
         limits: cap,
+        datagram,
         inline_write: efa.flags & EFADV_QP_FLAGS_INLINE_WRITE != 0,
         all_signaled: wanted.sq_sig_all != 0,
     };
     let asked = Asked { rnr_retry: AtomicU32::new(RNR_RETRY_FOR_EVER), ..Asked::default() };
     Ok(objects::publish(Box::new(Pair {
         public,
-        efa: efadv_qp {
-            comp_mask: 0,
-            wr_set_processing_hints: hints.then_some(send::set_processing_hints),
-        },
+        efa: efadv_qp { comp_mask: 0, wr_set_processing_hints: hints.then_some(send::set_processing_hints) },
         pair,
         device: device.clone(),
         caps,
@@ -196,18 +205,61 @@ fn public_part(context: *mut ibv_context, wanted: &ibv_qp_init_attr_ex, pair: &Q
     public
 }
 
-/// Unreliable datagrams are declined: of EFA's two transports this is SRD.
+/// Of the transports that verbs know, EFA has unreliable datagrams; SRD is its own, made by `efadv_create_qp_ex`.
 pub(super) unsafe extern "C" fn create_qp_ex(
-    _context: *mut ibv_context,
-    _wanted: *mut ibv_qp_init_attr_ex,
+    context: *mut ibv_context,
+    wanted: *mut ibv_qp_init_attr_ex,
 ) -> *mut ibv_qp {
-    null_with(libc::EOPNOTSUPP)
+    // SAFETY: null or the caller's structure.
+    let Some(wanted) = (unsafe { wanted.as_mut() }) else {
+        return null_with(libc::EINVAL);
+    };
+    if wanted.qp_type != IBV_QPT_UD {
+        return null_with(libc::EOPNOTSUPP);
+    }
+    // SAFETY: the caller does not destroy what it names meanwhile.
+    unsafe { create(context, wanted, &efadv_qp_init_attr::default()) }.unwrap_or_else(null_with)
 }
 
-/// As [`create_qp_ex`].
+/// Makes a pair from classic attributes.
+///
+/// # Safety
+/// Domain and queues stay meanwhile.
+unsafe fn create_classic(
+    domain: *mut ibv_pd,
+    wanted: &mut ibv_qp_init_attr,
+    efa: &efadv_qp_init_attr,
+) -> Result<*mut ibv_qp, c_int> {
+    // SAFETY: the caller's promise.
+    let owner = unsafe { objects::find::<Domain>(domain) }.ok_or(libc::EINVAL)?;
+    // SAFETY: integers and pointers.
+    let mut extended: ibv_qp_init_attr_ex = unsafe { core::mem::zeroed() };
+    extended.qp_context = wanted.qp_context;
+    extended.send_cq = wanted.send_cq;
+    extended.recv_cq = wanted.recv_cq;
+    extended.srq = wanted.srq;
+    extended.cap = wanted.cap;
+    extended.qp_type = wanted.qp_type;
+    extended.sq_sig_all = wanted.sq_sig_all;
+    extended.comp_mask = IBV_QP_INIT_ATTR_PD;
+    extended.pd = domain;
+    // SAFETY: the caller's promise.
+    let pair = unsafe { create(owner.context(), &mut extended, efa) }?;
+    wanted.cap = extended.cap;
+    Ok(pair)
+}
+
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ibv_create_qp(_domain: *mut ibv_pd, _wanted: *mut ibv_qp_init_attr) -> *mut ibv_qp {
-    null_with(libc::EOPNOTSUPP)
+unsafe extern "C" fn ibv_create_qp(domain: *mut ibv_pd, wanted: *mut ibv_qp_init_attr) -> *mut ibv_qp {
+    // SAFETY: null or the caller's structure.
+    let Some(wanted) = (unsafe { wanted.as_mut() }) else {
+        return null_with(libc::EINVAL);
+    };
+    if wanted.qp_type != IBV_QPT_UD {
+        return null_with(libc::EOPNOTSUPP);
+    }
+    // SAFETY: the caller does not destroy what it names meanwhile.
+    unsafe { create_classic(domain, wanted, &efadv_qp_init_attr::default()) }.unwrap_or_else(null_with)
 }
 
 #[unsafe(no_mangle)]
@@ -223,30 +275,9 @@ unsafe extern "C" fn efadv_create_driver_qp(
     if wanted.qp_type != IBV_QPT_DRIVER {
         return null_with(libc::EINVAL);
     }
-    // SAFETY: the caller does not destroy it meanwhile.
-    let Some(owner) = (unsafe { objects::find::<Domain>(domain) }) else {
-        return null_with(libc::EINVAL);
-    };
-    // SAFETY: integers and pointers.
-    let mut extended: ibv_qp_init_attr_ex = unsafe { core::mem::zeroed() };
-    extended.qp_context = wanted.qp_context;
-    extended.send_cq = wanted.send_cq;
-    extended.recv_cq = wanted.recv_cq;
-    extended.srq = wanted.srq;
-    extended.cap = wanted.cap;
-    extended.qp_type = wanted.qp_type;
-    extended.sq_sig_all = wanted.sq_sig_all;
-    extended.comp_mask = IBV_QP_INIT_ATTR_PD;
-    extended.pd = domain;
     let efa = efadv_qp_init_attr { driver_qp_type, ..efadv_qp_init_attr::default() };
     // SAFETY: the caller does not destroy what it names meanwhile.
-    match unsafe { create(owner.context(), &mut extended, &efa) } {
-        Ok(pair) => {
-            wanted.cap = extended.cap;
-            pair
-        }
-        Err(error) => null_with(error),
-    }
+    unsafe { create_classic(domain, wanted, &efa) }.unwrap_or_else(null_with)
 }
 
 #[unsafe(no_mangle)]
@@ -307,10 +338,15 @@ unsafe extern "C" fn ibv_destroy_qp(pair: *mut ibv_qp) -> c_int {
     };
     pair.pair.close();
     pair.device.count_command(true);
+    let (number, datagram) = (pair.pair.number(), pair.caps.datagram);
     let public = pair.public.into_inner().qp_base;
     // SAFETY: it has a user, this pair, and so was not destroyed.
     if let Some(domain) = unsafe { objects::find::<Domain>(public.pd) } {
         domain.users.remove();
+    }
+    // SAFETY: as above.
+    if datagram && let Some(queue) = unsafe { objects::find::<Queue>(public.recv_cq) } {
+        queue.remove_datagrams(number);
     }
     for queue in [public.send_cq, public.recv_cq] {
         // SAFETY: as above.
@@ -475,6 +511,10 @@ unsafe extern "C" fn ibv_query_qp(
 
 /// SRD promises no order of bytes.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ibv_query_qp_data_in_order(_pair: *mut ibv_qp, _operation: c_uint, _flags: u32) -> c_int {
+unsafe extern "C" fn ibv_query_qp_data_in_order(
+    _pair: *mut ibv_qp,
+    _operation: c_uint,
+    _flags: u32,
+) -> c_int {
     0
 }

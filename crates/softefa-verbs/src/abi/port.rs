@@ -2,8 +2,8 @@
 
 use core::ffi::{c_int, c_void};
 
-use softefa_fabric::model::PACKET_BYTES;
 use softefa_fabric::QPS_PER_NIC_MAX;
+use softefa_fabric::model::PACKET_BYTES;
 
 use super::{context, copy_text, has_field, minus_one_with, write_prefix};
 use crate::ffi::{
@@ -251,7 +251,10 @@ unsafe extern "C" fn _ibv_query_gid_ex(
         Ok(gid) => gid,
         Err(error) => return error,
     };
-    if flags != 0 || into.is_null() || !has_field(core::mem::offset_of!(ibv_gid_entry, ndev_ifindex), len as u32) {
+    if flags != 0
+        || into.is_null()
+        || !has_field(core::mem::offset_of!(ibv_gid_entry, ndev_ifindex), len as u32)
+    {
         return libc::EINVAL;
     }
     // SAFETY: the caller says that its structure has so many bytes.
@@ -337,5 +340,9 @@ unsafe extern "C" fn ibv_query_pkey(
 unsafe extern "C" fn ibv_get_pkey_index(context: *mut ibv_context, port: u8, key: u16) -> c_int {
     // SAFETY: the caller does not close the context meanwhile.
     let device = unsafe { context::device(context) };
-    if device.is_ok() && port == 1 && u16::from_be(key) == PARTITION_KEY { 0 } else { minus_one_with(libc::EINVAL) }
+    if device.is_ok() && port == 1 && u16::from_be(key) == PARTITION_KEY {
+        0
+    } else {
+        minus_one_with(libc::EINVAL)
+    }
 }

@@ -5,7 +5,7 @@ use core::ffi::{c_int, c_uint};
 use super::errno_of;
 use super::memory::Handle;
 use super::objects;
-use super::pair::Pair;
+use super::pair::{GRH_BYTES, Pair};
 use super::send::{self, Inline};
 use crate::ffi::*;
 use crate::nic::{Opcode, Payload, ReceiveRequest, Segment, SendRequest};
@@ -94,11 +94,11 @@ pub(super) unsafe extern "C" fn post_send(
 
 /// # Safety
 /// `wr` is a work request of the caller, its pointers valid.
-unsafe fn decode_receive(state: c_uint, wr: &ibv_recv_wr) -> Result<ReceiveRequest, c_int> {
+unsafe fn decode_receive(state: c_uint, datagram: bool, wr: &ibv_recv_wr) -> Result<ReceiveRequest, c_int> {
     if state == IBV_QPS_RESET || state == IBV_QPS_ERR {
         return Err(libc::EINVAL);
     }
-    let into = match wr.num_sge {
+    let mut into = match wr.num_sge {
         0 => Segment::default(),
         1 => {
             // SAFETY: null or the caller's entry.
@@ -107,6 +107,10 @@ unsafe fn decode_receive(state: c_uint, wr: &ibv_recv_wr) -> Result<ReceiveReque
         }
         _ => return Err(libc::EINVAL),
     };
+    if datagram {
+        into.len = into.len.checked_sub(GRH_BYTES).ok_or(libc::EINVAL)?;
+        into.addr = into.addr.wrapping_add(GRH_BYTES.into());
+    }
     Ok(ReceiveRequest { id: wr.wr_id, into })
 }
 
@@ -122,7 +126,7 @@ pub(super) unsafe extern "C" fn post_recv(
     // SAFETY: null or the caller's work request, here and for its successors.
     while let Some(wr) = unsafe { next.as_ref() } {
         // SAFETY: as above.
-        let request = unsafe { decode_receive(state, wr) };
+        let request = unsafe { decode_receive(state, pair.caps.datagram, wr) };
         let posted = request.and_then(|request| pair.pair.post_receive(&request).map_err(errno_of));
         if let Err(error) = posted {
             // SAFETY: null or the caller's pointer.

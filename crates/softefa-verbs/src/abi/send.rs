@@ -89,14 +89,24 @@ pub(super) fn check_flags(pair: &Pair, flags: u32) -> Result<(), c_int> {
     let state = pair.verbs_state();
     let signaled = flags & IBV_SEND_SIGNALED != 0 || pair.caps.all_signaled;
     let known = flags & !(IBV_SEND_SIGNALED | IBV_SEND_INLINE) == 0;
-    if (state == IBV_QPS_RTS || state == IBV_QPS_SQD) && signaled && known { Ok(()) } else { Err(libc::EINVAL) }
+    if (state == IBV_QPS_RTS || state == IBV_QPS_SQD) && signaled && known {
+        Ok(())
+    } else {
+        Err(libc::EINVAL)
+    }
 }
 
 /// Adds a request to the batch.
 ///
 /// # Safety
 /// As [`session`].
-unsafe fn add(handle: *mut ibv_qp_ex, opcode: Opcode, immediate: Option<u32>, remote_key: u32, remote_addr: u64) {
+unsafe fn add(
+    handle: *mut ibv_qp_ex,
+    opcode: Opcode,
+    immediate: Option<u32>,
+    remote_key: u32,
+    remote_addr: u64,
+) {
     // SAFETY: see `start`.
     let pair = unsafe { pair_of(handle) };
     // SAFETY: called after `wr_start`.

@@ -6,9 +6,9 @@
 use core::ffi::{c_int, c_void};
 
 use super::{
-    ibv_cq, ibv_cq_ex, ibv_cq_init_attr_ex, ibv_device, ibv_device_attr_ex,
-    ibv_parent_domain_init_attr, ibv_pd, ibv_port_attr, ibv_qp, ibv_qp_init_attr_ex, ibv_recv_wr, ibv_send_wr,
-    ibv_td, ibv_td_init_attr, ibv_wc, unused_op,
+    ibv_cq, ibv_cq_ex, ibv_cq_init_attr_ex, ibv_device, ibv_device_attr_ex, ibv_parent_domain_init_attr,
+    ibv_pd, ibv_port_attr, ibv_qp, ibv_qp_init_attr_ex, ibv_recv_wr, ibv_send_wr, ibv_td, ibv_td_init_attr,
+    ibv_wc, unused_op,
 };
 
 #[repr(C)]
@@ -104,8 +104,7 @@ pub struct verbs_context {
     pub ibv_create_flow: unused_op,
     pub ABI_placeholder1: unused_op,
     pub open_qp: unused_op,
-    pub create_qp_ex:
-        Option<unsafe extern "C" fn(*mut ibv_context, *mut ibv_qp_init_attr_ex) -> *mut ibv_qp>,
+    pub create_qp_ex: Option<unsafe extern "C" fn(*mut ibv_context, *mut ibv_qp_init_attr_ex) -> *mut ibv_qp>,
     pub get_srq_num: unused_op,
     pub create_srq_ex: unused_op,
     pub open_xrcd: unused_op,

@@ -85,7 +85,7 @@ pub struct ibv_device_attr_ex {
     pub orig_attr: ibv_device_attr,
     pub comp_mask: u32,
     /// From `odp_caps` to `xrc_odp_caps`: capabilities that EFA does not have.
-    pub absent: [u64; 20],
+    pub absent: [u64; 19],
     pub xrc_odp_caps: u32,
     pub phys_port_cnt_ex: u32,
 }
