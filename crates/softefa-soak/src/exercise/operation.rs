@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use softefa_fabric::clock::now_ns;
+use softefa_fabric::model::PACKET_BYTES;
 use softefa_verbs::nic::Status;
 
 use super::explain;
@@ -125,6 +126,9 @@ impl Worker {
             4..8 => self.random.below(most as u64 / 4) as usize,
             _ => self.random.between(1, most as u64) as usize,
         };
+        if kind == Kind::Send {
+            len = len.min(PACKET_BYTES);
+        }
         if kind == Kind::Read || mischief.is_some() {
             // A read of nothing tells nothing; and what is to fail needs bytes to fail with.
             len = len.clamp(2, SOURCE_BYTES);
