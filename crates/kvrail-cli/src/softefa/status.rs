@@ -19,7 +19,12 @@ pub(super) fn main(arguments: &Status) -> Result<ExitCode, Failure> {
     };
     let mut fabrics = Vec::new();
     for live in &chosen {
-        fabrics.push(status(live, arguments.watch).map_err(failure)?);
+        match status(live, arguments.watch) {
+            Ok(fabric) => fabrics.push(fabric),
+            // Nobody asked for this one, and it is just being made or removed.
+            Err(_) if arguments.which.name.is_none() && !live.is_up() => {}
+            Err(error) => return Err(failure(error)),
+        }
     }
     match arguments.format {
         Format::Json => {

@@ -29,6 +29,8 @@ const DRAINED_MAX: Duration = Duration::from_secs(20);
 const GONE_MAX: Duration = Duration::from_secs(30);
 /// Longest time in which a keeper whose front was killed, or a cleaner, removes everything.
 const REMOVED_MAX: Duration = Duration::from_secs(15);
+/// How long a file in /dev/shm may be nobody's: another program may be about to map or remove its own.
+const SETTLED_MAX: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 /// Most of what a run has printed that is shown, bytes.
 const SAID_MAX: usize = 2000;
@@ -467,7 +469,7 @@ impl Run<'_> {
             left.extend(traces::files(&self.base));
             left
         });
-        left.extend(shared.left_since());
+        left.extend(traces::until_none(SETTLED_MAX, || shared.left_since()));
         if left.is_empty() {
             return Ok(());
         }

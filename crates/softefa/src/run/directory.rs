@@ -21,6 +21,7 @@ use super::base;
 use super::error::Error;
 use super::leftovers;
 use super::processes;
+use super::spec::Spec;
 
 /// The keeper's lock, in the run directory.
 const LOCK: &str = "lock";
@@ -47,6 +48,14 @@ pub struct Live {
     pub name: String,
     /// Its run directory.
     pub path: PathBuf,
+}
+
+impl Live {
+    /// Whether it is complete: not just being made or removed.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        Spec::is_in(&self.path)
+    }
 }
 
 /// What was left of a fabric whose keeper was killed, and has been removed.
@@ -163,6 +172,7 @@ impl RunDirectory {
     pub(super) fn remove(self) -> Result<(), Error> {
         let user = self.path.parent().map(Path::to_path_buf).unwrap_or_default();
         let guard = Guard::take(&user)?;
+        Spec::take_down(&self.path);
         let removed = fs::remove_dir_all(&self.path).map_err(|e| Error::at("remove", &self.path, e));
         guard.leave(&user);
         removed

@@ -60,6 +60,17 @@ impl Spec {
         SCHEMA.into()
     }
 
+    /// Whether a run directory has one: it is the last thing that is written there, and the first that is removed.
+    pub(super) fn is_in(directory: &Path) -> bool {
+        directory.join(FILE).exists()
+    }
+
+    /// Removes it, before anything else is: who looks at the directory then knows that the fabric is going.
+    pub(super) fn take_down(directory: &Path) {
+        // If it cannot be removed, neither can the directory, which is told.
+        let _ = fs::remove_file(directory.join(FILE));
+    }
+
     /// Reads the one of a run directory.
     ///
     /// # Errors
