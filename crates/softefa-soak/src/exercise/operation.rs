@@ -187,7 +187,7 @@ impl Worker {
             .present()
             .filter(|rank| *rank != self.rank && self.board.cell(*rank).stage() < Stage::Left)
             // A few operations to the dead are enough.
-            .filter(|rank| !self.board.cell(*rank).was_killed() || self.next % 16 == 0)
+            .filter(|rank| !self.board.cell(*rank).was_killed() || self.next.is_multiple_of(16))
             .collect();
         if peers.is_empty() {
             return None;

@@ -436,7 +436,7 @@ impl Run<'_> {
             Ending::KillFront => REMOVED_MAX,
             Ending::KillBoth { .. } => {
                 // Whoever uses softefa next removes it.
-                let next: &[&str] = if self.schedule.seed % 2 == 0 {
+                let next: &[&str] = if self.schedule.seed.is_multiple_of(2) {
                     &["softefa", "status"]
                 } else {
                     &[
