@@ -56,7 +56,7 @@ fn random_packets_never_panic_and_never_write_outside_of_registered_memory() {
                 let receive = softefa_verbs::nic::ReceiveRequest { id: 1, into: duo.b.segment(BYTES, 1000) };
                 let _ = duo.b.qp.post_receive(&receive);
             }
-            let total = [0, 8, 100, 8928, 9000, 50_000][random.next() as usize % 6];
+            let total = [0_u64, 8, 100, 8928, 9000, 50_000][random.next() as usize % 6];
             let offset = if total > 8928 { 8928 * (random.next() % 6) } else { 0 };
             let length = total.saturating_sub(offset).min(8928);
             let packet = Packet {

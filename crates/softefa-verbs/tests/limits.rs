@@ -199,7 +199,6 @@ fn counters_are_exact() {
     }
 }
 
-/// CPU time of the calling process, which other tests must not use meanwhile: see `idle.rs` for the whole process. Here: of one thread.
 #[test]
 fn an_armed_queue_gives_one_event_to_a_program_that_sleeps() {
     let net = Net::new(2, 1, Model::instant());
@@ -208,14 +207,7 @@ fn an_armed_queue_gives_one_event_to_a_program_that_sleeps() {
     let device = &hosts[1].devices()[0];
     let channel = Channel::new().unwrap();
     let cq = CompletionQueue::new(device, 100, Some(channel.clone()), 77).unwrap();
-    let b = End {
-        qp: QueuePair::new(device, PD, &cq, &cq, 8, 8, Flags::default()).unwrap(),
-        cq,
-        ..End::new(&hosts[1], 0, 100)
-    };
-    b.qp.set_qkey(common::QKEY);
-    b.qp.set_state(State::Init);
-    b.qp.set_state(State::Rtr);
+    let b = End::on(device, cq, 100, Flags::default());
     for id in 0..3 {
         b.receive(id, 0, 10);
     }

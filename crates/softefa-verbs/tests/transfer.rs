@@ -66,13 +66,15 @@ fn any_operations(seed: u64, model: Model) {
     const ENDS: usize = 3;
     const PIECE: usize = 40_000;
     const PIECES: usize = 60;
+    /// What messages are made of lies behind all pieces, and nothing changes it.
+    const END: usize = PIECE * PIECES;
     println!("seed {seed}");
     let mut random = Random(seed);
     let net = Net::new(2, ENDS, model);
     let hosts = [net.host(0), net.host(1)];
     let mut ends = hosts
         .each_ref()
-        .map(|host| (0..ENDS).map(|nic| End::new(host, nic, PIECE * PIECES)).collect::<Vec<End>>());
+        .map(|host| (0..ENDS).map(|nic| End::new(host, nic, PIECE * PIECES + 3_000)).collect::<Vec<End>>());
     for (i, end) in ends.iter_mut().flatten().enumerate() {
         pattern(seed + i as u64, &mut end.buffer);
     }
@@ -108,21 +110,15 @@ fn any_operations(seed: u64, model: Model) {
                     from.read(id, to, (here, len), there);
                 }
                 _ => {
-                    // Which receive a message gets is open while several are in flight: its immediate names it, its bytes go to the
-                    // place of the receive, so that all messages of a side are of one length and content.
-                    let len = 3_000;
+                    // Which receive a message gets is open while several are in flight: all messages of a side are the same.
                     let there = PIECE * piece;
-                    to.receive(1_000 + id, there, len);
+                    to.receive(1_000 + id, there, 3_000);
                     let request = SendRequest {
                         immediate: Some(piece as u32),
-                        payload: segments(&[
-                            from.segment(0, 1_000),
-                            from.segment(PIECE * PIECES - 2_000, 2_000),
-                        ]),
+                        payload: segments(&[from.segment(END, 1_000), from.segment(END + 1_000, 2_000)]),
                         ..from.request(Opcode::Send, id, to, (0, 0), 0)
                     };
-                    copy(&mut wanted, (mine, 0), (theirs, there), 1_000);
-                    copy(&mut wanted, (mine, PIECE * PIECES - 2_000), (theirs, there + 1_000), 2_000);
+                    copy(&mut wanted, (mine, END), (theirs, there), 3_000);
                     from.qp.post_send(&[request]).unwrap();
                 }
             }
