@@ -66,17 +66,20 @@ fn any_operations(seed: u64, model: Model) {
     const ENDS: usize = 3;
     const PIECE: usize = 40_000;
     const PIECES: usize = 60;
+    /// What messages are made of lies behind all pieces, and nothing changes it.
+    const END: usize = PIECE * PIECES;
     println!("seed {seed}");
     let mut random = Random(seed);
     let net = Net::new(2, ENDS, model);
     let hosts = [net.host(0), net.host(1)];
-    let mut ends = hosts.each_ref().map(|host| {
-        (0..ENDS).map(|nic| End::new(host, nic, PIECE * PIECES)).collect::<Vec<End>>()
-    });
+    let mut ends = hosts
+        .each_ref()
+        .map(|host| (0..ENDS).map(|nic| End::new(host, nic, PIECE * PIECES + 3_000)).collect::<Vec<End>>());
     for (i, end) in ends.iter_mut().flatten().enumerate() {
         pattern(seed + i as u64, &mut end.buffer);
     }
-    let mut wanted = ends.each_ref().map(|ends| ends.iter().map(|end| end.buffer.clone()).collect::<Vec<_>>());
+    let mut wanted =
+        ends.each_ref().map(|ends| ends.iter().map(|end| end.buffer.clone()).collect::<Vec<_>>());
     for nic in 0..ENDS {
         ends[0][nic].knows(&ends[1][nic]);
         ends[1][nic].knows(&ends[0][nic]);
@@ -90,7 +93,10 @@ fn any_operations(seed: u64, model: Model) {
             let there = PIECE * piece + random.below(PIECE - len);
             let id = piece as u64;
             let [mine, theirs] = if side == 0 { [0, 1] } else { [1, 0] };
-            let copy = |wanted: &mut [Vec<Vec<u8>>; 2], (from, at): (usize, usize), (to, into): (usize, usize), len| {
+            let copy = |wanted: &mut [Vec<Vec<u8>>; 2],
+                        (from, at): (usize, usize),
+                        (to, into): (usize, usize),
+                        len| {
                 let bytes = wanted[from][nic][at..at + len].to_vec();
                 wanted[to][nic][into..into + len].copy_from_slice(&bytes);
             };
@@ -104,18 +110,15 @@ fn any_operations(seed: u64, model: Model) {
                     from.read(id, to, (here, len), there);
                 }
                 _ => {
-                    // Which receive a message gets is open while several are in flight: its immediate names it, its bytes go to the
-                    // place of the receive, so that all messages of a side are of one length and content.
-                    let len = 3_000;
+                    // Which receive a message gets is open while several are in flight: all messages of a side are the same.
                     let there = PIECE * piece;
-                    to.receive(1_000 + id, there, len);
+                    to.receive(1_000 + id, there, 3_000);
                     let request = SendRequest {
                         immediate: Some(piece as u32),
-                        payload: segments(&[from.segment(0, 1_000), from.segment(PIECE * PIECES - 2_000, 2_000)]),
+                        payload: segments(&[from.segment(END, 1_000), from.segment(END + 1_000, 2_000)]),
                         ..from.request(Opcode::Send, id, to, (0, 0), 0)
                     };
-                    copy(&mut wanted, (mine, 0), (theirs, there), 1_000);
-                    copy(&mut wanted, (mine, PIECE * PIECES - 2_000), (theirs, there + 1_000), 2_000);
+                    copy(&mut wanted, (mine, END), (theirs, there), 3_000);
                     from.qp.post_send(&[request]).unwrap();
                 }
             }
@@ -197,10 +200,8 @@ fn an_immediate_comes_after_its_own_bytes_and_after_the_acknowledgement_if_that_
 fn without_unsolicited_receives_an_immediate_uses_up_a_receive() {
     let duo = Duo::new(Model::instant(), 50_000);
     duo.b.receive(44, 0, 10);
-    let request = |id| SendRequest {
-        immediate: Some(9),
-        ..duo.a.request(Opcode::Write, id, &duo.b, (0, 50_000), 0)
-    };
+    let request =
+        |id| SendRequest { immediate: Some(9), ..duo.a.request(Opcode::Write, id, &duo.b, (0, 50_000), 0) };
     duo.a.qp.set_rnr_retry(0);
     duo.a.qp.post_send(&[request(1)]).unwrap();
     assert_eq!(duo.a.wait_ok().id, 1);
@@ -212,11 +213,7 @@ fn without_unsolicited_receives_an_immediate_uses_up_a_receive() {
 
 #[test]
 fn messages_and_their_packets_are_delivered_out_of_order_without_latency() {
-    let duo = Duo::of(
-        Net::new(2, 1, Model::instant()),
-        1 << 20,
-        Flags { unsolicited_write_receive: true },
-    );
+    let duo = Duo::of(Net::new(2, 1, Model::instant()), 1 << 20, Flags { unsolicited_write_receive: true });
     let requests: Vec<SendRequest> = (0..64)
         .map(|i| SendRequest {
             immediate: Some(i as u32),
