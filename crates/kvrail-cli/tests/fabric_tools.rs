@@ -8,8 +8,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodes::process::{self, Finished};
 use nodes::Fabric;
+use nodes::process::{self, Finished};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
