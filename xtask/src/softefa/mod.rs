@@ -10,6 +10,7 @@ mod nixl;
 mod node;
 mod pingpong;
 mod scenario;
+mod soak;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,11 @@ enum Lane {
     Nixl(nixl::Args),
     /// What the real NIXL does under each fault, as a table
     NixlFaults(faults::Args),
+    /// Random fault schedules: nothing may be lost, wrong or left behind
+    Soak(soak::Args),
+    /// The program that the soak runs on nodes
+    #[command(hide = true)]
+    Exercise(soak::Exercise),
 }
 
 /// What all lanes take.
@@ -100,6 +106,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Lane::Fabtests(args) => fabtests::run(args),
         Lane::Nixl(args) => nixl::run(args),
         Lane::NixlFaults(args) => faults::run(args),
+        Lane::Soak(args) => soak::run(args),
+        Lane::Exercise(args) => return soak::exercise(args),
     };
     match code {
         Ok(code) => code.into(),
@@ -113,21 +121,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 impl Bench {
     /// Builds kvrail and fetches libfabric, unless they were named.
     fn prepare(common: &Common) -> Result<Self, String> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask stands in no repository")?;
-        let target =
-            env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-        let kvrail = match &common.kvrail {
-            Some(named) => absolute(named)?,
-            None => {
-                let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-                cargo.current_dir(root).args(["build", "--release", "--quiet", "-p", "kvrail-cli"]);
-                let built = cargo.status().map_err(|error| format!("cargo does not start: {error}"))?;
-                if !built.success() {
-                    return Err("kvrail does not build".into());
-                }
-                target.join("release/kvrail")
-            }
-        };
+        let root = root()?;
+        let kvrail = kvrail(common.kvrail.as_deref())?;
+        let target = target(root);
         let target = target.join("softefa");
         let libfabric = match &common.libfabric {
             Some(named) => absolute(named)?,
@@ -141,6 +137,30 @@ impl Bench {
             return Err(format!("{} has no libfabric.so.1", libfabric.display()));
         }
         Ok(Self { root: root.to_owned(), target, kvrail, libfabric })
+    }
+}
+
+fn root() -> Result<&'static Path, String> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or_else(|| "xtask stands in no repository".into())
+}
+
+fn target(root: &Path) -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
+/// The kvrail that was named, or the one that is built now.
+fn kvrail(named: Option<&Path>) -> Result<PathBuf, String> {
+    if let Some(named) = named {
+        return absolute(named);
+    }
+    let root = root()?;
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root).args(["build", "--release", "--quiet", "-p", "kvrail-cli"]);
+    let built = cargo.status().map_err(|error| format!("cargo does not start: {error}"))?;
+    if built.success() {
+        Ok(target(root).join("release/kvrail"))
+    } else {
+        Err("kvrail does not build".into())
     }
 }
 
