@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use softefa::run::{FaultStatus, Live, NicStatus, Status as Fabric, find, live, status};
+use softefa::run::{Error, FaultStatus, Live, NicStatus, Status as Fabric, find, live, status};
 use softefa_fabric::Counter;
 
 use super::args::{Format, Status};
@@ -19,7 +19,11 @@ pub(super) fn main(arguments: &Status) -> Result<ExitCode, Failure> {
     };
     let mut fabrics = Vec::new();
     for live in &chosen {
-        fabrics.push(status(live, arguments.watch).map_err(failure)?);
+        match status(live, arguments.watch) {
+            Ok(fabric) => fabrics.push(fabric),
+            Err(error @ Error::NotUp(_)) if arguments.which.name.is_none() => eprintln!("note: {error}"),
+            Err(error) => return Err(failure(error)),
+        }
     }
     match arguments.format {
         Format::Json => {

@@ -22,7 +22,9 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let base = tempfile::tempdir().unwrap();
+        // In memory where there is such a place: thousands of small files take seconds on some disks.
+        let memory = Path::new("/dev/shm");
+        let base = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let mark = format!(
             "300.{}",
             base.path().to_str().unwrap().bytes().fold(0u64, |h, b| h * 31 % 999_983 + u64::from(b))

@@ -17,6 +17,7 @@ use softefa_fabric::nic::Owner;
 use softefa_fabric::process::ProcessIndex;
 use softefa_fabric::{Fabric, Room, SEGMENT_FILE, clock};
 
+use super::base;
 use super::channel::Channel;
 use super::commands::{self, Running, Streams};
 use super::directory::RunDirectory;
@@ -147,7 +148,7 @@ impl Keeper {
         let told = channel.send(&Report::Made { path: directory.path().to_path_buf() });
         let filled = told
             .map_err(|e| Error::system("speak to the front", e))
-            .and_then(|()| fill(directory.path(), request, front, &hardware));
+            .and_then(|()| fill(directory.path(), request, front, &hardware, channel));
         let (fabric, files) = match filled {
             Ok(filled) => filled,
             Err(error) => {
@@ -156,7 +157,7 @@ impl Keeper {
                 return Err(error);
             }
         };
-        if let Some(note) = hardware.note() {
+        for note in hardware.note().into_iter().chain(base::note(directory.path())) {
             let _ = channel.send(&Report::Note(note));
         }
         let up =
@@ -438,6 +439,7 @@ fn fill(
     request: &Request,
     front: i32,
     hardware: &Hardware,
+    channel: &Channel,
 ) -> Result<(Fabric, CounterFiles), Error> {
     let lib = directory.join("lib");
     fs::create_dir(&lib).map_err(|e| Error::at("make", &lib, e))?;
@@ -447,6 +449,10 @@ fn fill(
     std::os::unix::fs::symlink("libibverbs.so.1", &efa).map_err(|e| Error::at("make", &efa, e))?;
     let mut roots = Vec::new();
     for node in 0..request.nodes {
+        // On a slow disk this takes its time: look in between whether somebody still waits for it.
+        if channel.is_closed() {
+            return Err(Error::system("set up the fabric", std::io::Error::other("the front is gone")));
+        }
         roots.push(hardware.lay_out(directory, node)?);
         let variables = environment::variables(directory, request.nodes, node, request.libfabric.as_ref());
         environment::write(directory, node, &variables)?;
@@ -488,4 +494,15 @@ fn fill(
 pub(super) fn timeout(until: Instant) -> Timespec {
     let left = until.saturating_duration_since(Instant::now());
     Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_nodes_of_32_nics_need_less_than_a_gibibyte() {
+        assert!(needed(2, 32) < 1 << 30, "{} MiB", needed(2, 32) >> 20);
+        eprintln!("{} MiB, of that {:?}", needed(2, 32) >> 20, Room::of(64));
+    }
 }

@@ -63,10 +63,16 @@ impl Spec {
     /// Reads the one of a run directory.
     ///
     /// # Errors
-    /// When there is none or it is not of this version.
+    /// [`Error::NotUp`] when there is none; when it is not of this version.
     pub fn read(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(FILE);
-        let text = fs::read(&path).map_err(|e| Error::at("read", &path, e))?;
+        let text = fs::read(&path).map_err(|e| match e.kind() {
+            // It is the last file to be written.
+            std::io::ErrorKind::NotFound => {
+                Error::NotUp(directory.file_name().unwrap_or_default().to_string_lossy().into_owned())
+            }
+            _ => Error::at("read", &path, e),
+        })?;
         let spec: Self = serde_json::from_slice(&text).map_err(|e| Error::at("read", &path, e))?;
         if spec.schema != SCHEMA {
             let other = std::io::Error::other(format!("it is {}, not {SCHEMA}", spec.schema));
