@@ -1,6 +1,9 @@
 //! The repository's own tasks: `cargo xtask --help`.
 
 mod compare;
+mod process;
+mod softefa;
+mod venv;
 
 use std::process::ExitCode;
 
@@ -17,10 +20,13 @@ struct Xtask {
 enum Task {
     /// Set kvrail beside NIXL and the plain loops on this host: medians, ratios, verdicts
     Compare(compare::Args),
+    /// Run programs of others on emulated EFA nodes: fi_pingpong, fabtests, the real NIXL
+    Softefa(softefa::Args),
 }
 
 fn main() -> ExitCode {
     match Xtask::parse().task {
         Task::Compare(args) => compare::run(&args),
+        Task::Softefa(args) => softefa::run(&args),
     }
 }

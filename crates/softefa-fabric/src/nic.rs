@@ -160,6 +160,12 @@ impl Nic {
         depart(before)
     }
 
+    /// When the last byte that is queued now will have left this NIC.
+    #[must_use]
+    pub fn busy_until_ns(&self) -> u64 {
+        self.busy_until_ns.load(Ordering::Relaxed)
+    }
+
     /// A key that no other region of this NIC has had lately. Keys look like nothing in particular, so that one NIC's key is
     /// hardly ever valid on another.
     pub fn next_key(&self, here: NicIndex) -> u32 {

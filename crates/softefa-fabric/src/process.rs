@@ -1,6 +1,6 @@
 //! Processes that have devices of the fabric open: who they are, and how to wake them.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::{PROCESSES_MAX, clock, futex};
 
@@ -40,6 +40,16 @@ pub(crate) const REST_NS: u64 = 1_000_000_000;
 /// A process that polls its completion queues moves its packets itself; waking its device thread as well would only steal the core.
 const POLLING_NS: u64 = 50_000;
 
+/// How long a device thread sleeps at most while somebody polls: a packet that arrives just after the last poll waits no longer.
+const DOZE_NS: u64 = 100_000;
+
+/// How a device thread sleeps. Awake: it will look by itself.
+const AWAKE: u32 = 0;
+/// For [`DOZE_NS`] at most, because somebody polls: it need not be woken while that goes on.
+const DOZING: u32 = 1;
+/// Until it is woken.
+const ASLEEP: u32 = 2;
+
 /// One process in shared memory.
 #[repr(C, align(128))]
 pub struct Process {
@@ -57,10 +67,16 @@ pub struct Process {
 struct Wire {
     /// Bit s: the process in slot s has put packets into its ring to this one.
     senders: AtomicU64,
-    polled_ns: AtomicU64,
+    /// Bit s: the process in slot s cannot send before this one has taken packets.
+    waiting: AtomicU64,
     doorbell: AtomicU32,
     sleeping: AtomicU32,
+    polled: Polled,
 }
+
+/// On a cache line of its own: written by whoever polls, all the time.
+#[repr(C, align(128))]
+struct Polled(AtomicU64);
 
 impl Process {
     /// Its process id; 0 when the slot is empty.
@@ -107,10 +123,31 @@ impl Process {
 
     /// Wakes the process's device thread if nobody looks.
     pub fn wake(&self, now_ns: u64) {
-        let polled = self.wire.polled_ns.load(Ordering::Relaxed);
-        if now_ns.saturating_sub(polled) > POLLING_NS && self.wire.sleeping.swap(0, Ordering::AcqRel) != 0 {
+        // What was published before has to be seen by a thread that this one sees awake.
+        fence(Ordering::SeqCst);
+        let relied_upon = match self.wire.sleeping.load(Ordering::Relaxed) {
+            AWAKE => true,
+            DOZING => self.is_polled(now_ns),
+            _ => false,
+        };
+        if !relied_upon && self.wire.sleeping.swap(AWAKE, Ordering::AcqRel) != AWAKE {
             futex::ring(&self.wire.doorbell);
         }
+    }
+
+    /// Asks the process to [`Process::notify`] the one in slot `who` once it has taken packets.
+    pub fn ask_for_room(&self, who: ProcessIndex) {
+        self.wire.waiting.fetch_or(1 << who.get(), Ordering::SeqCst);
+    }
+
+    /// Takes the set of processes that wait for room: bit s for slot s.
+    pub fn take_waiting(&self) -> u64 {
+        // Room was made before: either the one that waits sees it, or its bit is seen here.
+        fence(Ordering::SeqCst);
+        if self.wire.waiting.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        self.wire.waiting.swap(0, Ordering::AcqRel)
     }
 
     /// Takes the set of senders that have put packets into their rings since the last call: bit s for slot s.
@@ -129,27 +166,35 @@ impl Process {
 
     /// Called by threads that poll: for the next while they move packets, and the device thread need not be woken.
     pub fn polled(&self, now_ns: u64) {
-        self.wire.polled_ns.store(now_ns, Ordering::Relaxed);
+        // A store for each poll would only move the cache line to and fro.
+        let before = self.wire.polled.0.load(Ordering::Relaxed);
+        if now_ns.saturating_sub(before) > POLLING_NS / 8 {
+            self.wire.polled.0.store(now_ns, Ordering::Relaxed);
+        }
     }
 
     /// Whether some thread has polled within the time that senders rely on.
     #[must_use]
     pub fn is_polled(&self, now_ns: u64) -> bool {
-        now_ns.saturating_sub(self.wire.polled_ns.load(Ordering::Relaxed)) <= POLLING_NS
+        now_ns.saturating_sub(self.wire.polled.0.load(Ordering::Relaxed)) <= POLLING_NS
     }
 
     /// Sleeps until woken, at most `timeout_ns`, unless `ready` says after the intent to sleep is known that there is work.
     ///
-    /// Whoever has polled lately is relied upon by senders, so that while [`Process::is_polled`] holds the sleep is never longer than
-    /// the time after which they stop relying on it.
+    /// While somebody polls, the sleep is short whatever is asked for, and nobody wakes it: packets are moved by who polls. A sleep that
+    /// began before the first poll is ended by the next packet as ever.
     pub fn sleep(&self, timeout_ns: u64, ready: impl FnOnce() -> bool) {
         let seen = self.wire.doorbell.load(Ordering::Acquire);
-        self.wire.sleeping.swap(1, Ordering::AcqRel);
-        let bound_ns = if self.is_polled(clock::now_ns()) { timeout_ns.min(POLLING_NS) } else { timeout_ns };
-        if !ready() {
-            futex::wait(&self.wire.doorbell, seen, bound_ns);
+        let dozing = self.is_polled(clock::now_ns());
+        self.wire.sleeping.store(if dozing { DOZING } else { ASLEEP }, Ordering::Relaxed);
+        // Pairs with the fence in `wake`: either `ready` sees the work, or the waker sees the sleep.
+        fence(Ordering::SeqCst);
+        if dozing {
+            futex::wait(&self.wire.doorbell, seen, DOZE_NS);
+        } else if !ready() {
+            futex::wait(&self.wire.doorbell, seen, timeout_ns);
         }
-        self.wire.sleeping.store(0, Ordering::Release);
+        self.wire.sleeping.store(AWAKE, Ordering::Release);
     }
 }
 

@@ -41,7 +41,7 @@ pub struct NicSpec {
 
 const MAGIC: u64 = u64::from_le_bytes(*b"softefa\x01");
 /// Changes with every change of the layout that its sizes would not show.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[repr(C, align(4096))]
 struct Header {
@@ -419,6 +419,7 @@ impl Fabric {
             self.ring(from, at).drain();
         }
         let _ = self.process(at).take_senders();
+        let _ = self.process(at).take_waiting();
         Ok(())
     }
 

@@ -38,6 +38,9 @@ pub enum PacketKind {
     ReadResponse = 4,
     /// Ends an operation: `status` says how.
     Acknowledge = 5,
+    /// The sender has given up operation `message`: no packet of it follows, and what is left of it can be forgotten. Not a packet of
+    /// the emulated network: it always arrives, and nothing counts it.
+    Cancel = 6,
 }
 
 impl PacketKind {
@@ -50,6 +53,7 @@ impl PacketKind {
             3 => Some(PacketKind::ReadRequest),
             4 => Some(PacketKind::ReadResponse),
             5 => Some(PacketKind::Acknowledge),
+            6 => Some(PacketKind::Cancel),
             _ => None,
         }
     }
@@ -160,6 +164,14 @@ impl Ring<'_> {
         unsafe { (*entry).write(*packet) };
         self.0.tail.0.store(tail.wrapping_add(1), Ordering::Release);
         true
+    }
+
+    /// How many packets it has room for, as its producer sees it.
+    #[must_use]
+    pub fn room(self) -> usize {
+        let tail = self.0.tail.0.load(Ordering::Relaxed);
+        let head = self.0.head.0.load(Ordering::Acquire);
+        RING_ENTRIES.saturating_sub(tail.wrapping_sub(head) as usize)
     }
 
     /// Takes the oldest packet out. Only the receiver's device, under its lock, may call this.

@@ -20,6 +20,9 @@ fn any_shape() -> impl Strategy<Value = Shape> {
 }
 
 proptest! {
+    // A failing shape is printed whole; there is nothing to keep in a file.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn any_shape_is_consistent(shape in any_shape()) {
         prop_assert_eq!(shape.validate(), Ok(()));

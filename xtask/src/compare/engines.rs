@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::process;
 use super::reading::Sample;
 use super::rows::{Peer, Row, Shape, Work};
 use super::venv::{self, Venv};
+use crate::process;
 
 /// One engine's share of one row, start to end.
 const TURN_DEADLINE: Duration = Duration::from_secs(240);

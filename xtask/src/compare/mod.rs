@@ -7,12 +7,11 @@
 //! this machine cannot run is skipped, by name, and changes no exit code.
 
 mod engines;
-mod process;
 mod quiet;
 mod reading;
 mod report;
 mod rows;
-mod venv;
+pub(crate) mod venv;
 mod verdict;
 
 use std::env;

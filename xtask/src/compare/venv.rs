@@ -8,16 +8,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use super::process;
+use crate::venv::{install, site_packages, succeed};
 
 const NIXL: &[&str] = &["nixl==1.5.1", "nixl-cu12==1.5.1", "numpy"];
-const NIXL_LIBFABRIC: &[&str] =
-    &["nixl==1.4.0", "nixl-cu12==1.4.0", "numpy", "mpich==5.0.2", "nvidia-cuda-runtime-cu12"];
-const INSTALL_DEADLINE: Duration = Duration::from_secs(600);
-/// Written last, so that an interrupted installation is not taken for a whole one.
-const WHOLE: &str = ".whole";
+/// The last NIXL whose plugin loads with the libfabric that mpich brings.
+const NIXL_LIBFABRIC: &str = "1.4.0";
 
 /// A Python that can import NIXL.
 #[derive(Clone, Debug)]
@@ -33,10 +29,20 @@ pub(crate) fn nixl(under: &Path) -> Result<Venv, String> {
     Ok(Venv { python, environment: Vec::new() })
 }
 
-/// NIXL with a libfabric beside it. `no_cuda_source` stands in for the CUDA driver, which the plugin links to.
+/// NIXL over libfabric's TCP.
 pub(crate) fn nixl_libfabric(under: &Path, no_cuda_source: &Path) -> Result<Venv, String> {
-    let root = under.join("nixl-libfabric");
-    let python = install(&root, NIXL_LIBFABRIC)?;
+    let mut venv = nixl_on_libfabric(under, NIXL_LIBFABRIC, no_cuda_source)?;
+    venv.environment.push(("FI_PROVIDER", "tcp".into()));
+    Ok(venv)
+}
+
+/// NIXL with a libfabric beside it. `no_cuda_source` stands in for the CUDA driver, which the plugin links to.
+pub(crate) fn nixl_on_libfabric(under: &Path, version: &str, no_cuda_source: &Path) -> Result<Venv, String> {
+    let root = under.join(format!("nixl-{version}-libfabric"));
+    let packages = [format!("nixl=={version}"), format!("nixl-cu12=={version}")];
+    let packages = packages.iter().map(String::as_str);
+    let packages: Vec<_> = packages.chain(["numpy", "mpich==5.0.2", "nvidia-cuda-runtime-cu12"]).collect();
+    let python = install(&root, &packages)?;
     let stand_ins = root.join("stand-ins");
     let driver = stand_ins.join("libcuda.so.1");
     if !driver.exists() {
@@ -52,35 +58,16 @@ pub(crate) fn nixl_libfabric(under: &Path, no_cuda_source: &Path) -> Result<Venv
         packages.join(".nixl_cu12.mesonpy.libs"),
     ];
     let paths = env::join_paths(paths).map_err(|error| error.to_string())?;
-    Ok(Venv { python, environment: vec![("LD_LIBRARY_PATH", paths), ("FI_PROVIDER", "tcp".into())] })
+    Ok(Venv { python, environment: vec![("LD_LIBRARY_PATH", paths)] })
 }
 
-/// Makes the environment unless it is whole already; its Python.
-fn install(root: &Path, packages: &[&str]) -> Result<PathBuf, String> {
-    let python = root.join("bin/python");
-    let whole = root.join(WHOLE);
-    let wanted = packages.join(" ");
-    if fs::read_to_string(&whole).is_ok_and(|installed| installed == wanted) {
-        return Ok(python);
+impl Venv {
+    /// NIXL's LIBFABRIC plugin.
+    pub(crate) fn plugin(&self) -> Result<PathBuf, String> {
+        let root = self.python.parent().and_then(Path::parent).ok_or("the environment has no root")?;
+        let packages = site_packages(root)?;
+        let candidates = [".nixl_cu12.mesonpy.libs/plugins", "nixl_cu12.libs/nixl", "nixl_cu12.libs"];
+        let mut candidates = candidates.iter().map(|part| packages.join(part).join("libplugin_LIBFABRIC.so"));
+        candidates.find(|path| path.exists()).ok_or_else(|| "this NIXL has no LIBFABRIC plugin".into())
     }
-    eprintln!("making {} with {wanted}", root.display());
-    succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(root))?;
-    succeed(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--no-deps"]).args(packages))?;
-    fs::write(&whole, wanted).map_err(|error| format!("{}: {error}", whole.display()))?;
-    Ok(python)
-}
-
-fn site_packages(root: &Path) -> Result<PathBuf, String> {
-    let lib = root.join("lib");
-    let entries = fs::read_dir(&lib).map_err(|error| format!("{}: {error}", lib.display()))?;
-    let mut candidates = entries.flatten().map(|entry| entry.path().join("site-packages"));
-    candidates.find(|path| path.is_dir()).ok_or_else(|| format!("{} has no site-packages", lib.display()))
-}
-
-fn succeed(command: &mut Command) -> Result<(), String> {
-    let finished = process::run(command, INSTALL_DEADLINE)?;
-    if finished.status.success() {
-        return Ok(());
-    }
-    Err(format!("{} failed: {}", command.get_program().to_string_lossy(), finished.last_words()))
 }

@@ -154,12 +154,13 @@ impl Counters {
     /// Shows `value` unless it is shown already; says whether it was not. On an error the file keeps counting as
     /// stale, so that the next call tries again.
     pub fn set(&mut self, nic: usize, counter: CounterId, value: u64) -> Result<bool, SysfsError> {
-        let nics = self.nics.len();
-        let path = self.path(nic, counter).ok_or(SysfsError::NoSuchNic { nic, nics })?;
         let index = nic * self.names.len() + counter.0;
-        if self.files[index].shown == value {
+        // First what holds for nearly all counters at nearly all times: nothing changed.
+        if nic < self.nics.len() && self.files.get(index).is_some_and(|files| files.shown == value) {
             return Ok(false);
         }
+        let nics = self.nics.len();
+        let path = self.path(nic, counter).ok_or(SysfsError::NoSuchNic { nic, nics })?;
         let spare = self.write_spare(index, value)?;
         let exchanged = exchange(&spare, &path).map_err(SysfsError::io("update counter", &path))?;
         self.files[index] =

@@ -93,6 +93,18 @@ impl SysfsError {
     }
 }
 
+/// How many NUMA nodes this host has: what libnuma will say to programs whatever root hwloc reads, and thus what to
+/// give to [`Shape::folded_to_numa_nodes`]. 1 where the kernel does not say.
+pub fn host_numa_nodes() -> u32 {
+    let online = fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default();
+    count_from_list(&online).unwrap_or(1)
+}
+
+/// One more than the last number of a list such as `0-1,4`.
+fn count_from_list(list: &str) -> Option<u32> {
+    list.trim_ascii().rsplit([',', '-']).next()?.parse::<u32>().ok()?.checked_add(1)
+}
+
 /// The private root of one node.
 #[derive(Debug)]
 pub struct Root {
@@ -135,7 +147,7 @@ impl Root {
     }
 
     /// Takes over the root that another process made at `path` with the same shape, NICs and names, to go on
-    /// counting in it.
+    /// counting in it. The other one must count no more.
     ///
     /// # Errors
     /// A shape or number of NICs that cannot be, or a counter's file that is missing or holds no number.
@@ -213,5 +225,20 @@ impl Root {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numa_nodes_are_counted_up_to_the_last() {
+        for (list, count) in
+            [("0\n", Some(1)), ("0-1\n", Some(2)), ("0-1,8\n", Some(9)), ("", None), ("x", None)]
+        {
+            assert_eq!(count_from_list(list), count, "{list:?}");
+        }
+        assert!(host_numa_nodes() >= 1);
     }
 }
