@@ -130,7 +130,8 @@ fn under_the_efa_protocol_a_dead_rail_has_the_providers_own_code() {
 
 #[test]
 fn under_the_efa_protocol_a_peer_that_was_never_met_speaks_through_the_event_queue_alone() {
-    let bench = bench!("under_the_efa_protocol_a_peer_that_was_never_met_speaks_through_the_event_queue_alone");
+    let bench =
+        bench!("under_the_efa_protocol_a_peer_that_was_never_met_speaks_through_the_event_queue_alone");
     let fabric = bench.fabric(UNRESPONSIVE);
     fabric.fault(at(FaultKind::RailDown, 1, 0));
     let mut pair = Pair::open(&bench, &fabric, EFA);
@@ -318,10 +319,9 @@ fn unreachable_and_unresponsive_come_after_their_own_time() {
     let mut pair = Pair::open(&bench, &fabric, DIRECT);
     works(&mut pair, 0);
     let after = Duration::from_millis(200);
-    for (kind, expected) in [
-        (FaultKind::Unreachable, UNREACHABLE_REMOTE),
-        (FaultKind::Unresponsive, UNRESPONSIVE_REMOTE),
-    ] {
+    for (kind, expected) in
+        [(FaultKind::Unreachable, UNREACHABLE_REMOTE), (FaultKind::Unresponsive, UNRESPONSIVE_REMOTE)]
+    {
         let fault = fabric.fault(Fault { amount: after.as_nanos() as u64, ..at(kind, 0, 0) });
         let began = Instant::now();
         assert_eq!(status(&pair.run(0, "write", 0, LEN)), expected, "{kind}");

@@ -57,7 +57,9 @@ fn the_counters_of_both_ends_count_what_was_moved() {
     assert_eq!(fabric.counter(1, 0, "rdma_write_recv_bytes"), ODD);
     assert_eq!(fabric.counter(1, 0, "rdma_read_resp_bytes"), 2 * ODD);
     for node in 0..2 {
-        for (name, least) in [("tx_bytes", ODD), ("rx_bytes", ODD), ("tx_pkts", ODD / 8928), ("rx_pkts", ODD / 8928)] {
+        for (name, least) in
+            [("tx_bytes", ODD), ("rx_bytes", ODD), ("tx_pkts", ODD / 8928), ("rx_pkts", ODD / 8928)]
+        {
             let counted = fabric.counter(node, 0, name);
             assert!(counted >= least, "node {node} {name}: {counted}");
         }
@@ -148,7 +150,9 @@ fn a_bad_key_fails_the_operation_and_touches_nothing() {
         let beyond = BUFFER_BYTES - 2048;
         let base = pair.target_base() + beyond;
         let key = pair.target_keys[0];
-        pair.initiator.tell(&format!("post op=write rail=0 ctx=77 buf=0 off=0 len=4096 peer=0 raddr={base} rkey={key}"));
+        pair.initiator.tell(&format!(
+            "post op=write rail=0 ctx=77 buf=0 off=0 len=4096 peer=0 raddr={base} rkey={key}"
+        ));
         assert_eq!(pair.outcome(0, 77, SOON), BAD_ADDRESS, "{} beyond the region", rails.fabric);
         assert!(!pair.target_has_ours(0, 4096));
         assert!(pair.initiator.tell(&format!("verify buf=0 seed={OURS}")).last.number("same") == 1);

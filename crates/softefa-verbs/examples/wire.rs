@@ -43,9 +43,8 @@ struct End {
 fn end(device: &Device) -> End {
     let limits = device.limits();
     let cq = CompletionQueue::new(device, limits.completion_queue, None, 0).expect("a completion queue");
-    let qp =
-        QueuePair::new(device, PD, &cq, &cq, limits.send_queue, limits.receive_queue, Flags::default())
-            .expect("a queue pair");
+    let qp = QueuePair::new(device, PD, &cq, &cq, limits.send_queue, limits.receive_queue, Flags::default())
+        .expect("a queue pair");
     qp.set_qkey(QKEY);
     for state in [State::Init, State::Rtr, State::Rts] {
         qp.set_state(state);
@@ -124,9 +123,8 @@ fn measure(time: Duration) {
     }
     for mode in ["polling", "asleep"] {
         let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
-        let nics = (0..NICS)
-            .map(|i| NicSpec { name: format!("rdmap{i}s0"), rate_bps: 100_000_000_000 })
-            .collect();
+        let nics =
+            (0..NICS).map(|i| NicSpec { name: format!("rdmap{i}s0"), rate_bps: 100_000_000_000 }).collect();
         let model = Model::instant();
         let spec = Spec { nodes: 2, nics, seed: 1, model, limits: Limits::default() };
         let fabric = Fabric::create(&dir.path().join(softefa_fabric::SEGMENT_FILE), &spec).expect("a fabric");

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use softefa::run::{FaultStatus, Live, NicStatus, Status as Fabric, find, live, status};
+use softefa::run::{Error, FaultStatus, Live, NicStatus, Status as Fabric, find, live, status};
 use softefa_fabric::Counter;
 
 use super::args::{Format, Status};
@@ -21,8 +21,7 @@ pub(super) fn main(arguments: &Status) -> Result<ExitCode, Failure> {
     for live in &chosen {
         match status(live, arguments.watch) {
             Ok(fabric) => fabrics.push(fabric),
-            // Nobody asked for this one, and it is just being made or removed.
-            Err(_) if arguments.which.name.is_none() && !live.is_up() => {}
+            Err(error @ Error::NotUp(_)) if arguments.which.name.is_none() => eprintln!("note: {error}"),
             Err(error) => return Err(failure(error)),
         }
     }

@@ -22,7 +22,9 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let base = tempfile::tempdir().unwrap();
+        // In memory where there is such a place: thousands of small files take seconds on some disks.
+        let memory = Path::new("/dev/shm");
+        let base = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let mark = format!(
             "300.{}",
             base.path().to_str().unwrap().bytes().fold(0u64, |h, b| h * 31 % 999_983 + u64::from(b))
@@ -56,11 +58,12 @@ impl Place {
         self.start(arguments).end()
     }
 
-    /// Starts `run` with a shell script on each node, and waits until each has said `ready`.
+    /// Starts `run` with a shell script on each node, and waits until each has come to `@ready` (else its beginning).
     pub(crate) fn run_ready(&self, options: &[&str], nodes: usize, script: &str) -> Running {
         let count = nodes.to_string();
         let ready = self.path().join("ready");
-        let script = format!("touch {}.$SOFTEFA_NODE; {script}", ready.display());
+        let script = if script.contains("@ready") { script.into() } else { format!("@ready; {script}") };
+        let script = script.replace("@ready", &format!("touch {}.$SOFTEFA_NODE", ready.display()));
         let mut arguments = vec!["run", "--libfabric", "none", "--nodes", &count];
         arguments.extend(options);
         arguments.extend(["--", "sh", "-c", &script]);

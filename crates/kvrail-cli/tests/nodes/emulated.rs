@@ -36,7 +36,9 @@ impl Fabric {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut command = Command::new(env!("CARGO_BIN_EXE_kvrail"));
-        command.args(["softefa", "run", "--name", &name, "--seed", SEED, "--libfabric"]).arg(&libfabric.directory);
+        command
+            .args(["softefa", "run", "--name", &name, "--seed", SEED, "--libfabric"])
+            .arg(&libfabric.directory);
         command.args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut front = command.spawn().expect("kvrail starts");
         let (send, talk) = mpsc::channel();

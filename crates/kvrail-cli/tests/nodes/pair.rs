@@ -106,7 +106,15 @@ impl Pair {
     }
 
     #[track_caller]
-    pub(crate) fn post_with_key(&mut self, rail: u32, op: &str, off: u64, len: u64, key: u64, more: &str) -> u64 {
+    pub(crate) fn post_with_key(
+        &mut self,
+        rail: u32,
+        op: &str,
+        off: u64,
+        len: u64,
+        key: u64,
+        more: &str,
+    ) -> u64 {
         let ctx = self.next_ctx;
         let raddr = self.target_base + off;
         self.next_ctx += 1;

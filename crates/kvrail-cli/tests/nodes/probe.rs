@@ -71,7 +71,8 @@ impl Line {
         let mut words = head.split(' ');
         let kind = words.next().unwrap_or_default().to_owned();
         let pairs = words.filter_map(|word| word.split_once('='));
-        let mut fields: BTreeMap<_, _> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let mut fields: BTreeMap<_, _> =
+            pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         fields.extend(text.map(|text| ("text".to_owned(), text.to_owned())));
         Self { kind, fields }
     }
@@ -150,7 +151,8 @@ impl Probe {
     pub(crate) fn try_tell(&mut self, command: &str) -> Result<Answer, Refusal> {
         let told_to_wait = command.split(' ').find_map(|word| word.strip_prefix("ms=")?.parse().ok());
         let until = Instant::now() + ANSWER_DEADLINE + Duration::from_millis(told_to_wait.unwrap_or(5000));
-        let written = self.stdin.as_mut().map(|stdin| writeln!(stdin, "{command}").and_then(|()| stdin.flush()));
+        let written =
+            self.stdin.as_mut().map(|stdin| writeln!(stdin, "{command}").and_then(|()| stdin.flush()));
         if !matches!(written, Some(Ok(()))) {
             return Err(self.death());
         }
@@ -203,7 +205,6 @@ impl Probe {
         thread::sleep(Duration::from_millis(50));
         Refusal::Died(status, self.last_words())
     }
-
 }
 
 impl Drop for Probe {

@@ -74,8 +74,12 @@ impl End {
     }
 
     pub fn with(host: &Host, nic: usize, bytes: usize, cq: u32, flags: Flags) -> End {
-        let device = host.devices()[nic].clone();
-        let cq = CompletionQueue::new(&device, cq, None, 1).unwrap();
+        let cq = CompletionQueue::new(&host.devices()[nic], cq, None, 1).unwrap();
+        End::on(&host.devices()[nic], cq, bytes, flags)
+    }
+
+    pub fn on(device: &Device, cq: Arc<CompletionQueue>, bytes: usize, flags: Flags) -> End {
+        let device = device.clone();
         let limits = device.limits();
         let qp =
             QueuePair::new(&device, PD, &cq, &cq, limits.send_queue, limits.receive_queue, flags).unwrap();
@@ -165,6 +169,14 @@ impl End {
     pub fn close(&self) {
         self.qp.close();
         self.cq.close();
+    }
+}
+
+impl Drop for End {
+    /// The device must not touch the buffer any more when its memory becomes somebody else's.
+    fn drop(&mut self) {
+        self.qp.close();
+        let _ = self.device.deregister(self.key);
     }
 }
 

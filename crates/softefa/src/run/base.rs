@@ -61,10 +61,9 @@ fn suits(base: &Path, needed: u64) -> Result<(), Refusal> {
         let _ = fs::remove_dir(&user);
         return Err(Refusal::Room { needed, available, of: "its file system" });
     }
-    let kind = rustix::fs::statfs(base).map_err(refused)?.f_type;
-    #[allow(clippy::unnecessary_cast)] // The type of the field differs between architectures.
-    let is_memory = kind as i64 == TMPFS_MAGIC;
-    if is_memory && let Some(available) = memory_available().filter(|a| *a < needed) {
+    if is_memory(base)
+        && let Some(available) = memory_available().filter(|a| *a < needed)
+    {
         let _ = fs::remove_dir(&user);
         return Err(Refusal::Room { needed, available, of: "this host's memory" });
     }
@@ -84,6 +83,22 @@ pub(super) fn make_private(user: &Path) -> Result<(), String> {
         return Err(format!("{} is there and not this user's own private directory", user.display()));
     }
     Ok(())
+}
+
+fn is_memory(path: &Path) -> bool {
+    #[allow(clippy::unnecessary_cast)] // The type of the field differs between architectures.
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as i64 == TMPFS_MAGIC)
+}
+
+/// What people should know of the place of a fabric.
+pub(super) fn note(directory: &Path) -> Option<String> {
+    (!is_memory(directory)).then(|| {
+        format!(
+            "{} is on no tmpfs: setting up and every packet may wait for a disk; see SOFTEFA_BASE, or give /dev/shm \
+             more room",
+            directory.display()
+        )
+    })
 }
 
 fn memory_available() -> Option<u64> {

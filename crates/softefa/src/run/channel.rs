@@ -53,6 +53,16 @@ impl Channel {
         self.send(message)
     }
 
+    /// Whether the other side is gone, without taking what it said.
+    pub(super) fn is_closed(&self) -> bool {
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.stream, &mut byte[..], flags) {
+            Ok((n, _)) => n == 0,
+            Err(e) => !matches!(e, rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR),
+        }
+    }
+
     /// Waits for the descriptors that the other side sends first.
     pub(super) fn receive_fds(&self) -> io::Result<Vec<OwnedFd>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
@@ -154,11 +164,12 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
-        assert!(keeper.receive::<String>().unwrap().is_empty());
+        assert!(keeper.receive::<String>().unwrap().is_empty() && !keeper.is_closed());
         front.send(&"two\nlines").unwrap();
         front.send(&"three").unwrap();
         drop(front);
         assert_eq!(keeper.receive::<String>().unwrap(), ["two\nlines", "three"]);
+        assert!(keeper.is_closed());
         assert_eq!(keeper.receive::<String>().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

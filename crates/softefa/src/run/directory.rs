@@ -21,7 +21,6 @@ use super::base;
 use super::error::Error;
 use super::leftovers;
 use super::processes;
-use super::spec::Spec;
 
 /// The keeper's lock, in the run directory.
 const LOCK: &str = "lock";
@@ -48,14 +47,6 @@ pub struct Live {
     pub name: String,
     /// Its run directory.
     pub path: PathBuf,
-}
-
-impl Live {
-    /// Whether it is complete: not just being made or removed.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
-        Spec::is_in(&self.path)
-    }
 }
 
 /// What was left of a fabric whose keeper was killed, and has been removed.
@@ -94,8 +85,7 @@ impl Guard {
 
     /// Removes the user's directory if no fabric is left in it.
     fn leave(self, user: &Path) {
-        let empty = fs::read_dir(user).is_ok_and(|entries| entries.flatten().all(|e| e.file_name() == GUARD));
-        if empty {
+        if is_empty(user) {
             // The lock is still held: whoever waits for it finds that it has no name any more, and starts over.
             let _ = fs::remove_file(user.join(GUARD));
             let _ = fs::remove_dir(user);
@@ -172,7 +162,6 @@ impl RunDirectory {
     pub(super) fn remove(self) -> Result<(), Error> {
         let user = self.path.parent().map(Path::to_path_buf).unwrap_or_default();
         let guard = Guard::take(&user)?;
-        Spec::take_down(&self.path);
         let removed = fs::remove_dir_all(&self.path).map_err(|e| Error::at("remove", &self.path, e));
         guard.leave(&user);
         removed
@@ -196,15 +185,22 @@ fn is_kept(path: &Path) -> bool {
     matches!(flock(file.as_fd(), FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
 }
 
+/// This user's directories below all bases.
+fn users() -> impl Iterator<Item = PathBuf> {
+    let own = |meta: &fs::Metadata| meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw();
+    let users = base::candidates().into_iter().map(|base| base::user_directory(&base));
+    users.filter(move |user| fs::symlink_metadata(user).is_ok_and(|meta| own(&meta)))
+}
+
+/// Whether no fabric is in it.
+fn is_empty(user: &Path) -> bool {
+    fs::read_dir(user).is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == GUARD))
+}
+
 /// All run directories of this user below all bases.
 fn all() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for base in base::candidates() {
-        let user = base::user_directory(&base);
-        let own = |meta: &fs::Metadata| meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw();
-        if !fs::symlink_metadata(&user).is_ok_and(|meta| own(&meta)) {
-            continue;
-        }
+    for user in users() {
         let entries = fs::read_dir(&user).into_iter().flatten().flatten();
         found.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
     }
@@ -250,6 +246,10 @@ pub fn remove_stale() -> Result<Vec<Removed>, Error> {
     let mut removed = Vec::new();
     for path in all().into_iter().filter(|path| !is_kept(path)) {
         removed.extend(remove_if_stale(&path)?);
+    }
+    // One that was killed before it had made anything leaves the user's directory, empty.
+    for user in users().filter(|user| is_empty(user)) {
+        Guard::take(&user)?.leave(&user);
     }
     Ok(removed)
 }

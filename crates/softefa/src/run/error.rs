@@ -24,6 +24,8 @@ pub enum Error {
         /// The live ones.
         live: Vec<String>,
     },
+    /// The fabric is just being set up, or taken down.
+    NotUp(String),
     /// No name was given and several fabrics are live.
     Several(Vec<String>),
     /// The request contradicts itself or exceeds a limit.
@@ -127,6 +129,7 @@ impl Error {
             Self::NoListener { waited: Some(_), .. } => {
                 vec!["give node 0 more time with --listen-deadline, or correct --after-listen".into()]
             }
+            Self::NotUp(_) => vec!["try again in a moment".into()],
             Self::KeeperGone => vec!["was it killed for memory? see `dmesg`".into()],
             Self::Told(told) => told.hints.clone(),
             _ => Vec::new(),
@@ -173,6 +176,7 @@ impl fmt::Display for Error {
             Self::BadName(name) => write!(f, "`{name}` is no name for a fabric"),
             Self::NoFabric { name: Some(name), .. } => write!(f, "no live fabric is named {name}"),
             Self::NoFabric { name: None, .. } => f.write_str("no fabric is live"),
+            Self::NotUp(name) => write!(f, "fabric {name} is just being set up, or taken down"),
             Self::Several(live) => write!(f, "{} fabrics are live", live.len()),
             Self::Request(what) => f.write_str(what),
             Self::Command { node, program, source } => {

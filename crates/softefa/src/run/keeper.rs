@@ -4,7 +4,6 @@
 //! end has come. It must stay the thread that starts the commands, because their parent-death signal is tied to it.
 
 use std::collections::HashMap;
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,6 +16,7 @@ use softefa_fabric::nic::Owner;
 use softefa_fabric::process::ProcessIndex;
 use softefa_fabric::{Fabric, Room, SEGMENT_FILE, clock};
 
+use super::base;
 use super::channel::Channel;
 use super::commands::{self, Running, Streams};
 use super::directory::RunDirectory;
@@ -147,7 +147,7 @@ impl Keeper {
         let told = channel.send(&Report::Made { path: directory.path().to_path_buf() });
         let filled = told
             .map_err(|e| Error::system("speak to the front", e))
-            .and_then(|()| fill(directory.path(), request, front, &hardware));
+            .and_then(|()| fill(directory.path(), request, front, &hardware, channel));
         let (fabric, files) = match filled {
             Ok(filled) => filled,
             Err(error) => {
@@ -156,7 +156,7 @@ impl Keeper {
                 return Err(error);
             }
         };
-        if let Some(note) = hardware.note() {
+        for note in hardware.note().into_iter().chain(base::note(directory.path())) {
             let _ = channel.send(&Report::Note(note));
         }
         let up =
@@ -438,15 +438,16 @@ fn fill(
     request: &Request,
     front: i32,
     hardware: &Hardware,
+    channel: &Channel,
 ) -> Result<(Fabric, CounterFiles), Error> {
-    let lib = directory.join("lib");
-    fs::create_dir(&lib).map_err(|e| Error::at("make", &lib, e))?;
-    let verbs = lib.join("libibverbs.so.1");
-    fs::write(&verbs, library::DEVICE).map_err(|e| Error::at("write", &verbs, e))?;
-    let efa = lib.join("libefa.so.1");
-    std::os::unix::fs::symlink("libibverbs.so.1", &efa).map_err(|e| Error::at("make", &efa, e))?;
+    library::install(&directory.join("lib"))
+        .map_err(|e| Error::system(format!("{} {}", e.action, e.path.display()), e.source))?;
     let mut roots = Vec::new();
     for node in 0..request.nodes {
+        // On a slow disk this takes its time: look in between whether somebody still waits for it.
+        if channel.is_closed() {
+            return Err(Error::system("set up the fabric", std::io::Error::other("the front is gone")));
+        }
         roots.push(hardware.lay_out(directory, node)?);
         let variables = environment::variables(directory, request.nodes, node, request.libfabric.as_ref());
         environment::write(directory, node, &variables)?;
@@ -488,4 +489,15 @@ fn fill(
 pub(super) fn timeout(until: Instant) -> Timespec {
     let left = until.saturating_duration_since(Instant::now());
     Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_nodes_of_32_nics_need_less_than_a_gibibyte() {
+        assert!(needed(2, 32) < 1 << 30, "{} MiB", needed(2, 32) >> 20);
+        eprintln!("{} MiB, of that {:?}", needed(2, 32) >> 20, Room::of(64));
+    }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
-use softefa_fabric::{DIR_VARIABLE, NODE_VARIABLE};
+use softefa_fabric::NODE_VARIABLE;
 
 /// Longest environment of a process that is searched, bytes: the kernel's own limit for one.
 const ENVIRONMENT_BYTES_MAX: u64 = 6 << 20;
@@ -65,34 +66,40 @@ pub(super) fn descendants(root: Pid) -> Vec<Pid> {
     found
 }
 
-/// Processes of this user that carry the fabric's directory in their environment, without the caller.
+/// Processes of this user in whose environment the fabric's directory occurs, without the caller.
+///
+/// It is the value of one variable and part of several others, so that a command which clears some is still found.
 pub(super) fn marked(directory: &Path) -> Vec<Pid> {
-    let mut mark = format!("{DIR_VARIABLE}=").into_bytes();
-    mark.extend_from_slice(directory.as_os_str().as_bytes());
-    carrying(&mark)
+    let path = directory.as_os_str().as_bytes();
+    let (me, uid) = (rustix::process::getpid(), rustix::process::geteuid().as_raw());
+    let marked = |pid: &Pid| environment(*pid).is_some_and(|text| mentions(&text, path));
+    all().filter(|pid| *pid != me && runs(*pid) && owner(*pid) == Some(uid)).filter(marked).collect()
 }
 
-fn carrying(mark: &[u8]) -> Vec<Pid> {
-    let (me, uid) = (rustix::process::getpid(), rustix::process::geteuid().as_raw());
-    all().filter(|pid| *pid != me && runs(*pid) && owner(*pid) == Some(uid) && carries(*pid, mark)).collect()
+/// Whether a path occurs in an environment, as a whole or with something below it.
+fn mentions(text: &[u8], path: &[u8]) -> bool {
+    let ends = |at: usize| matches!(text.get(at + path.len()), None | Some(b'/' | b':' | 0));
+    let begins =
+        |at: usize| matches!(at.checked_sub(1).map(|before| text[before]), None | Some(b'=' | b':' | 0));
+    let found = |(at, window): (usize, &[u8])| window == path && begins(at) && ends(at);
+    !path.is_empty() && text.windows(path.len()).enumerate().any(found)
 }
 
 fn owner(pid: Pid) -> Option<u32> {
     fs::metadata(format!("/proc/{pid}")).ok().map(|meta| meta.uid())
 }
 
-/// Whether the environment with which the process was started has exactly this entry.
-fn carries(pid: Pid, entry: &[u8]) -> bool {
-    use std::io::Read;
+/// The environment with which a process was started.
+fn environment(pid: Pid) -> Option<Vec<u8>> {
     let mut text = Vec::new();
-    let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) else { return false };
-    let read = file.take(ENVIRONMENT_BYTES_MAX).read_to_end(&mut text);
-    read.is_ok() && text.split(|b| *b == 0).any(|e| e == entry)
+    let file = fs::File::open(format!("/proc/{pid}/environ")).ok()?;
+    file.take(ENVIRONMENT_BYTES_MAX).read_to_end(&mut text).ok().map(|_| text)
 }
 
 /// Whether a process was started as one of this node.
 pub(super) fn is_on_node(pid: Pid, node: u32) -> bool {
-    carries(pid, format!("{NODE_VARIABLE}={node}").as_bytes())
+    let entry = format!("{NODE_VARIABLE}={node}").into_bytes();
+    environment(pid).is_some_and(|text| text.split(|b| *b == 0).any(|e| e == entry))
 }
 
 /// A handle on a process that a reused id cannot replace.
@@ -138,6 +145,8 @@ fn reap() {
 mod tests {
     use std::process::{Child, Command, Stdio};
 
+    use softefa_fabric::DIR_VARIABLE;
+
     use super::*;
 
     fn sleeper(variables: &[(&str, &str)]) -> Child {
@@ -145,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_are_found_by_their_environment_and_only_by_the_whole_entry() {
+    fn processes_are_found_by_their_environment_and_only_by_the_whole_path() {
         let unique = format!("/nowhere/softefa-test-{}", std::process::id());
         let mut mine = sleeper(&[(DIR_VARIABLE, &unique), (NODE_VARIABLE, "3")]);
         let mut other = sleeper(&[(DIR_VARIABLE, &format!("{unique}0"))]);
@@ -164,6 +173,13 @@ mod tests {
         let _ = mine.wait();
         let _ = other.wait();
         assert!(!runs(pid));
+    }
+
+    #[test]
+    fn a_path_is_found_in_lists_and_above_others_but_not_in_longer_names() {
+        let is_in = |text: &str| mentions(text.as_bytes(), b"/r/a");
+        assert!(is_in("X=/r/a\0") && is_in("X=/x:/r/a/lib:/y\0") && is_in("X=/r/a"));
+        assert!(!is_in("X=/r/ab\0") && !is_in("X=/q/r/a\0") && !is_in("") && !is_in("/r/"));
     }
 
     #[test]

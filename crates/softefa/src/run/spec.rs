@@ -60,24 +60,19 @@ impl Spec {
         SCHEMA.into()
     }
 
-    /// Whether a run directory has one: it is the last thing that is written there, and the first that is removed.
-    pub(super) fn is_in(directory: &Path) -> bool {
-        directory.join(FILE).exists()
-    }
-
-    /// Removes it, before anything else is: who looks at the directory then knows that the fabric is going.
-    pub(super) fn take_down(directory: &Path) {
-        // If it cannot be removed, neither can the directory, which is told.
-        let _ = fs::remove_file(directory.join(FILE));
-    }
-
     /// Reads the one of a run directory.
     ///
     /// # Errors
-    /// When there is none or it is not of this version.
+    /// [`Error::NotUp`] when there is none; when it is not of this version.
     pub fn read(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(FILE);
-        let text = fs::read(&path).map_err(|e| Error::at("read", &path, e))?;
+        let text = fs::read(&path).map_err(|e| match e.kind() {
+            // It is the last file to be written.
+            std::io::ErrorKind::NotFound => {
+                Error::NotUp(directory.file_name().unwrap_or_default().to_string_lossy().into_owned())
+            }
+            _ => Error::at("read", &path, e),
+        })?;
         let spec: Self = serde_json::from_slice(&text).map_err(|e| Error::at("read", &path, e))?;
         if spec.schema != SCHEMA {
             let other = std::io::Error::other(format!("it is {}, not {SCHEMA}", spec.schema));
