@@ -21,7 +21,7 @@ const TESTS: [Test; 2] = [
 
 fn random_faults_and_kills_lose_nothing_and_leave_nothing(programs: &Programs) {
     let orders = Orders { seed: 1, schedules: 24, jobs: 2, violations_max: 3 };
-    let report = fleet::run(programs, &orders, &|_, _, _| {}).unwrap();
+    let report = fleet::run(programs, &orders, &|_| {}).unwrap();
     let found: Vec<String> = report.violations.iter().map(ToString::to_string).collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
     assert!(report.seen.well > 1000 && report.seen.badly > 0, "{:?}", report.seen);

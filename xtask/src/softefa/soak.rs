@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use softefa_soak::fleet::{self, Orders, Programs};
+use softefa_soak::fleet::{self, Done, Orders, Programs};
 use softefa_soak::{Plant, Schedule};
 
 /// How often a fleet that is not watched says how far it is.
@@ -76,8 +76,13 @@ fn soak(args: &Args, programs: &Programs) -> Result<u8, String> {
     };
     let watched = std::io::stderr().is_terminal();
     let said = std::sync::Mutex::new(Instant::now());
-    let progress = |done: u64, _: &Schedule, _: Duration| {
+    let progress = |done: &Done<'_>| {
         let Ok(mut said) = said.lock() else { return };
+        if let Some(violation) = done.violation {
+            println!("VIOLATION {violation}");
+            println!("  again: cargo xtask softefa soak --schedules 1 --seed {}", violation.seed);
+        }
+        let done = done.schedules;
         if watched {
             eprint!("\r{done} of {} schedules", args.schedules);
             let _ = std::io::stderr().flush();
@@ -90,10 +95,6 @@ fn soak(args: &Args, programs: &Programs) -> Result<u8, String> {
         fleet::run(programs, &orders, &progress).map_err(|error| format!("no place for files: {error}"))?;
     if watched {
         eprintln!();
-    }
-    for violation in &report.violations {
-        println!("VIOLATION {violation}");
-        println!("  again: cargo xtask softefa soak --schedules 1 --seed {}", violation.seed);
     }
     let seen = report.seen;
     println!(

@@ -9,13 +9,15 @@ use softefa_verbs::ffi::ibv_device;
 
 use super::explain;
 use super::worker::{Regions, Worker};
-use crate::board::Stage;
+use crate::board::{Phase, Stage};
 use crate::memory::{SOURCE_BYTES, source_number};
 use crate::pattern;
 use crate::verbs::{Library, Rail, Refused, Region, Wanted};
 
 /// Longest wait until memory can be registered.
 const REGISTER_MAX_NS: u64 = 20_000_000_000;
+/// What a process says that was not needed any more.
+pub(super) const STOPPED: &str = "the run ended before its memory could be registered";
 const REGISTER_AGAIN: Duration = Duration::from_millis(1);
 /// Room for everything that may complete between two looks.
 const COMPLETIONS: u32 = 4096;
@@ -86,6 +88,10 @@ impl Worker {
         loop {
             match self.rails[rail].register(at, len) {
                 Ok(region) => return Ok(region),
+                // The run may end before the fault does.
+                Err(error) if self.may_be_refused(rail, error) && self.board.phase() == Phase::Stop => {
+                    return Err(STOPPED.into());
+                }
                 Err(error) if now_ns() < deadline && self.may_be_refused(rail, error) => {
                     std::thread::sleep(REGISTER_AGAIN);
                 }

@@ -11,6 +11,7 @@ use softefa_verbs::ffi::{IBV_EVENT_CQ_ERR, IBV_EVENT_PORT_ACTIVE, IBV_EVENT_PORT
 use super::local::Local;
 use super::operation::{Operation, RECEIVE};
 use super::settle::Settling;
+use super::setup::STOPPED;
 use super::{Files, explain};
 use crate::board::{Board, Phase, Stage};
 use crate::memory::{Memory, SOURCE_BYTES, source_number};
@@ -120,9 +121,12 @@ pub(super) fn run(
         entries: Vec::new(),
     };
     if let Err(text) = worker.set_up() {
-        worker.violate(&text);
+        let stopped = text == STOPPED;
+        if !stopped {
+            worker.violate(&text);
+        }
         worker.board.cell(rank).set_stage(Stage::Left);
-        return Ok(false);
+        return Ok(stopped);
     }
     worker.turns();
     worker.sweep();

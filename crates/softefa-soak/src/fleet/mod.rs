@@ -1,5 +1,6 @@
 //! Many schedules, a few at a time, and the canaries that show that the search would find something.
 
+mod ending;
 mod one;
 mod traces;
 
@@ -82,6 +83,19 @@ pub struct Report {
     pub took: Duration,
 }
 
+/// A schedule that was carried out.
+#[derive(Clone, Copy, Debug)]
+pub struct Done<'a> {
+    /// How many have been carried out.
+    pub schedules: u64,
+    /// This one.
+    pub schedule: &'a Schedule,
+    /// How long it took.
+    pub took: Duration,
+    /// What is wrong.
+    pub violation: Option<&'a Violation>,
+}
+
 /// The fleet's directory, removed in the end.
 struct Root(PathBuf);
 
@@ -129,7 +143,7 @@ fn remove_stale(parent: &str) {
 pub fn run(
     programs: &Programs,
     orders: &Orders,
-    progress: &(dyn Fn(u64, &Schedule, Duration) + Sync),
+    progress: &(dyn Fn(&Done<'_>) + Sync),
 ) -> io::Result<Report> {
     let root = Root::make()?;
     let begun = Instant::now();
@@ -147,14 +161,17 @@ pub fn run(
             let result = one::run(&root.0.join(format!("job{job}")), &schedule, programs, None);
             let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
             report.schedules += 1;
-            match result {
-                Ok(seen) => report.seen.add(seen),
-                Err(violation) => {
-                    report.violations.push(violation);
-                    enough.fetch_or(report.violations.len() >= orders.violations_max, Ordering::AcqRel);
+            let violation = match result {
+                Ok(seen) => {
+                    report.seen.add(seen);
+                    None
                 }
-            }
-            progress(report.schedules, &schedule, at.elapsed());
+                Err(violation) => Some(violation),
+            };
+            let (schedules, took) = (report.schedules, at.elapsed());
+            progress(&Done { schedules, schedule: &schedule, took, violation: violation.as_ref() });
+            report.violations.extend(violation);
+            enough.fetch_or(report.violations.len() >= orders.violations_max, Ordering::AcqRel);
         }
     };
     thread::scope(|scope| {
