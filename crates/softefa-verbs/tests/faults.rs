@@ -287,7 +287,7 @@ fn a_rail_that_is_down_sends_and_receives_nothing_and_works_again_when_it_is_bac
     let counters = || {
         let of =
             |node| [Counter::RxPackets, Counter::RxBytes].map(|counter| duo.net.counter(node, 0, counter));
-        (of(0), of(1))
+        (of(0), of(1), duo.net.counter(1, 0, Counter::TxPackets))
     };
     let before = counters();
     let scope = Scope { node: Some(1), nic: Some(0), ..Scope::default() };

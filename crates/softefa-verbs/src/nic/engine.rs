@@ -1,7 +1,7 @@
 //! The engine: everything that one process's NICs are doing, behind one lock.
 //!
 //! [`Engine::run`] does a bounded amount of all that can be done now, and says when there is more. The parts are in their own files:
-//! what leaves in `sender` and `link`, what arrives in `receiver`, what peers ask for in `target`, what they answer in `initiator`,
+//! what leaves in `sender`, `transmit` and `link`, what arrives in `receiver`, what peers ask for in `target`, what they answer in `initiator`,
 //! what changes in the fabric in `change`.
 
 use std::sync::Arc;

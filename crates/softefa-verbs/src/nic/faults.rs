@@ -21,6 +21,8 @@ pub(super) enum Fate {
 pub(super) struct Block {
     /// Operations never end: nobody ever learns that packets do not arrive.
     pub(super) silent: bool,
+    /// Packets do not even leave: the sender's own link is down.
+    pub(super) unsent: bool,
 }
 
 /// An end that a fault has decided for an operation.
@@ -52,14 +54,15 @@ impl Seen {
     /// Whether it stops what goes from `from` to `to`, and how.
     fn blocks(&self, from: NicIndex, to: NicIndex) -> Option<Block> {
         let scope = &self.fault.scope;
-        let silent = match self.fault.kind {
-            FaultKind::RailDown if scope.sits_on(from) || scope.sits_on(to) => false,
-            FaultKind::BlackHole if scope.concerns(from, to) => self.fault.amount == 1,
-            FaultKind::NoEgress if scope.concerns(from, to) => true,
-            FaultKind::SecondaryCidr if scope.concerns(from, to) || scope.concerns(to, from) => true,
+        let (silent, unsent) = match self.fault.kind {
+            FaultKind::RailDown if scope.sits_on(from) => (false, true),
+            FaultKind::RailDown if scope.sits_on(to) => (false, false),
+            FaultKind::BlackHole if scope.concerns(from, to) => (self.fault.amount == 1, false),
+            FaultKind::NoEgress if scope.concerns(from, to) => (true, false),
+            FaultKind::SecondaryCidr if scope.concerns(from, to) || scope.concerns(to, from) => (true, false),
             _ => return None,
         };
-        Some(Block { silent })
+        Some(Block { silent, unsent })
     }
 }
 
@@ -115,14 +118,15 @@ impl Faults {
         now_ns: u64,
     ) -> Option<(Block, u64)> {
         if from == to && !loopback {
-            return Some((Block { silent: true }, 0));
+            return Some((Block { silent: true, unsent: false }, 0));
         }
         let mut found: Option<(Block, u64)> = None;
         for seen in self.list.iter().filter(|seen| seen.is_permanent() && !seen.is_over(now_ns)) {
             if let Some(block) = seen.blocks(from, to) {
-                let before = found.map_or(Block { silent: false }, |(block, _)| block);
-                let since = found.map_or(u64::MAX, |(_, since)| since).min(seen.since_ns);
-                found = Some((Block { silent: before.silent || block.silent }, since));
+                let (before, since) = found.unwrap_or((block, u64::MAX));
+                let silent = before.silent || block.silent;
+                let unsent = before.unsent || block.unsent;
+                found = Some((Block { silent, unsent }, since.min(seen.since_ns)));
             }
         }
         found

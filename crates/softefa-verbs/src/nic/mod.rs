@@ -4,7 +4,7 @@
 //! host ─ device ─ completion, pair, event      what programs (the ABI) see
 //!          shared                              one lock, one thread that runs the engine when nobody else does
 //!          engine                              what happens, in bounded steps
-//!   sender  operation  path  link              operations: cut, paced, faulted, onto the wire
+//!   sender  operation  path  transmit  link    operations: cut, paced, faulted, onto the wire
 //!   receiver  target  initiator                packets: checked, executed, acknowledged
 //!   change  faults  timers                     what a command changes, what has to end
 //!   region  handles  slots  copy               what is looked up and moved
@@ -34,6 +34,7 @@ mod slab;
 mod slots;
 mod target;
 mod timers;
+mod transmit;
 mod types;
 
 pub use completion::CompletionQueue;
