@@ -224,13 +224,16 @@ impl Engine {
     }
 
     /// Counts an operation's first packet as sent, though it goes nowhere.
-    fn count_sent(&mut self, key: Key, _now_ns: u64) {
+    fn count_sent(&mut self, key: Key, now_ns: u64) {
         if let Some(operation) = self.operations.get(key) {
             let bytes = match operation.request.opcode {
                 Opcode::Read => 0,
                 _ => operation.total.min(PACKET_BYTES as u32),
             };
             let nic = operation.pair.nic();
+            if self.faults.is_down(nic, now_ns) {
+                return;
+            }
             self.count(nic, Counter::TxPackets, 1);
             self.count(nic, Counter::TxBytes, bytes.into());
         }
@@ -393,11 +396,11 @@ impl Engine {
                 Fate::Lost => {
                     self.unslot(&packet);
                     lost.push(index);
-                    self.count_packet(&packet, true);
+                    self.count_packet(&packet, true, now_ns);
                 }
                 Fate::Blocked(block) => {
                     self.unslot(&packet);
-                    self.count_packet(&packet, self.paths[id.0 as usize].block.is_none());
+                    self.count_packet(&packet, self.paths[id.0 as usize].block.is_none(), now_ns);
                     blocked = Some(block);
                     break;
                 }
@@ -469,7 +472,7 @@ impl Engine {
             }
             Fate::Lost => {
                 self.unslot(&packet);
-                self.count_packet(&packet, false);
+                self.count_packet(&packet, false, now_ns);
                 self.count(packet.source(), Counter::RetransmitTimeouts, 1);
                 let at_ns = self.repeat_at_ns(repeat.tries, now_ns);
                 let repeat = Repeat { tries: repeat.tries + 1, ..repeat };
@@ -478,7 +481,7 @@ impl Engine {
             }
             Fate::Blocked(block) => {
                 self.unslot(&packet);
-                self.count_packet(&packet, false);
+                self.count_packet(&packet, false, now_ns);
                 self.block(id, block, now_ns);
                 self.paths[id.0 as usize].repeats.push_front(repeat);
                 Step::Wait(self.paths[id.0 as usize].retry_at_ns)
@@ -525,8 +528,11 @@ impl Engine {
         }
     }
 
-    fn count_packet(&self, packet: &Packet, first: bool) {
+    fn count_packet(&self, packet: &Packet, first: bool, now_ns: u64) {
         let from = packet.source();
+        if self.faults.is_down(from, now_ns) {
+            return; // What a dead NIC was given never leaves it.
+        }
         self.count(from, Counter::TxPackets, 1);
         self.count(from, Counter::TxBytes, packet.length.into());
         if !first && packet.kind != PacketKind::Acknowledge as u8 {
