@@ -137,7 +137,9 @@ impl Process {
 
     /// Asks the process to [`Process::notify`] the one in slot `who` once it has taken packets.
     pub fn ask_for_room(&self, who: ProcessIndex) {
-        self.wire.waiting.fetch_or(1 << who.get(), Ordering::SeqCst);
+        self.wire.waiting.fetch_or(1 << who.get(), Ordering::AcqRel);
+        // Pairs with the fence in `take_waiting`: what the caller looks at next is at least as new.
+        fence(Ordering::SeqCst);
     }
 
     /// Takes the set of processes that wait for room: bit s for slot s.

@@ -201,7 +201,7 @@ fn a_black_hole_ends_operations_unreachable_before_a_peer_was_heard_and_unrespon
     let hole = duo.net.fault(FaultKind::BlackHole, forward());
     let begin = Instant::now();
     assert_eq!(write_ends(&duo, |_| {}), Status::UnreachableRemote);
-    assert!(begin.elapsed() >= 49 * MS && begin.elapsed() < 1000 * MS, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() >= 49 * MS && begin.elapsed() < 1_900 * MS, "{:?}", begin.elapsed());
     assert!(duo.net.counter(0, 0, Counter::TxPackets) > 1, "sent again");
     assert_eq!(duo.net.counter(1, 0, Counter::RxPackets), 0);
     duo.net.fabric.clear_fault(hole);
@@ -214,7 +214,7 @@ fn a_black_hole_ends_operations_unreachable_before_a_peer_was_heard_and_unrespon
 
 #[test]
 fn a_black_hole_on_the_way_back_is_one_as_well() {
-    let duo = Duo::new(impatient(), 100_000);
+    let duo = Duo::new(Model { unresponsive_ns: 500_000_000, ..impatient() }, 100_000);
     let back = Scope { node: Some(1), peer_node: Some(0), ..Scope::default() };
     let hole = duo.net.fault(FaultKind::BlackHole, back);
     assert_eq!(write_ends(&duo, |_| {}), Status::UnreachableRemote);
@@ -337,7 +337,7 @@ fn a_delay_and_a_rate_make_things_slower_by_as_much() {
     let begin = Instant::now();
     duo.a.write(1, &duo.b, (0, 1000), 0);
     duo.a.wait_ok();
-    assert!(begin.elapsed() >= 30 * MS && begin.elapsed() < 300 * MS, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() >= 30 * MS && begin.elapsed() < 3_000 * MS, "{:?}", begin.elapsed());
     duo.net.fabric.clear_fault(id);
     // 2 MiB at 160 Mb/s take 105 ms.
     let rate = Fault { amount: 160_000_000, ..Fault::new(FaultKind::Rate, forward()) };
@@ -345,7 +345,7 @@ fn a_delay_and_a_rate_make_things_slower_by_as_much() {
     let begin = Instant::now();
     duo.a.write(1, &duo.b, (0, 2 << 20), 0);
     duo.a.wait_ok();
-    assert!(begin.elapsed() >= 103 * MS && begin.elapsed() < 400 * MS, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() >= 103 * MS && begin.elapsed() < 3_000 * MS, "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -354,15 +354,15 @@ fn a_slow_rail_leaves_the_others_their_speed() {
     let second = (End::new(&duo.hosts[0], 1, 1 << 20), End::new(&duo.hosts[1], 1, 1 << 20));
     second.1.knows(&second.0);
     let slow = Scope { nic: Some(0), ..forward() };
-    duo.net.fabric.add_fault(&Fault { amount: 80_000_000, ..Fault::new(FaultKind::Rate, slow) }).unwrap();
-    // It takes 1.6 s.
+    duo.net.fabric.add_fault(&Fault { amount: 13_000_000, ..Fault::new(FaultKind::Rate, slow) }).unwrap();
+    // It takes ten seconds.
     duo.a.write(1, &duo.b, (0, 16 << 20), 0);
     let begin = Instant::now();
     for i in 0..50 {
         second.0.write(i, &second.1, (0, 1 << 20), 0);
         second.0.wait_ok();
     }
-    assert!(begin.elapsed() < 1200 * MS, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < 8_000 * MS, "{:?}", begin.elapsed());
     assert!(duo.a.cq.poll().is_none());
 }
 
@@ -373,7 +373,7 @@ fn the_models_rate_is_that_of_the_nic() {
     let begin = Instant::now();
     duo.a.write(1, &duo.b, (0, 4 << 20), 0);
     duo.a.wait_ok();
-    assert!(begin.elapsed() >= 33 * MS && begin.elapsed() < 300 * MS, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() >= 33 * MS && begin.elapsed() < 3_000 * MS, "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -432,7 +432,7 @@ fn a_fault_that_ends_by_itself_does_so() {
     let begin = Instant::now();
     duo.a.write(1, &duo.b, (0, 1000), 0);
     duo.a.wait_ok();
-    assert!(begin.elapsed() >= 29 * MS && begin.elapsed() < 49 * MS + 100 * MS);
+    assert!(begin.elapsed() >= 29 * MS && begin.elapsed() < 3_000 * MS);
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn random_packets_never_panic_and_never_write_outside_of_registered_memory() {
         let mut pushed = 0;
         let begin = Instant::now();
         while pushed < 30_000 {
-            if duo.b.cq.poll().is_some() || random.next() % 64 == 0 {
+            if duo.b.cq.poll().is_some() || random.next().is_multiple_of(64) {
                 let receive = softefa_verbs::nic::ReceiveRequest { id: 1, into: duo.b.segment(BYTES, 1000) };
                 let _ = duo.b.qp.post_receive(&receive);
             }
@@ -62,11 +62,11 @@ fn random_packets_never_panic_and_never_write_outside_of_registered_memory() {
             let packet = Packet {
                 kind: random.near(1 + pushed % 6) as u8,
                 flags: random.next() as u8 & 1,
-                status: if random.next() % 8 == 0 { random.next() as u8 } else { 0 },
+                status: if random.next().is_multiple_of(8) { random.next() as u8 } else { 0 },
                 from: random.near(owner.process.get() as u64) as u8,
                 generation: random.near(owner.generation.into()) as u32,
                 message: random.near(random.0 % 50),
-                due_ns: if random.next() % 16 == 0 { random.next() } else { 0 },
+                due_ns: if random.next().is_multiple_of(16) { random.next() } else { 0 },
                 remote_addr: random.near(addr + random.0 % 1000),
                 remote_key: random.near(duo.b.key.into()) as u32,
                 total: random.near(total) as u32,

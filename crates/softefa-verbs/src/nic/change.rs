@@ -25,7 +25,7 @@ impl Engine {
         self.refresh_at_ns = self.faults.next_end_ns().unwrap_or(u64::MAX);
         for owner in self.owners() {
             if !core.fabric.is_live(owner) {
-                self.bury(owner, now_ns);
+                self.bury(owner);
             }
         }
         self.tell_ports(now_ns);
@@ -77,7 +77,7 @@ impl Engine {
     }
 
     /// A peer process is gone: what it was to get ends with an error, what it was to answer is forgotten.
-    fn bury(&mut self, owner: Owner, now_ns: u64) {
+    fn bury(&mut self, owner: Owner) {
         let paths: Vec<PathId> =
             self.path_ids.iter().filter(|(key, _)| key.owner == owner).map(|(_, id)| *id).collect();
         for &id in &paths {
@@ -85,7 +85,7 @@ impl Engine {
         }
         let on_path = |path: Option<PathId>| path.is_some_and(|path| paths.contains(&path));
         for key in self.operations.keys_where(|operation| on_path(operation.stream.path)) {
-            self.finish(key, Status::RemoteBadDestQpn, now_ns);
+            self.finish(key, Status::RemoteBadDestQpn);
         }
         for key in self.answers.keys_where(|answer| on_path(answer.stream.path)) {
             self.answers.remove(key);

@@ -190,7 +190,7 @@ impl Engine {
             }
         }
         for (key, status) in over {
-            self.finish(key, status, now_ns);
+            self.finish(key, status);
         }
     }
 
@@ -338,13 +338,12 @@ impl Engine {
     /// Ends all requests of a queue pair, with a completion each (`tell`) or without.
     pub(super) fn flush_pair(&mut self, nic: NicIndex, qpn: u32, tell: bool) {
         let Some(pair) = self.pairs.get(&(nic.nic, qpn)).cloned() else { return };
-        let now_ns = clock::now_ns();
         let of_pair = |operation: &Operation| Arc::ptr_eq(&operation.pair, &pair);
         for key in self.operations.keys_where(of_pair) {
             if tell {
-                self.finish(key, Status::Flushed, now_ns);
+                self.finish(key, Status::Flushed);
             } else {
-                self.drop_operation(key, now_ns);
+                self.drop_operation(key);
             }
         }
         while let Some(request) = pair.take_send() {

@@ -32,16 +32,16 @@ impl Engine {
             // Only a broken peer acknowledges what it has not got, or has not sent.
             Status::Ok if !operation.stream.cut.is_done() || operation.stream.lost != 0 => {}
             Status::Ok if operation.request.opcode == Opcode::Read && operation.total != 0 => {}
-            Status::Ok => self.end(key, Status::Ok, false, now_ns),
+            Status::Ok => self.end(key, Status::Ok, false),
             Status::RemoteNotReady => {
                 operation.attempts += 1;
                 if operation.pair.retries(operation.attempts) {
                     self.retry_later(key, now_ns);
                 } else {
-                    self.end(key, Status::RemoteNotReady, several, now_ns);
+                    self.end(key, Status::RemoteNotReady, several);
                 }
             }
-            status => self.end(key, status, several, now_ns),
+            status => self.end(key, status, several),
         }
     }
 
@@ -49,7 +49,6 @@ impl Engine {
         &mut self,
         arrival: &Arrival,
         places: &mut [(u64, u32); SEGMENTS_MAX],
-        now_ns: u64,
     ) -> Plan {
         let Some(key) = self.answered(arrival) else { return Plan::Drop };
         let Some(operation) = self.operations.get(key) else { return Plan::Drop };
@@ -61,7 +60,7 @@ impl Engine {
             return Plan::Drop;
         }
         let Some(list) = self.local_ranges(&operation.pair, &operation.request) else {
-            self.end(key, Status::InvalidLkey, true, now_ns);
+            self.end(key, Status::InvalidLkey, true);
             return Plan::Drop;
         };
         for (place, range) in places.iter_mut().zip(ranges(&list, packet.offset, packet.length)) {
@@ -70,32 +69,32 @@ impl Engine {
         Plan::Execute
     }
 
-    pub(super) fn finish_response(&mut self, arrival: &Arrival, failed: bool, now_ns: u64) {
+    pub(super) fn finish_response(&mut self, arrival: &Arrival, failed: bool) {
         let Some(key) = self.answered(arrival) else { return };
         let Some(operation) = self.operations.get_mut(key) else { return };
         if failed {
-            self.end(key, Status::InvalidLkey, true, now_ns);
+            self.end(key, Status::InvalidLkey, true);
             return;
         }
         operation.received = operation.received.saturating_add(arrival.packet.length).min(operation.total);
         if operation.received == operation.total {
-            self.end(key, Status::Ok, false, now_ns);
+            self.end(key, Status::Ok, false);
         }
     }
 
     /// Ends an operation for a reason of this side.
-    pub(super) fn finish(&mut self, key: Key, status: Status, now_ns: u64) {
-        self.end(key, status, true, now_ns);
+    pub(super) fn finish(&mut self, key: Key, status: Status) {
+        self.end(key, status, true);
     }
 
     /// Ends an operation without a completion.
-    pub(super) fn drop_operation(&mut self, key: Key, _now_ns: u64) {
+    pub(super) fn drop_operation(&mut self, key: Key) {
         if let Some(operation) = self.take_operation(key, true) {
             operation.pair.free_send();
         }
     }
 
-    fn end(&mut self, key: Key, status: Status, cancel: bool, _now_ns: u64) {
+    fn end(&mut self, key: Key, status: Status, cancel: bool) {
         let Some(operation) = self.take_operation(key, cancel) else { return };
         let nic = operation.pair.nic();
         let total = u64::from(operation.total);

@@ -11,8 +11,10 @@ use super::faults::{Block, Fate};
 use super::path::PathId;
 use super::timers::Timer;
 
-/// How long to wait at most for room on the wire: peers say when there is some, unless they have died.
-const ROOM_WAIT_NS: u64 = 1_000_000;
+/// How long to wait at most for room on the wire. Peers say when there is some: this is for those that cannot.
+const ROOM_WAIT_NS: u64 = 10_000_000;
+/// Most acknowledgements that wait for room: as many as a correct peer can have operations in flight.
+const WAITING_MAX: usize = 1 << 20;
 /// The wait before a lost packet is sent again doubles up to this multiple of the first.
 const BACKOFF_MAX: u64 = 16;
 /// Where nothing ever arrives, packets are sent again this seldom in the end.
@@ -164,6 +166,10 @@ impl Engine {
     fn push_or_wait(&mut self, to: Owner, packet: Packet) {
         let at = to.process.get();
         if self.links.waiting[at].is_empty() && self.push(to, &packet) {
+            return;
+        }
+        if self.links.waiting[at].len() >= WAITING_MAX {
+            self.count(packet.source(), Counter::RxDrops, 1);
             return;
         }
         self.links.waiting[at].push_back((to, packet));

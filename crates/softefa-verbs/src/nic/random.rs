@@ -21,7 +21,7 @@ impl Random {
 
     /// A number less than `n`; 0 when `n` is 0.
     pub(super) fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 
     /// True `ppm` times of a million.

@@ -18,6 +18,8 @@ const TAKEN_PER_RUN: usize = 64;
 const BATCH: usize = 32;
 /// Packets that were taken out one after the other and change places.
 const WINDOW: u64 = 32;
+/// Packets that are kept until they are due. When there are more, rings are not emptied before some of these are executed.
+const HELD_MAX: usize = 1 << 18;
 
 /// Where a packet's payload is.
 pub(super) enum Body {
@@ -115,9 +117,8 @@ impl Arrivals {
         taken
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.held.iter().flatten().count() + self.parked.len()
+    fn is_full(&self) -> bool {
+        self.order.len() + self.parked.len() >= HELD_MAX
     }
 }
 
@@ -126,6 +127,9 @@ impl Engine {
     pub(super) fn take_in(&mut self, now_ns: u64) -> bool {
         let core = self.core.clone();
         self.arrivals.rings |= core.process().take_senders();
+        if self.arrivals.is_full() {
+            return false;
+        }
         let mut left = TAKEN_PER_RUN;
         let mut rings = self.arrivals.rings;
         while rings != 0 && left > 0 {
@@ -331,7 +335,7 @@ impl Engine {
         let plan = match arrival.kind {
             PacketKind::Send => self.plan_send(arrival, &mut places[0], now_ns),
             PacketKind::Write => self.plan_write(arrival, &mut places[0], now_ns),
-            PacketKind::ReadResponse => self.plan_response(arrival, &mut places, now_ns),
+            PacketKind::ReadResponse => self.plan_response(arrival, &mut places),
             _ => Plan::Execute,
         };
         if plan == Plan::Execute {
@@ -360,7 +364,7 @@ impl Engine {
             PacketKind::Send => self.finish_send(arrival, failed, now_ns),
             PacketKind::Write => self.finish_write(arrival, failed, now_ns),
             PacketKind::ReadRequest => self.read_requested(arrival, now_ns),
-            PacketKind::ReadResponse => self.finish_response(arrival, failed, now_ns),
+            PacketKind::ReadResponse => self.finish_response(arrival, failed),
             PacketKind::Acknowledge => self.acknowledged(arrival, now_ns),
             PacketKind::Cancel => {}
         }

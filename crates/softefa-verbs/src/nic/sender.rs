@@ -24,7 +24,7 @@ const CHOICE: u64 = 8;
 /// How far ahead of time packets are handed to a NIC with a rate. More would only hold slots that other NICs could use.
 const AHEAD_NS: u64 = 100_000;
 
-/// Low 24 bits of the slot's generation in a message number's upper 16: a number of a former owner of the slot means nothing.
+/// Above these, a message's number has the low bits of its process's generation: a former owner of the slot had other numbers.
 const MESSAGE_BITS: u32 = 48;
 
 /// What came of looking at a path.
@@ -224,7 +224,7 @@ impl Engine {
     }
 
     /// Counts an operation's first packet as sent, though it goes nowhere.
-    fn count_sent(&mut self, key: Key, now_ns: u64) {
+    fn count_sent(&self, key: Key, now_ns: u64) {
         if let Some(operation) = self.operations.get(key) {
             let bytes = match operation.request.opcode {
                 Opcode::Read => 0,
@@ -250,7 +250,7 @@ impl Engine {
             }
             Wait::Doom(doom) => {
                 if operation.since_ns.saturating_add(doom.after_ns) <= now_ns {
-                    self.finish(key, doom.status, now_ns);
+                    self.finish(key, doom.status);
                 }
             }
         }
@@ -632,7 +632,7 @@ impl Engine {
     /// Ends a job whose memory is not there.
     fn break_job(&mut self, job: Job, now_ns: u64) {
         match job {
-            Job::Operation(key) => self.finish(key, Status::InvalidLkey, now_ns),
+            Job::Operation(key) => self.finish(key, Status::InvalidLkey),
             Job::Answer(key) => self.break_answer(key, now_ns),
         }
     }

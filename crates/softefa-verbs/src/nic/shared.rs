@@ -61,6 +61,9 @@ const ROUNDS_MAX: u32 = 8;
 const POLLS_RELIED_UPON: u32 = 16;
 /// Time between two polls of a program that does nothing else.
 const POLL_GAP_NS: u64 = 20_000;
+/// Polls in vain after which a polling thread yields its core, and how many there are between two yields.
+const POLLS_IN_VAIN: u32 = 64;
+const POLLS_PER_YIELD: u32 = 16;
 /// The device thread's longest sleep.
 const SLEEP_MAX_NS: u64 = 1_000_000_000;
 
@@ -80,6 +83,8 @@ pub(super) struct Shared {
     waiting: AtomicU32,
     polls: AtomicU32,
     polled_ns: AtomicU64,
+    /// Polls since the engine last had something to do.
+    in_vain: AtomicU32,
     stop: AtomicBool,
     forks: u32,
 }
@@ -95,6 +100,7 @@ impl Shared {
             sleeps_until_ns: AtomicU64::new(0),
             waiting: AtomicU32::new(0),
             polls: AtomicU32::new(0),
+            in_vain: AtomicU32::new(0),
             polled_ns: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             forks: FORKS.load(Ordering::Relaxed),
@@ -131,24 +137,42 @@ impl Shared {
     /// A poll that found nothing: runs the engine if there is something to do, and has peers rely on this thread when it goes on.
     pub(super) fn poll_progress(&self) {
         let now_ns = clock::now_ns();
-        let before = self.polled_ns.swap(now_ns, Ordering::Relaxed);
-        if now_ns.saturating_sub(before) > POLL_GAP_NS {
+        let before_ns = self.polled_ns.load(Ordering::Relaxed);
+        if now_ns.saturating_sub(before_ns) > POLL_GAP_NS {
             self.polls.store(0, Ordering::Relaxed);
-        } else if self.polls.load(Ordering::Relaxed) >= POLLS_RELIED_UPON {
+        } else if self.is_polled_on() {
             self.core.process().polled(now_ns);
         } else {
             self.polls.fetch_add(1, Ordering::Relaxed);
         }
         if self.has_work(now_ns) {
+            self.in_vain.store(0, Ordering::Relaxed);
             self.progress();
+            // What the engine took is not the program's time.
+            self.polled_ns.store(clock::now_ns(), Ordering::Relaxed);
+        } else {
+            self.polled_ns.store(now_ns, Ordering::Relaxed);
+            // Emulated nodes share the cores of one machine, and mostly there are more threads that poll than cores: one that has
+            // nothing to do lets those run that it waits for.
+            let in_vain = self.in_vain.fetch_add(1, Ordering::Relaxed);
+            if in_vain >= POLLS_IN_VAIN && in_vain.is_multiple_of(POLLS_PER_YIELD) {
+                std::thread::yield_now();
+            }
         }
     }
 
     /// A poll that found something: the program will be back soon.
     pub(super) fn found_something(&self) {
-        if self.polls.load(Ordering::Relaxed) >= POLLS_RELIED_UPON {
-            self.polled_ns.store(clock::now_ns(), Ordering::Relaxed);
+        if self.is_polled_on() {
+            let now_ns = clock::now_ns();
+            self.polled_ns.store(now_ns, Ordering::Relaxed);
+            self.core.process().polled(now_ns);
         }
+    }
+
+    /// Whether a program does hardly anything but poll.
+    fn is_polled_on(&self) -> bool {
+        self.polls.load(Ordering::Relaxed) >= POLLS_RELIED_UPON
     }
 
     /// Runs the engine for a bounded while, unless another thread does: then that thread looks again. True when work is left.
@@ -182,13 +206,12 @@ impl Shared {
         self.generation.store(engine.generation(), Ordering::Relaxed);
     }
 
-    /// Wakes the device thread when it sleeps for longer than it may, unless polling goes on.
+    /// Wakes the device thread when it sleeps for longer than it may, unless polling goes on: then it looks soon enough by itself.
     fn wake_thread(&self, asked: bool) {
         let next_due_ns = self.next_due_ns.load(Ordering::SeqCst);
         if asked || next_due_ns < self.sleeps_until_ns.load(Ordering::SeqCst) {
             let process = self.core.process();
-            let polled = process.is_polled(clock::now_ns());
-            if asked || !polled {
+            if !process.is_polled(clock::now_ns()) {
                 process.wake(u64::MAX);
             }
         }
@@ -197,23 +220,26 @@ impl Shared {
     /// What the device thread does until it is stopped.
     pub(super) fn serve(&self) {
         while !self.stop.load(Ordering::Acquire) {
-            if self.progress() {
+            let process = self.core.process();
+            let now_ns = clock::now_ns();
+            // While a program polls, it moves its packets itself: two threads at one engine are slower than one.
+            let polled = process.is_polled(now_ns);
+            if !polled && self.progress() {
                 if self.waiting.load(Ordering::Acquire) != 0 {
                     std::thread::yield_now();
                 }
                 continue;
             }
-            let now_ns = clock::now_ns();
             let next_due_ns = self.next_due_ns.load(Ordering::SeqCst);
             let timeout_ns = next_due_ns.saturating_sub(now_ns).min(SLEEP_MAX_NS);
-            if timeout_ns == 0 {
+            if timeout_ns == 0 && !polled {
                 // Another thread is at it.
                 std::thread::yield_now();
                 continue;
             }
             let until_ns = now_ns + timeout_ns;
             self.sleeps_until_ns.store(until_ns, Ordering::SeqCst);
-            self.core.process().sleep(timeout_ns, || {
+            process.sleep(timeout_ns.max(1), || {
                 let sooner = self.next_due_ns.load(Ordering::SeqCst) < until_ns.min(next_due_ns);
                 sooner || self.stop.load(Ordering::Acquire) || self.has_work(now_ns)
             });

@@ -109,10 +109,42 @@ impl Slots {
         let bits = self.per_process.iter().enumerate().filter(|(_, held)| **held != 0);
         bits.fold(0, |mask, (at, _)| mask | 1 << at)
     }
+}
 
-    /// How many are on their way.
-    #[cfg(test)]
-    pub(super) fn flying(&self) -> usize {
-        self.flying.len()
+#[cfg(test)]
+mod tests {
+    use softefa_fabric::{Fabric, Limits, Model, NicSpec, Spec};
+
+    use super::*;
+
+    #[test]
+    fn a_path_and_a_process_have_their_share_and_get_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let nics = vec![NicSpec { name: "a".into(), rate_bps: 1 }];
+        let spec = Spec { nodes: 1, nics, seed: 0, model: Model::instant(), limits: Limits::default() };
+        let fabric = Fabric::create(&dir.path().join("fabric"), &spec).unwrap();
+        let arena = fabric.arena(fabric.attach(0).unwrap().process);
+        let (a, b) = (ProcessIndex::new(1).unwrap(), ProcessIndex::new(2).unwrap());
+        let mut slots = Slots::new();
+        let taken: Vec<u32> = std::iter::from_fn(|| slots.take(arena, PathId(0), a)).collect();
+        assert_eq!(taken.len(), PER_PATH as usize);
+        let more = (1..20).map(|path| std::iter::from_fn(|| slots.take(arena, PathId(path), a)).count());
+        assert_eq!(more.sum::<usize>(), (PER_PROCESS - PER_PATH) as usize);
+        assert!(slots.take(arena, PathId(30), b).is_some(), "others have theirs");
+        assert_eq!(slots.holders(), 0b110);
+        for slot in &taken[5..] {
+            arena.release(*slot);
+        }
+        slots.harvest(arena);
+        assert_eq!(slots.take(arena, PathId(0), a), None, "the oldest is not read yet");
+        slots.harvest_all(arena);
+        assert_eq!(
+            slots.take(arena, PathId(0), a),
+            taken.last().copied(),
+            "the last one is still in the cache"
+        );
+        slots.reclaim(arena, a);
+        slots.reclaim(arena, b);
+        assert_eq!((slots.free.len(), slots.holders()), (SLOTS, 0));
     }
 }
