@@ -33,7 +33,7 @@ fn ctrl_c_ends_the_commands_and_leaves_nothing() {
 fn sigterm_and_sighup_reach_the_commands_which_may_end_in_order() {
     for name in ["TERM", "HUP"] {
         let place = Place::new();
-        let script = format!("trap 'echo in order; exit 0' {name}; sleep {} & wait", place.mark);
+        let script = format!("trap 'echo in order; exit 0' {name}; @ready; sleep {} & wait", place.mark);
         let run = place.run_ready(&[], 2, &script);
         signal(run.pid(), name);
         let ended = run.end();

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use crate::schedule::{FAULTS_MAX, NICS_MAX, RANKS, Rank};
+use crate::schedule::{FAULTS_MAX, NICS_MAX, NODES_MAX, RANKS, Rank};
 use crate::shared::Shared;
 
 /// Messages with an immediate that one process may send in a run.
@@ -110,6 +110,7 @@ pub(crate) struct Active {
 struct Layout {
     phase: AtomicU32,
     drain_ns: AtomicU64,
+    commands: [AtomicU32; NODES_MAX],
     faults: [Active; FAULTS_MAX],
     cells: [Cell; RANKS],
 }
@@ -152,6 +153,11 @@ impl Board {
     /// When the last fault had been cleared.
     pub(crate) fn drain_ns(&self) -> u64 {
         self.layout().drain_ns.load(Ordering::Acquire)
+    }
+
+    /// The process id of a node's command.
+    pub(crate) fn command(&self, node: usize) -> &AtomicU32 {
+        &self.layout().commands[node]
     }
 
     pub(crate) fn fault(&self, number: usize) -> &Active {

@@ -7,11 +7,12 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::mem::{offset_of, zeroed};
+use std::path::Path;
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use softefa_fabric::{Fabric, Limits, Model, NicSpec, SEGMENT_FILE, Spec};
+use softefa_fabric::{Fabric, Fault, FaultKind, Limits, Model, NicSpec, SEGMENT_FILE, Scope, Spec};
 use softefa_verbs::ffi::*;
 
 unsafe extern "C" {
@@ -19,6 +20,7 @@ unsafe extern "C" {
     fn ibv_free_device_list(list: *mut *mut ibv_device);
     fn ibv_open_device(device: *mut ibv_device) -> *mut ibv_context;
     fn ibv_close_device(context: *mut ibv_context) -> c_int;
+    fn ibv_get_async_event(context: *mut ibv_context, event: *mut ibv_async_event) -> c_int;
     fn ibv_query_gid(context: *mut ibv_context, port: u8, index: c_int, gid: *mut ibv_gid) -> c_int;
     fn ibv_alloc_pd(context: *mut ibv_context) -> *mut ibv_pd;
     fn ibv_dealloc_pd(domain: *mut ibv_pd) -> c_int;
@@ -61,13 +63,13 @@ unsafe extern "C" {
     fn efadv_query_ah(handle: *mut ibv_ah, into: *mut efadv_ah_attr, len: u32) -> c_int;
 }
 
-/// The tests' fabric, which lives as long as the process: one node, two NICs, no latency.
+/// The tests' fabric, which lives as long as the process: one node, three NICs, no latency. The third is for what would disturb the others.
 fn fabric() {
     static FABRIC: OnceLock<tempfile::TempDir> = OnceLock::new();
     FABRIC.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         let nics =
-            (0..2).map(|i| NicSpec { name: format!("rdmap{i}s0"), rate_bps: 100_000_000_000 }).collect();
+            (0..3).map(|i| NicSpec { name: format!("rdmap{i}s0"), rate_bps: 100_000_000_000 }).collect();
         let spec = Spec { nodes: 1, nics, seed: 3, model: Model::instant(), limits: Limits::default() };
         Fabric::create(&dir.path().join(SEGMENT_FILE), &spec).unwrap();
         // SAFETY: Rust reads the environment under a lock, and nothing else in this process reads it.
@@ -95,7 +97,7 @@ impl Opened {
         unsafe {
             let mut count = 0;
             let list = ibv_get_device_list(&raw mut count);
-            assert_eq!(count, 2);
+            assert_eq!(count, 3);
             let context = ibv_open_device(*list.add(number));
             ibv_free_device_list(list);
             assert!(!context.is_null());
@@ -597,5 +599,23 @@ fn a_forked_child_has_devices_of_its_own_and_none_of_its_parents_objects() {
         assert!(libc::WIFEXITED(status), "it was killed");
         assert_eq!(libc::WEXITSTATUS(status), 0, "bits of what failed");
         assert_eq!(ibv_destroy_qp(pair), 0, "the parent's is untouched");
+    }
+}
+
+#[test]
+fn a_link_that_goes_down_and_comes_back_is_an_event_each() {
+    let nic = Opened::nic(2);
+    let fabric = Fabric::open(Path::new(&std::env::var_os("SOFTEFA_DIR").unwrap())).unwrap();
+    let scope = Scope { node: Some(0), nic: Some(2), ..Scope::default() };
+    let id = fabric.add_fault(&Fault { amount: 1, ..Fault::new(FaultKind::RailDown, scope) }).unwrap();
+    for expected in [IBV_EVENT_PORT_ERR, IBV_EVENT_PORT_ACTIVE] {
+        unsafe {
+            let mut ready = libc::pollfd { fd: (*nic.context).async_fd, events: libc::POLLIN, revents: 0 };
+            assert_eq!(libc::poll(&raw mut ready, 1, 10_000), 1, "no event");
+            let mut event: ibv_async_event = zeroed();
+            assert_eq!(ibv_get_async_event(nic.context, &raw mut event), 0);
+            assert_eq!((event.event_type, event.element.port_num), (expected, 1));
+        }
+        fabric.clear_fault(id);
     }
 }

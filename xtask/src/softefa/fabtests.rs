@@ -35,7 +35,8 @@ pub(super) struct Args {
     list: bool,
 }
 
-/// Tests with a server and a client. `-v` verifies the data.
+/// Tests with a server and a client. `-v` verifies the data. `fi_rma_pingpong -o write` is not among them: it takes the
+/// last byte of a write for the whole of it, which an unordered device does not promise (it fails here, as it should).
 const PAIRS: &[&str] = &[
     "fi_rdm",
     "fi_rdm_pingpong -I 100 -v",
@@ -43,7 +44,6 @@ const PAIRS: &[&str] = &[
     "fi_rdm_tagged_pingpong -I 100 -v",
     "fi_rdm_tagged_bw -I 100 -v",
     "fi_rdm_tagged_peek",
-    "fi_rma_pingpong -o write -I 100 -v",
     "fi_rma_pingpong -o writedata -I 100 -v",
     "fi_rma_bw -o write -I 100 -v",
     "fi_rma_bw -o writedata -I 100 -v",

@@ -58,11 +58,12 @@ impl Place {
         self.start(arguments).end()
     }
 
-    /// Starts `run` with a shell script on each node, and waits until each has said `ready`.
+    /// Starts `run` with a shell script on each node, and waits until each has come to `@ready` (else its beginning).
     pub(crate) fn run_ready(&self, options: &[&str], nodes: usize, script: &str) -> Running {
         let count = nodes.to_string();
         let ready = self.path().join("ready");
-        let script = format!("touch {}.$SOFTEFA_NODE; {script}", ready.display());
+        let script = if script.contains("@ready") { script.into() } else { format!("@ready; {script}") };
+        let script = script.replace("@ready", &format!("touch {}.$SOFTEFA_NODE", ready.display()));
         let mut arguments = vec!["run", "--libfabric", "none", "--nodes", &count];
         arguments.extend(options);
         arguments.extend(["--", "sh", "-c", &script]);

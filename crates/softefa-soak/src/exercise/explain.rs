@@ -36,7 +36,9 @@ pub(super) fn explains(
     if status == Status::RemoteBadDestQpn && killed != 0 && killed <= now_ns {
         return true;
     }
-    if board.phase() == Phase::Stop && matches!(status, Status::RemoteBadDestQpn | Status::RemoteAbort) {
+    // A peer that leaves gives back its memory and its queue pairs, in this order.
+    let left = matches!(status, Status::RemoteBadAddress | Status::RemoteBadDestQpn);
+    if board.phase() == Phase::Stop && left {
         return true;
     }
     if target.rails[operation.target_rail].overflowed.load(std::sync::atomic::Ordering::Acquire)

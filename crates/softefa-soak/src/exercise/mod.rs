@@ -11,6 +11,7 @@ mod worker;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use softefa_fabric::NODE_VARIABLE;
@@ -106,6 +107,7 @@ pub fn main() -> ExitCode {
 /// The command of a node: starts its processes, and those that were killed once more if the schedule says so.
 fn command(words: &[OsString], files: &Files, schedule: &Schedule, node: usize) -> Result<bool, String> {
     let board = Board::open(&files.board()).map_err(|e| format!("cannot open the board: {e}"))?;
+    board.command(node).store(std::process::id(), Ordering::Release);
     let start = |process: usize, life: usize| {
         let mut command = Command::new("/proc/self/exe");
         command.args(words).args([process.to_string(), life.to_string()]);

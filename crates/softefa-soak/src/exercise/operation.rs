@@ -9,7 +9,7 @@ use softefa_verbs::nic::Status;
 use super::explain;
 use super::settle::Settling;
 use super::worker::{Slot, Worker};
-use crate::board::{MESSAGES_MAX, Stage};
+use crate::board::{Board, MESSAGES_MAX, Stage};
 use crate::memory::{GUARD_BYTES, SOURCE_BYTES, source_number};
 use crate::pattern;
 use crate::plant::Plant;
@@ -187,7 +187,7 @@ impl Worker {
             .present()
             .filter(|rank| *rank != self.rank && self.board.cell(*rank).stage() < Stage::Left)
             // A few operations to the dead are enough.
-            .filter(|rank| !self.board.cell(*rank).was_killed() || self.next % 16 == 0)
+            .filter(|rank| !self.board.cell(*rank).was_killed() || self.next.is_multiple_of(16))
             .collect();
         if peers.is_empty() {
             return None;
@@ -277,6 +277,9 @@ impl Worker {
     /// A completion of an operation.
     pub(super) fn complete(&mut self, entry: &Entry) {
         let Some(operation) = self.flights.remove(&entry.id) else {
+            if self.given_up.remove(&entry.id) {
+                return;
+            }
             return self.violate(&format!("a completion for operation {}, which is not in flight", entry.id));
         };
         let now = now_ns();
@@ -346,8 +349,21 @@ impl Worker {
 
     /// Gives up what a NIC had in flight: its completions are lost.
     pub(super) fn abandon(&mut self, rail: usize) {
+        self.give_up(|_, operation| operation.rail == rail);
+    }
+
+    /// Gives up messages for peers whose completion queue has overflowed: they post no receives any more, and a sender may wait for ever.
+    pub(super) fn forget_deaf(&mut self) {
+        self.give_up(|board, operation| {
+            let rail = &board.cell(operation.target).rails[operation.target_rail];
+            operation.kind.takes_a_receive() && rail.overflowed.load(Ordering::Acquire)
+        });
+    }
+
+    fn give_up(&mut self, which: impl Fn(&Board, &Operation) -> bool) {
         let lost: Vec<u64> =
-            self.flights.iter().filter(|(_, it)| it.rail == rail).map(|(id, _)| *id).collect();
+            self.flights.iter().filter(|(_, it)| which(&self.board, it)).map(|(id, _)| *id).collect();
+        self.given_up.extend(&lost);
         for id in lost {
             let Some(operation) = self.flights.remove(&id) else { continue };
             // Its memory stays the device's.

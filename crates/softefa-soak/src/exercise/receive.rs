@@ -42,7 +42,9 @@ impl Worker {
         if let Some(index) = index {
             let piece = self.local.receive(rail, index);
             self.local.clear(piece);
-            self.post_receive(rail, index);
+            if !self.flushing {
+                self.post_receive(rail, index);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! A process of a node: one thread that posts, polls and checks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -69,6 +69,8 @@ pub(super) struct Worker {
     /// NICs whose completion queue has overflowed.
     pub(super) retired: [bool; NICS_MAX],
     pub(super) flights: HashMap<u64, Operation>,
+    /// Operations whose completion is waited for no more, but may come, once.
+    pub(super) given_up: HashSet<u64>,
     pub(super) settling: Vec<Settling>,
     pub(super) slots: Vec<Vec<Slot>>,
     /// Number of the operation that was begun last.
@@ -108,6 +110,7 @@ pub(super) fn run(
         handles: Vec::new(),
         retired: [false; NICS_MAX],
         flights: HashMap::new(),
+        given_up: HashSet::new(),
         settling: Vec::new(),
         slots,
         next: 0,
@@ -233,6 +236,7 @@ impl Worker {
     }
 
     fn drain(&mut self) {
+        self.forget_deaf();
         if self.flights.is_empty() && self.settling.is_empty() {
             if self.board.cell(self.rank).stage() == Stage::Ready {
                 self.board.cell(self.rank).set_stage(Stage::Drained);

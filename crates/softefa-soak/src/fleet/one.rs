@@ -29,6 +29,8 @@ const DRAINED_MAX: Duration = Duration::from_secs(20);
 const GONE_MAX: Duration = Duration::from_secs(30);
 /// Longest time in which a keeper whose front was killed, or a cleaner, removes everything.
 const REMOVED_MAX: Duration = Duration::from_secs(15);
+/// How long a file in /dev/shm may be nobody's: another program may be about to map or remove its own.
+const SETTLED_MAX: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_micros(500);
 /// Most of what a run has printed that is shown, bytes.
 const SAID_MAX: usize = 2000;
@@ -224,11 +226,15 @@ impl Run<'_> {
             self.violations()?;
             thread::sleep(LOOK_EVERY.min(until.saturating_duration_since(Instant::now())));
         }
-        // A command that was killed may have been the last one.
-        if self.has_ended()? && !self.killed_command {
+        if self.has_ended()? && !self.may_have_ended() {
             return Err(format!("`kvrail softefa run` ended ({}) while its commands worked", self.how()));
         }
         Ok(())
+    }
+
+    /// Whether nobody may be left: a command was killed, or all processes were.
+    fn may_have_ended(&self) -> bool {
+        self.killed_command || self.first_ranks().all(|rank| self.board.cell(rank).was_killed())
     }
 
     fn act(&mut self, act: Act) -> Result<(), String> {
@@ -237,16 +243,18 @@ impl Run<'_> {
             Act::Clear(number) => self.clear(number),
             Act::Kill(rank) => {
                 let cell = self.board.cell(rank);
-                cell.killed_ns.store(now_ns(), Ordering::Release);
-                kill(cell.pid.load(Ordering::Acquire), libc::SIGKILL);
+                let pid = cell.pid.load(Ordering::Acquire);
+                if traces::is_of(pid, &self.base) {
+                    cell.killed_ns.store(now_ns(), Ordering::Release);
+                    kill(pid, libc::SIGKILL);
+                }
                 Ok(())
             }
             Act::KillCommand(node) => {
-                self.killed_command = true;
-                // The parent of the node's first process.
-                let pid = self.board.cell(Rank::of(node, 0, 0)).pid.load(Ordering::Acquire);
-                if let Some(parent) = parent_of(pid) {
-                    kill(parent, libc::SIGKILL);
+                let pid = self.board.command(node).load(Ordering::Acquire);
+                if traces::is_of(pid, &self.base) {
+                    self.killed_command = true;
+                    kill(pid, libc::SIGKILL);
                 }
                 Ok(())
             }
@@ -274,7 +282,7 @@ impl Run<'_> {
                 all.extend(words.iter().map(String::as_str));
                 all.extend(["--name", self.name.as_str()]);
                 let said = self.command(&all)?;
-                if self.killed_command && said.is_empty() {
+                if self.may_have_ended() && said.is_empty() {
                     return Ok(());
                 }
                 let id = said.trim().parse();
@@ -312,7 +320,7 @@ impl Run<'_> {
         if done.status.success() {
             return Ok(said);
         }
-        if self.killed_command {
+        if self.may_have_ended() {
             return Ok(String::new());
         }
         let error = String::from_utf8_lossy(&done.stderr);
@@ -327,14 +335,15 @@ impl Run<'_> {
         let front = self.front.id();
         let children = fs::read_to_string(format!("/proc/{front}/task/{front}/children")).unwrap_or_default();
         let keeper = children.split_whitespace().find_map(|pid| pid.parse().ok());
-        if keeper.is_none() && !self.killed_command {
+        if keeper.is_none() && !self.may_have_ended() {
             return Err("the front has no keeper".into());
         }
         Ok(keeper)
     }
 
     fn end(&mut self, keeper: Option<u32>) -> Result<(), String> {
-        let front = self.front.id();
+        // A front that has ended was reaped: its id may be another's.
+        let front = if self.has_ended()? { 0 } else { self.front.id() };
         match self.schedule.ending {
             Ending::Drained => {
                 for id in
@@ -355,7 +364,7 @@ impl Run<'_> {
                         run.board.cell(rank).stage() >= Stage::Drained || run.board.cell(rank).was_killed()
                     })
                 };
-                if !self.killed_command {
+                if !self.may_have_ended() {
                     self.wait("all operations to end", DRAINED_MAX, drained)?;
                 }
                 self.board.set_phase(Phase::Stop, now_ns());
@@ -373,7 +382,9 @@ impl Run<'_> {
             }
         }
         let deadline = Instant::now() + GONE_MAX;
-        while !self.has_ended()? {
+        // A keeper that was killed with its front keeps its lock until the kernel has taken it down.
+        let keeper = keeper.filter(|_| matches!(self.schedule.ending, Ending::KillBoth { .. }));
+        while !self.has_ended()? || keeper.is_some_and(traces::runs) {
             if Instant::now() > deadline {
                 return Err(format!("`kvrail softefa run` did not end within {} s", GONE_MAX.as_secs()));
             }
@@ -405,10 +416,10 @@ impl Run<'_> {
         let right = match self.schedule.ending {
             Ending::Drained | Ending::Flushed if self.killed_command => code == Some(1),
             Ending::Drained | Ending::Flushed => code == Some(0),
-            Ending::KillFront => status.signal() == Some(libc::SIGKILL) || self.killed_command,
+            Ending::KillFront => status.signal() == Some(libc::SIGKILL) || self.may_have_ended(),
             // The kernel may be faster with the one than this process with the other.
-            Ending::KillBoth { .. } => code.is_none_or(|code| code == 2) || self.killed_command,
-            Ending::KillKeeper => code == Some(2) || self.killed_command,
+            Ending::KillBoth { .. } => code.is_none_or(|code| code == 2) || self.may_have_ended(),
+            Ending::KillKeeper => code == Some(2) || self.may_have_ended(),
             // How a command takes the signal is its own affair; it must be a way to end.
             Ending::Signal(_) => code.is_some(),
         };
@@ -425,7 +436,7 @@ impl Run<'_> {
             Ending::KillFront => REMOVED_MAX,
             Ending::KillBoth { .. } => {
                 // Whoever uses softefa next removes it.
-                let next: &[&str] = if self.schedule.seed % 2 == 0 {
+                let next: &[&str] = if self.schedule.seed.is_multiple_of(2) {
                     &["softefa", "status"]
                 } else {
                     &[
@@ -458,7 +469,7 @@ impl Run<'_> {
             left.extend(traces::files(&self.base));
             left
         });
-        left.extend(shared.left_since());
+        left.extend(traces::until_none(SETTLED_MAX, || shared.left_since()));
         if left.is_empty() {
             return Ok(());
         }
@@ -549,12 +560,6 @@ fn kill(pid: u32, signal: i32) {
     let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 1) else { return };
     // SAFETY: the call touches no memory. Who is gone needs no signal.
     unsafe { libc::kill(pid, signal) };
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    line.trim().parse().ok()
 }
 
 const _: () = assert!(LIVES_MAX == 2);

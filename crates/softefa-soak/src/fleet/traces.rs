@@ -30,6 +30,19 @@ pub(super) fn processes(base: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Whether a process is one of this run's: an id alone may have become another's.
+pub(super) fn is_of(pid: u32, base: &Path) -> bool {
+    names(&pid.to_string(), base)
+}
+
+/// Whether a process is there and holds what it held: a dying one loses its memory first and its locks last.
+pub(super) fn runs(pid: u32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything.
+    let state = stat.iter().rposition(|b| *b == b')').and_then(|end| stat.get(end + 2));
+    state.is_some_and(|state| !matches!(state, b'Z' | b'X'))
+}
+
 fn names(pid: &str, base: &Path) -> bool {
     let mut environment = Vec::new();
     let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) else { return false };

@@ -4,7 +4,6 @@
 //! end has come. It must stay the thread that starts the commands, because their parent-death signal is tied to it.
 
 use std::collections::HashMap;
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -441,12 +440,8 @@ fn fill(
     hardware: &Hardware,
     channel: &Channel,
 ) -> Result<(Fabric, CounterFiles), Error> {
-    let lib = directory.join("lib");
-    fs::create_dir(&lib).map_err(|e| Error::at("make", &lib, e))?;
-    let verbs = lib.join("libibverbs.so.1");
-    fs::write(&verbs, library::DEVICE).map_err(|e| Error::at("write", &verbs, e))?;
-    let efa = lib.join("libefa.so.1");
-    std::os::unix::fs::symlink("libibverbs.so.1", &efa).map_err(|e| Error::at("make", &efa, e))?;
+    library::install(&directory.join("lib"))
+        .map_err(|e| Error::system(format!("{} {}", e.action, e.path.display()), e.source))?;
     let mut roots = Vec::new();
     for node in 0..request.nodes {
         // On a slow disk this takes its time: look in between whether somebody still waits for it.
