@@ -31,6 +31,7 @@ const SOURCES: &[&str] = &[
     "../softefa-verbs/Cargo.toml",
     "../softefa-verbs/src",
     "../softefa-verbs/versions.map",
+    "../softefa-verbs/versions.S",
     "../softefa-fabric/Cargo.toml",
     "../softefa-fabric/src",
     "../../Cargo.toml",
@@ -60,7 +61,7 @@ fn build() -> Result<(), String> {
     let out = PathBuf::from(variable("OUT_DIR")?);
     let verbs = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("../softefa-verbs");
     let archive = compile(&verbs, &out, &target)?;
-    link(&archive, &verbs.join("versions.map"), &out.join("libibverbs.so.1"), &target)
+    link(&archive, &verbs, &out.join("libibverbs.so.1"), &target)
 }
 
 fn variable(name: &str) -> Result<String, String> {
@@ -98,12 +99,12 @@ fn is_profile(name: &OsString) -> bool {
     name.to_str().is_some_and(|name| name.starts_with("CARGO_PROFILE_"))
 }
 
-fn link(archive: &Path, versions: &Path, library: &Path, target: &str) -> Result<(), String> {
+fn link(archive: &Path, verbs: &Path, library: &Path, target: &str) -> Result<(), String> {
     let linker = linker(target);
     let mut version_script = OsString::from("-Wl,--version-script=");
-    version_script.push(versions);
+    version_script.push(verbs.join("versions.map"));
     let mut command = Command::new(&linker);
-    command.args(["-shared", "-o"]).arg(library).arg(version_script);
+    command.args(["-shared", "-fPIC", "-o"]).arg(library).arg(version_script).arg(verbs.join("versions.S"));
     command.arg("-Wl,-soname,libibverbs.so.1");
     command.args(["-Wl,--whole-archive".as_ref(), archive.as_os_str(), "-Wl,--no-whole-archive".as_ref()]);
     // Nothing undefined, no relocations in the text, no writable tables after start. Its thread runs its code: it is never unloaded.

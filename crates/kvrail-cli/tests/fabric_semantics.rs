@@ -5,12 +5,15 @@ mod nodes;
 use std::time::Duration;
 
 use nodes::pair::{BUFFER_BYTES, DIRECT, EFA, OURS, Outcome, Pair};
+use nodes::probe::Refusal;
 
 /// Neither a packet's length nor a page's.
 const ODD: u64 = 1_000_003;
 const SOON: Duration = Duration::from_secs(5);
 /// Long enough that what was going to come has come.
 const QUIET: Duration = Duration::from_millis(300);
+/// What `fi_getinfo` says when there is no such endpoint.
+const NOT_OFFERED: i64 = -61;
 /// Completion status "the remote key is not valid there" and the error that libfabric makes of it.
 const BAD_ADDRESS: Outcome = Outcome::Failed { err: 22, prov_errno: 7 };
 
@@ -101,6 +104,29 @@ fn an_immediate_waits_for_a_receive_that_is_posted_later() {
     assert_eq!(arrived.len(), 1, "{arrived:?}");
     assert_eq!((arrived[0].text("ctx"), arrived[0].number("data")), ("3", 7));
     assert_eq!(pair.outcome(0, ctx, SOON), Outcome::Done);
+}
+
+#[test]
+fn an_unsolicited_immediate_needs_no_receive() {
+    let bench = bench!("an_unsolicited_immediate_needs_no_receive");
+    let fabric = bench.fabric(&[]);
+    let asked = fabric.probe(&bench, 0).try_tell("info fabric=efa-direct");
+    if let Err(Refusal::Failed { rc: NOT_OFFERED, .. }) = asked {
+        nodes::note("an_unsolicited_immediate_needs_no_receive: this libfabric was compiled without them");
+        return;
+    }
+    let mut rails = DIRECT;
+    rails.options = "";
+    let mut pair = Pair::open(&bench, &fabric, rails);
+    for round in 0..20_u64 {
+        let off = round * 70_001;
+        let ctx = pair.post(0, "writedata", off, 70_001, &format!("data={round}"));
+        let arrived = pair.at_target(0, 1, SOON);
+        assert_eq!(arrived.len(), 1, "round {round}: {arrived:?}");
+        assert_eq!((arrived[0].text("ctx"), arrived[0].number("data")), ("none", round));
+        assert!(pair.target_has_ours(off, 70_001), "round {round}");
+        assert_eq!(pair.outcome(0, ctx, SOON), Outcome::Done);
+    }
 }
 
 #[test]

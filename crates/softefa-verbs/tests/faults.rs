@@ -508,6 +508,24 @@ fn a_flushed_queue_pair_completes_everything_and_a_closed_one_nothing() {
 }
 
 #[test]
+fn a_write_under_which_the_targets_queue_pair_begins_anew_ends() {
+    // Packets come over some 100 ms, in between the queue pair is reset: what came before it counts no more.
+    let duo = Duo::new(Model { jitter_ns: 20_000_000, ..impatient() }, 8928 * 100);
+    duo.a.write(1, &duo.b, (0, 8928 * 100), 0);
+    let begin = Instant::now();
+    while duo.net.counter(1, 0, Counter::WriteReceivedBytes) == 0 {
+        assert!(begin.elapsed() < common::SOON);
+        std::thread::sleep(MS);
+    }
+    for state in [State::Reset, State::Init, State::Rtr, State::Rts] {
+        duo.b.qp.set_state(state);
+    }
+    assert_eq!(duo.a.wait().status, Status::RemoteBadDestQpn);
+    duo.a.write(2, &duo.b, (0, 8928 * 100), 0);
+    duo.a.wait_ok();
+}
+
+#[test]
 fn a_nic_that_no_node_has_is_unreachable() {
     let duo = Duo::new(impatient(), 100);
     let nowhere = NicIndex { node: 9, nic: 0 }.gid();

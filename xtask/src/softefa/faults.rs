@@ -101,7 +101,11 @@ fn see(bench: &Bench, nixl: &Nixl, scenario: &Scenario, op: &str) -> Result<Seen
     let fabric = node::name("nixl-faults");
     let (dir, pending, stage) =
         (meeting.path.display().to_string(), PENDING_S.to_string(), STAGE.as_secs().to_string());
+    // A queue overflows only when there is more in flight than it holds.
+    let blocks = if scenario.fault.starts_with("cq-overflow") { "1024" } else { "16" };
     let words = [
+        "--blocks",
+        blocks,
         "--dir",
         &dir,
         "--op",
@@ -247,6 +251,11 @@ fn is_a_word(line: &str) -> bool {
 
 fn shorten(line: &str) -> String {
     let line = line.split_once("| ").map_or(line, |(_, said)| said);
+    // NIXL's log: letter and date, time, thread, file and line before the message.
+    let line = match line.split_once("] ") {
+        Some((place, message)) if place.contains(".cpp:") => message,
+        _ => line,
+    };
     let line: String = line.chars().filter(|c| !c.is_control() && *c != '|').collect();
     if line.len() > 160 { format!("{}…", line.chars().take(160).collect::<String>()) } else { line }
 }
@@ -278,18 +287,22 @@ fn markdown(table: &[Seen], nixl: &str, libfabric: &str) -> String {
         "| Fault (two rails per node) | What it stands for | Op | The transfer under it | When it is gone | The next \
          transfer | Last word in the log |\n|---|---|---|---|---|---|---|\n",
     );
+    let mut rows: Vec<(String, String, String)> = Vec::new();
     for seen in table {
-        let _ = writeln!(
-            text,
-            "| `{}` | {} | {} | {} | {} | {} | {} |",
-            called(&seen.scenario),
-            seen.scenario.meaning,
-            seen.op,
-            seen.during,
-            seen.pending,
-            seen.after,
-            if seen.words.is_empty() { String::new() } else { format!("`{}`", seen.words.replace('`', "'")) },
-        );
+        let word =
+            if seen.words.is_empty() { String::new() } else { format!("`{}`", seen.words.replace('`', "'")) };
+        let head = format!("`{}` | {}", called(&seen.scenario), seen.scenario.meaning);
+        let tail = format!("{} | {} | {} | {word}", seen.during, seen.pending, seen.after);
+        // Operations that fare the same share a row.
+        match rows.last_mut() {
+            Some((same, ops, fared)) if *same == head && *fared == tail => {
+                *ops = format!("{ops}, {}", seen.op)
+            }
+            _ => rows.push((head, seen.op.clone(), tail)),
+        }
+    }
+    for (head, ops, tail) in rows {
+        let _ = writeln!(text, "| {head} | {ops} | {tail} |");
     }
     let _ = writeln!(text, "\nNIXL {nixl}, libfabric {libfabric}, {}.", machine());
     text

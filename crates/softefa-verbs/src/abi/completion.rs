@@ -1,4 +1,4 @@
-//! Completion queues: making, polling and destroying them.
+//! Completion queues: making and destroying them.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_uint, c_void};
@@ -12,22 +12,22 @@ use super::domain::Domain;
 use super::hold::Hold;
 use super::objects::{self, Kind, Object, Users};
 use super::pair::GRH_BYTES;
-use super::{context, errno_of, null_with, read_prefix};
+use super::{context, errno_of, null_with, poll, read_prefix};
 use crate::ffi::*;
 use crate::nic::{Completion, CompletionQueue, Device, Opcode, Status};
 
 /// A completion queue.
 #[repr(C)]
 pub(super) struct Queue {
-    public: UnsafeCell<ibv_cq_ex>,
-    efa: efadv_cq,
+    pub(super) public: UnsafeCell<ibv_cq_ex>,
+    pub(super) efa: efadv_cq,
     pub(super) queue: Arc<CompletionQueue>,
     device: Device,
     /// Held from a successful `start_poll` to `end_poll`.
-    hold: Hold,
-    single_threaded: bool,
+    pub(super) hold: Hold,
+    pub(super) single_threaded: bool,
     /// What the `read_*` functions read; its owner is who polls.
-    current: UnsafeCell<Completion>,
+    pub(super) current: UnsafeCell<Completion>,
     pub(super) users: Users,
     domain: *const ibv_pd,
     datagrams: Datagrams,
@@ -72,50 +72,6 @@ const NOTHING: Completion = Completion {
     unsolicited: false,
 };
 
-/// What a completion's source is when there is no address handle for it.
-const NO_HANDLE: u16 = 0xffff;
-
-/// The verbs status for EFA's, as rdma-core's EFA library maps it.
-fn status_of(status: Status) -> c_uint {
-    match status {
-        Status::Ok => IBV_WC_SUCCESS,
-        Status::Flushed => IBV_WC_WR_FLUSH_ERR,
-        Status::QpInternalError | Status::UnsupportedOp | Status::InvalidAh => IBV_WC_LOC_QP_OP_ERR,
-        Status::InvalidLkey => IBV_WC_LOC_PROT_ERR,
-        Status::BadLength => IBV_WC_LOC_LEN_ERR,
-        Status::RemoteBadAddress => IBV_WC_REM_ACCESS_ERR,
-        Status::RemoteAbort => IBV_WC_REM_ABORT_ERR,
-        Status::RemoteBadDestQpn => IBV_WC_REM_INV_RD_REQ_ERR,
-        Status::RemoteNotReady => IBV_WC_RNR_RETRY_EXC_ERR,
-        Status::RemoteBadLength => IBV_WC_REM_INV_REQ_ERR,
-        Status::RemoteBadStatus => IBV_WC_BAD_RESP_ERR,
-        Status::UnresponsiveRemote | Status::UnreachableRemote => IBV_WC_RESP_TIMEOUT_ERR,
-        Status::RemoteUnknownPeer => IBV_WC_REM_OP_ERR,
-    }
-}
-
-/// EFA's completions tell writes from all other sends: that of a read says "send".
-fn opcode_of(opcode: Opcode) -> c_uint {
-    match opcode {
-        Opcode::Send | Opcode::Read => IBV_WC_SEND,
-        Opcode::Write => IBV_WC_RDMA_WRITE,
-        Opcode::Receive => IBV_WC_RECV,
-        Opcode::ReceiveWrite => IBV_WC_RECV_RDMA_WITH_IMM,
-    }
-}
-
-/// Bytes are told of receives only, as EFA does.
-fn bytes_of(completion: &Completion) -> u32 {
-    match completion.opcode {
-        Opcode::Receive | Opcode::ReceiveWrite => completion.bytes,
-        Opcode::Send | Opcode::Write | Opcode::Read => 0,
-    }
-}
-
-fn flags_of(completion: &Completion) -> c_uint {
-    if completion.immediate.is_some() { IBV_WC_WITH_IMM } else { 0 }
-}
-
 impl Queue {
     /// What the application gave at creation.
     pub(super) fn user_context(&self) -> *mut c_void {
@@ -134,7 +90,7 @@ impl Queue {
     }
 
     /// The next completion, with a datagram's header in its length.
-    fn poll(&self) -> Option<Completion> {
+    pub(super) fn poll(&self) -> Option<Completion> {
         let mut completion = self.queue.poll()?;
         if completion.opcode == Opcode::Receive && self.datagrams.has(completion.qpn) {
             completion.bytes += GRH_BYTES;
@@ -149,35 +105,6 @@ impl Queue {
         // SAFETY: an aligned integer that only the library changes, and only here.
         let completed = unsafe { AtomicU32::from_ptr(completed) };
         completed.fetch_add(events, Ordering::Relaxed);
-    }
-
-    /// The completion that was polled last.
-    ///
-    /// # Safety
-    /// The calling thread polls the queue.
-    unsafe fn current<'a>(queue: *mut ibv_cq_ex) -> &'a Completion {
-        // SAFETY: a handle that is being polled.
-        let queue = unsafe { objects::trusted::<Queue>(queue.cast()) };
-        // SAFETY: only the thread that polls writes it, and that is this one.
-        unsafe { &*queue.current.get() }
-    }
-
-    /// Takes the next completion into `current` and the public fields; `ENOENT` when there is none.
-    ///
-    /// # Safety
-    /// The calling thread polls the queue.
-    unsafe fn advance(&self) -> c_int {
-        let Some(completion) = self.poll() else {
-            return libc::ENOENT;
-        };
-        let public = self.public.get();
-        // SAFETY: the fields belong to the thread that polls.
-        unsafe { (*public).wr_id = completion.id };
-        // SAFETY: as above.
-        unsafe { (*public).status = status_of(completion.status) };
-        // SAFETY: as above.
-        unsafe { *self.current.get() = completion };
-        0
     }
 }
 
@@ -237,9 +164,9 @@ unsafe fn create(context: *mut ibv_context, wanted: &Wanted) -> Result<*mut ibv_
         flags & IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0 || domain.is_some_and(Domain::is_single_threaded);
     let efa = efadv_cq {
         comp_mask: 0,
-        wc_read_sgid: (wanted.efa.wc_flags & EFADV_WC_EX_WITH_SGID != 0).then_some(read_sgid),
+        wc_read_sgid: (wanted.efa.wc_flags & EFADV_WC_EX_WITH_SGID != 0).then_some(poll::read_sgid),
         wc_is_unsolicited: (wanted.efa.wc_flags & EFADV_WC_EX_WITH_IS_UNSOLICITED != 0)
-            .then_some(is_unsolicited),
+            .then_some(poll::is_unsolicited),
     };
     let object = Box::write(
         room,
@@ -266,20 +193,20 @@ fn public_part(context: *mut ibv_context, attributes: &ibv_cq_init_attr_ex, cqe:
     public.base.channel = attributes.channel;
     public.base.cq_context = attributes.cq_context;
     public.base.cqe = cqe as c_int;
-    public.start_poll = Some(start_poll);
-    public.next_poll = Some(next_poll);
-    public.end_poll = Some(end_poll);
-    public.read_opcode = Some(read_opcode);
-    public.read_vendor_err = Some(read_vendor_err);
-    public.read_wc_flags = Some(read_wc_flags);
+    public.start_poll = Some(poll::start_poll);
+    public.next_poll = Some(poll::next_poll);
+    public.end_poll = Some(poll::end_poll);
+    public.read_opcode = Some(poll::read_opcode);
+    public.read_vendor_err = Some(poll::read_vendor_err);
+    public.read_wc_flags = Some(poll::read_wc_flags);
     let asked = |flag| attributes.wc_flags & flag != 0;
-    public.read_byte_len = asked(IBV_WC_EX_WITH_BYTE_LEN).then_some(read_byte_len);
-    public.read_imm_data = asked(IBV_WC_EX_WITH_IMM).then_some(read_imm_data);
-    public.read_qp_num = asked(IBV_WC_EX_WITH_QP_NUM).then_some(read_qp_num);
-    public.read_src_qp = asked(IBV_WC_EX_WITH_SRC_QP).then_some(read_src_qp);
-    public.read_slid = asked(IBV_WC_EX_WITH_SLID).then_some(read_slid);
-    public.read_sl = asked(IBV_WC_EX_WITH_SL).then_some(read_zero);
-    public.read_dlid_path_bits = asked(IBV_WC_EX_WITH_DLID_PATH_BITS).then_some(read_zero);
+    public.read_byte_len = asked(IBV_WC_EX_WITH_BYTE_LEN).then_some(poll::read_byte_len);
+    public.read_imm_data = asked(IBV_WC_EX_WITH_IMM).then_some(poll::read_imm_data);
+    public.read_qp_num = asked(IBV_WC_EX_WITH_QP_NUM).then_some(poll::read_qp_num);
+    public.read_src_qp = asked(IBV_WC_EX_WITH_SRC_QP).then_some(poll::read_src_qp);
+    public.read_slid = asked(IBV_WC_EX_WITH_SLID).then_some(poll::read_slid);
+    public.read_sl = asked(IBV_WC_EX_WITH_SL).then_some(poll::read_zero);
+    public.read_dlid_path_bits = asked(IBV_WC_EX_WITH_DLID_PATH_BITS).then_some(poll::read_zero);
     public
 }
 
@@ -399,152 +326,4 @@ unsafe extern "C" fn ibv_destroy_cq(queue: *mut ibv_cq) -> c_int {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ibv_resize_cq(_queue: *mut ibv_cq, _cqe: c_int) -> c_int {
     libc::EOPNOTSUPP
-}
-
-/// Solicited events are not EFA's.
-pub(super) unsafe extern "C" fn req_notify_cq(queue: *mut ibv_cq, solicited_only: c_int) -> c_int {
-    if solicited_only != 0 {
-        return libc::EOPNOTSUPP;
-    }
-    // SAFETY: a handle that the caller uses.
-    let queue = unsafe { objects::trusted::<Queue>(queue) };
-    queue.queue.arm();
-    0
-}
-
-pub(super) unsafe extern "C" fn poll_cq(queue: *mut ibv_cq, count: c_int, into: *mut ibv_wc) -> c_int {
-    // SAFETY: a handle that the caller uses.
-    let queue = unsafe { objects::trusted::<Queue>(queue) };
-    let mut taken = 0;
-    while taken < count {
-        let Some(completion) = queue.poll() else { break };
-        let entry = ibv_wc {
-            wr_id: completion.id,
-            status: status_of(completion.status),
-            opcode: opcode_of(completion.opcode),
-            vendor_err: completion.status as u32,
-            byte_len: bytes_of(&completion),
-            imm_data: completion.immediate.unwrap_or(0),
-            qp_num: completion.qpn,
-            src_qp: completion.from_qpn,
-            wc_flags: flags_of(&completion),
-            pkey_index: 0,
-            slid: completion.from_handle.unwrap_or(NO_HANDLE),
-            sl: 0,
-            dlid_path_bits: 0,
-        };
-        // SAFETY: the caller has room for `count` entries.
-        let place = unsafe { into.add(taken as usize) };
-        // SAFETY: as above.
-        unsafe { place.write(entry) };
-        taken += 1;
-    }
-    taken
-}
-
-unsafe extern "C" fn start_poll(queue: *mut ibv_cq_ex, attributes: *mut ibv_poll_cq_attr) -> c_int {
-    // SAFETY: null or the caller's structure.
-    if unsafe { attributes.as_ref() }.is_some_and(|attributes| attributes.comp_mask != 0) {
-        return libc::EINVAL;
-    }
-    // SAFETY: a handle that the caller uses.
-    let queue = unsafe { objects::trusted::<Queue>(queue.cast()) };
-    if !queue.single_threaded {
-        queue.hold.take();
-    }
-    // SAFETY: the hold, or the application's promise, makes this thread the one that polls.
-    let polled = unsafe { queue.advance() };
-    if polled != 0 && !queue.single_threaded {
-        queue.hold.release();
-    }
-    polled
-}
-
-unsafe extern "C" fn next_poll(queue: *mut ibv_cq_ex) -> c_int {
-    // SAFETY: a handle that the caller uses.
-    let queue = unsafe { objects::trusted::<Queue>(queue.cast()) };
-    // SAFETY: called between start and end, so that this thread is the one that polls.
-    unsafe { queue.advance() }
-}
-
-unsafe extern "C" fn end_poll(queue: *mut ibv_cq_ex) {
-    // SAFETY: a handle that the caller uses.
-    let queue = unsafe { objects::trusted::<Queue>(queue.cast()) };
-    if !queue.single_threaded {
-        queue.hold.release();
-    }
-}
-
-unsafe extern "C" fn read_opcode(queue: *mut ibv_cq_ex) -> c_uint {
-    // SAFETY: called between start and end of polling, as the functions below.
-    opcode_of(unsafe { Queue::current(queue) }.opcode)
-}
-
-unsafe extern "C" fn read_vendor_err(queue: *mut ibv_cq_ex) -> u32 {
-    // SAFETY: see `read_opcode`.
-    unsafe { Queue::current(queue) }.status as u32
-}
-
-unsafe extern "C" fn read_byte_len(queue: *mut ibv_cq_ex) -> u32 {
-    // SAFETY: see `read_opcode`.
-    bytes_of(unsafe { Queue::current(queue) })
-}
-
-/// In network byte order, as the sender gave it.
-unsafe extern "C" fn read_imm_data(queue: *mut ibv_cq_ex) -> u32 {
-    // SAFETY: see `read_opcode`.
-    unsafe { Queue::current(queue) }.immediate.unwrap_or(0)
-}
-
-unsafe extern "C" fn read_qp_num(queue: *mut ibv_cq_ex) -> u32 {
-    // SAFETY: see `read_opcode`.
-    unsafe { Queue::current(queue) }.qpn
-}
-
-unsafe extern "C" fn read_src_qp(queue: *mut ibv_cq_ex) -> u32 {
-    // SAFETY: see `read_opcode`.
-    unsafe { Queue::current(queue) }.from_qpn
-}
-
-unsafe extern "C" fn read_wc_flags(queue: *mut ibv_cq_ex) -> c_uint {
-    // SAFETY: see `read_opcode`.
-    flags_of(unsafe { Queue::current(queue) })
-}
-
-unsafe extern "C" fn read_slid(queue: *mut ibv_cq_ex) -> u32 {
-    // SAFETY: see `read_opcode`.
-    unsafe { Queue::current(queue) }.from_handle.unwrap_or(NO_HANDLE).into()
-}
-
-unsafe extern "C" fn read_zero(_queue: *mut ibv_cq_ex) -> u8 {
-    0
-}
-
-/// The completion of a queue, of which C has EFA's part.
-///
-/// # Safety
-/// The calling thread polls the queue.
-unsafe fn current_of<'a>(efa: *mut efadv_cq) -> &'a Completion {
-    let queue = efa.cast::<u8>().wrapping_sub(offset_of!(Queue, efa)).cast::<ibv_cq_ex>();
-    // SAFETY: EFA's part lies in its queue.
-    unsafe { Queue::current(queue) }
-}
-
-/// Only told when there is no address handle for it.
-unsafe extern "C" fn read_sgid(efa: *mut efadv_cq, into: *mut ibv_gid) -> c_int {
-    // SAFETY: see `read_opcode`.
-    let completion = unsafe { current_of(efa) };
-    match (completion.from_handle, completion.from) {
-        (None, Some(from)) => {
-            // SAFETY: the caller's structure.
-            unsafe { into.write(ibv_gid { raw: from.0 }) };
-            0
-        }
-        _ => -libc::ENOENT,
-    }
-}
-
-unsafe extern "C" fn is_unsolicited(efa: *mut efadv_cq) -> bool {
-    // SAFETY: see `read_opcode`.
-    unsafe { current_of(efa) }.unsolicited
 }

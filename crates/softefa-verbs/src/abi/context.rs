@@ -6,7 +6,7 @@ use core::mem::offset_of;
 use core::ptr;
 
 use super::objects::{self, Kind, Object};
-use super::{completion, domain, null_with, pair, port, post};
+use super::{completion, domain, null_with, pair, poll, port, post};
 use crate::ffi::{
     IBV_EVENT_CQ_ERR, IBV_EVENT_PORT_ACTIVE, IBV_EVENT_PORT_ERR, VERBS_ABI_IS_EXTENDED, ibv_async_element,
     ibv_async_event, ibv_context, ibv_device, verbs_context,
@@ -52,8 +52,8 @@ unsafe extern "C" fn ibv_open_device(device: *mut ibv_device) -> *mut ibv_contex
     table.context.num_comp_vectors = COMPLETION_VECTORS;
     table.context.mutex = libc::PTHREAD_MUTEX_INITIALIZER;
     table.context.abi_compat = VERBS_ABI_IS_EXTENDED;
-    table.context.ops.poll_cq = Some(completion::poll_cq);
-    table.context.ops.req_notify_cq = Some(completion::req_notify_cq);
+    table.context.ops.poll_cq = Some(poll::poll_cq);
+    table.context.ops.req_notify_cq = Some(poll::req_notify_cq);
     table.context.ops.post_send = Some(post::post_send);
     table.context.ops.post_recv = Some(post::post_recv);
     opened.count_command(true);

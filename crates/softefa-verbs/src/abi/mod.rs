@@ -23,6 +23,7 @@ mod memory;
 mod names;
 mod objects;
 mod pair;
+mod poll;
 mod port;
 mod post;
 mod rates;

@@ -314,6 +314,18 @@ unsafe extern "C" fn ibv_query_gid_type(
     }
 }
 
+/// The same, for the other versions of the name that `versions.S` gives it.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn softefa_query_gid_type(
+    context: *mut ibv_context,
+    port: u8,
+    index: u32,
+    kind: *mut u32,
+) -> c_int {
+    // SAFETY: as the caller says.
+    unsafe { ibv_query_gid_type(context, port, index, kind) }
+}
+
 /// In network byte order.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ibv_query_pkey(

@@ -233,4 +233,17 @@ mod tests {
         assert!(!copier().is_readable(start + 4095, 4098));
         assert!(copier().is_readable(start + 8192, 1));
     }
+
+    #[test]
+    fn where_the_system_calls_are_forbidden_bytes_are_copied_all_the_same() {
+        let (mut own, mut app) = ([1_u8; 50], [2_u8; 50]);
+        let piece = Piece { own: own.as_mut_ptr(), app: app.as_mut_ptr() as u64, len: 20 };
+        // SAFETY: both sides are longer than the piece.
+        unsafe { copy_plainly(Way::ToApplication, &piece) };
+        assert_eq!((&app[..20], &app[20..]), (&[1; 20][..], &[2; 30][..]));
+        let piece = Piece { app: piece.app + 20, ..piece };
+        // SAFETY: as above.
+        unsafe { copy_plainly(Way::FromApplication, &piece) };
+        assert_eq!((&own[..20], &own[20..]), (&[2; 20][..], &[1; 30][..]));
+    }
 }

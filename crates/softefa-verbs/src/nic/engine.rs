@@ -353,7 +353,7 @@ impl Engine {
                 pair.free_send();
             }
         }
-        self.forget_inbound(nic, qpn);
+        self.forget_inbound(nic, qpn, clock::now_ns());
         while let Some(receive) = pair.take_receive() {
             if tell {
                 self.complete_flushed_receive(&pair, receive.id);

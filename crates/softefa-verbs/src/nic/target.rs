@@ -31,8 +31,9 @@ pub(super) struct Inbound {
     refused: bool,
     /// The receive that its immediate will use up.
     receive: Option<ReceiveRequest>,
-    /// Own NIC and queue pair.
-    to: (u32, u32),
+    /// Queue pair and NIC here and there.
+    here: (u32, NicIndex),
+    there: (u32, NicIndex),
 }
 
 /// Most messages that are partly here, and most reads that are being answered. Correct peers stay far below.
@@ -40,6 +41,20 @@ const PARTIAL_MAX: usize = 1 << 20;
 
 fn key(arrival: &Arrival) -> InboundKey {
     InboundKey { owner: arrival.from, message: arrival.packet.message }
+}
+
+impl Inbound {
+    fn new(packet: &Packet, refused: bool, receive: Option<ReceiveRequest>) -> Inbound {
+        Inbound {
+            total: packet.total,
+            arrived: 0,
+            committed: 0,
+            refused,
+            receive,
+            here: (packet.to_qpn, packet.target()),
+            there: (packet.from_qpn, packet.source()),
+        }
+    }
 }
 
 fn is_whole(packet: &Packet) -> bool {
@@ -181,9 +196,7 @@ impl Engine {
         if is_whole(packet) {
             arrival.receive = receive;
         } else {
-            let to = (pair.nic().nic, pair.number());
-            let inbound =
-                Inbound { total: packet.total, arrived: 0, committed: 0, refused: false, receive, to };
+            let inbound = Inbound::new(packet, false, receive);
             self.inbound.insert(key(arrival), inbound);
         }
         true
@@ -249,15 +262,8 @@ impl Engine {
                 self.count(packet.target(), Counter::RxDrops, 1);
                 return Plan::Drop;
             }
-            let to = (packet.target().nic, packet.to_qpn);
-            let inbound = self.inbound.entry(key(arrival)).or_insert(Inbound {
-                total: packet.total,
-                arrived: 0,
-                committed: 0,
-                refused: true,
-                receive: None,
-                to,
-            });
+            let inbound =
+                self.inbound.entry(key(arrival)).or_insert_with(|| Inbound::new(packet, true, None));
             inbound.refused = true;
             inbound.arrived += packet.length;
             unused = unused.or(inbound.receive.take());
@@ -399,18 +405,29 @@ impl Engine {
     /// Tells a peer how its operation ended.
     pub(super) fn acknowledge(&mut self, arrival: &Arrival, status: Status, now_ns: u64) {
         let packet = &arrival.packet;
-        if !self.core.fabric.is_live(arrival.from) {
+        let (here, there) = ((packet.to_qpn, packet.target()), (packet.from_qpn, packet.source()));
+        self.answer(key(arrival), here, there, status, now_ns);
+    }
+
+    fn answer(
+        &mut self,
+        InboundKey { owner, message }: InboundKey,
+        here: (u32, NicIndex),
+        there: (u32, NicIndex),
+        status: Status,
+        now_ns: u64,
+    ) {
+        if !self.core.fabric.is_live(owner) {
             return;
         }
-        let (from, to) = (packet.target(), packet.source());
-        let path = self.path(PathKey { from, to, owner: arrival.from });
+        let path = self.path(PathKey { from: here.1, to: there.1, owner });
         let answer = Packet {
             kind: PacketKind::Acknowledge as u8,
             status: status as u8,
-            message: packet.message,
-            from_qpn: packet.to_qpn,
-            to_qpn: packet.from_qpn,
-            ..self.header(from, to)
+            message,
+            from_qpn: here.0,
+            to_qpn: there.0,
+            ..self.header(here.1, there.1)
         };
         self.send_control(path, answer, 0, now_ns);
     }
@@ -431,8 +448,8 @@ impl Engine {
         if let Some(inbound) = self.inbound.remove(&InboundKey { owner, message })
             && let Some(receive) = inbound.receive
         {
-            let nic = NicIndex { node: self.core.node, nic: inbound.to.0 };
-            self.return_receive(nic, inbound.to.1, receive);
+            let (qpn, nic) = inbound.here;
+            self.return_receive(nic, qpn, receive);
         }
         let paths = &self.paths;
         let of_peer = |answer: &Answer| {
@@ -450,13 +467,26 @@ impl Engine {
         }
     }
 
-    /// Forgets messages that are partly here: of queue pair `qpn` of `nic`. Their receives go back to it, to be flushed with the others.
-    pub(super) fn forget_inbound(&mut self, nic: NicIndex, qpn: u32) {
+    /// Queue pair `qpn` of `nic` is flushed: messages that are partly here can never be whole, even if it begins anew before their last
+    /// packets come. Their senders are told, and their receives go back, to be flushed with the others.
+    pub(super) fn forget_inbound(&mut self, nic: NicIndex, qpn: u32, now_ns: u64) {
         let pair = self.pairs.get(&(nic.nic, qpn)).cloned();
-        for (_, inbound) in self.inbound.extract_if(|_, inbound| inbound.to == (nic.nic, qpn)) {
-            if let (Some(pair), Some(receive)) = (&pair, inbound.receive) {
+        let mut refused = Vec::new();
+        self.inbound.retain(|key, inbound| {
+            if inbound.here != (qpn, nic) {
+                return true;
+            }
+            if let (Some(pair), Some(receive)) = (&pair, inbound.receive.take()) {
                 pair.return_receive(receive);
             }
+            if !std::mem::replace(&mut inbound.refused, true) && inbound.arrived < inbound.total {
+                refused.push((*key, inbound.there));
+            }
+            // The rest of it is dropped when it comes.
+            inbound.arrived < inbound.total
+        });
+        for (key, there) in refused {
+            self.answer(key, (qpn, nic), there, Status::RemoteBadDestQpn, now_ns);
         }
         let to_pair = |arrival: &Arrival| {
             arrival.stage == Stage::Commits && arrival.packet.target() == nic && arrival.packet.to_qpn == qpn

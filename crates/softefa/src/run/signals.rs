@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use signal_hook::SigId;
+use signal_hook::consts::SIGHUP;
 use signal_hook::low_level::{pipe, unregister};
 
 use super::error::Error;
@@ -13,10 +14,11 @@ use super::error::Error;
 pub(super) struct Signals(Vec<(i32, UnixStream, SigId)>);
 
 impl Signals {
-    /// Starts receiving. One that is ignored already stays so: `nohup` means it.
+    /// Starts receiving. A SIGHUP that is ignored already stays so: `nohup` means it. Shells also start jobs in the
+    /// background with SIGINT ignored, but who sends it to one means it.
     pub(super) fn receive(signals: &[i32]) -> Result<Self, Error> {
         let mut received = Vec::new();
-        for signal in signals.iter().copied().filter(|signal| !is_ignored(*signal)) {
+        for signal in signals.iter().copied().filter(|signal| *signal != SIGHUP || !is_ignored(SIGHUP)) {
             let refused = |e| Error::system(format!("handle signal {signal}"), e);
             let (reader, writer) = UnixStream::pair().map_err(refused)?;
             reader.set_nonblocking(true).map_err(refused)?;
