@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use crate::{PROCESSES_MAX, clock, futex};
+use crate::{PROCESSES_MAX, futex};
 
 /// A slot of the process table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -182,20 +182,22 @@ impl Process {
     }
 
     /// Sleeps until woken, at most `timeout_ns`, unless `ready` says after the intent to sleep is known that there is work.
-    ///
-    /// While somebody polls, the sleep is short whatever is asked for, and nobody wakes it: packets are moved by who polls. A sleep that
-    /// began before the first poll is ended by the next packet as ever.
     pub fn sleep(&self, timeout_ns: u64, ready: impl FnOnce() -> bool) {
         let seen = self.wire.doorbell.load(Ordering::Acquire);
-        let dozing = self.is_polled(clock::now_ns());
-        self.wire.sleeping.store(if dozing { DOZING } else { ASLEEP }, Ordering::Relaxed);
+        self.wire.sleeping.store(ASLEEP, Ordering::Relaxed);
         // Pairs with the fence in `wake`: either `ready` sees the work, or the waker sees the sleep.
         fence(Ordering::SeqCst);
-        if dozing {
-            futex::wait(&self.wire.doorbell, seen, DOZE_NS);
-        } else if !ready() {
+        if !ready() {
             futex::wait(&self.wire.doorbell, seen, timeout_ns);
         }
+        self.wire.sleeping.store(AWAKE, Ordering::Release);
+    }
+
+    /// Sleeps for a short while, because another thread moves packets; woken earlier by packets that come when nobody polls any more.
+    pub fn doze(&self) {
+        let seen = self.wire.doorbell.load(Ordering::Acquire);
+        self.wire.sleeping.store(DOZING, Ordering::Release);
+        futex::wait(&self.wire.doorbell, seen, DOZE_NS);
         self.wire.sleeping.store(AWAKE, Ordering::Release);
     }
 }

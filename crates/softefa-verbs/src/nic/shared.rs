@@ -67,6 +67,16 @@ const POLLS_PER_YIELD: u32 = 16;
 /// The device thread's longest sleep.
 const SLEEP_MAX_NS: u64 = 1_000_000_000;
 
+/// What came of running the engine.
+enum Ran {
+    /// Everything that can be done now is done.
+    Idle,
+    /// There is more to do.
+    More,
+    /// Another thread is at it, and looks again before it goes.
+    Busy,
+}
+
 /// What all threads of a process share.
 pub(super) struct Shared {
     pub(super) core: Arc<Core>,
@@ -137,21 +147,18 @@ impl Shared {
     /// A poll that found nothing: runs the engine if there is something to do, and has peers rely on this thread when it goes on.
     pub(super) fn poll_progress(&self) {
         let now_ns = clock::now_ns();
-        let before_ns = self.polled_ns.load(Ordering::Relaxed);
+        let before_ns = self.polled_ns.swap(now_ns, Ordering::Relaxed);
         if now_ns.saturating_sub(before_ns) > POLL_GAP_NS {
             self.polls.store(0, Ordering::Relaxed);
-        } else if self.is_polled_on() {
-            self.core.process().polled(now_ns);
-        } else {
+        } else if self.polls.load(Ordering::Relaxed) < POLLS_RELIED_UPON {
             self.polls.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.core.process().polled(now_ns);
         }
         if self.has_work(now_ns) {
             self.in_vain.store(0, Ordering::Relaxed);
             self.progress();
-            // What the engine took is not the program's time.
-            self.polled_ns.store(clock::now_ns(), Ordering::Relaxed);
         } else {
-            self.polled_ns.store(now_ns, Ordering::Relaxed);
             // Emulated nodes share the cores of one machine, and mostly there are more threads that poll than cores: one that has
             // nothing to do lets those run that it waits for.
             let in_vain = self.in_vain.fetch_add(1, Ordering::Relaxed);
@@ -163,20 +170,35 @@ impl Shared {
 
     /// A poll that found something: the program will be back soon.
     pub(super) fn found_something(&self) {
-        if self.is_polled_on() {
-            let now_ns = clock::now_ns();
-            self.polled_ns.store(now_ns, Ordering::Relaxed);
-            self.core.process().polled(now_ns);
+        if self.polls.load(Ordering::Relaxed) >= POLLS_RELIED_UPON {
+            self.goes_on_polling(clock::now_ns());
         }
     }
 
-    /// Whether a program does hardly anything but poll.
-    fn is_polled_on(&self) -> bool {
-        self.polls.load(Ordering::Relaxed) >= POLLS_RELIED_UPON
+    fn goes_on_polling(&self, now_ns: u64) {
+        self.polled_ns.store(now_ns, Ordering::Relaxed);
+        self.core.process().polled(now_ns);
     }
 
-    /// Runs the engine for a bounded while, unless another thread does: then that thread looks again. True when work is left.
-    pub(super) fn progress(&self) -> bool {
+    /// Whether the program does hardly anything but poll.
+    fn is_polled_on(&self) -> bool {
+        self.polls.load(Ordering::Relaxed) >= POLLS_RELIED_UPON
+            && clock::now_ns().saturating_sub(self.polled_ns.load(Ordering::Relaxed)) <= POLL_GAP_NS
+    }
+
+    /// Runs the engine on a thread of the program.
+    ///
+    /// What the engine takes is not the program's time: one that polled before will do so after, and until then needs no other thread.
+    pub(super) fn progress(&self) {
+        let polling = self.is_polled_on();
+        self.run_engine(polling);
+        if polling {
+            self.goes_on_polling(clock::now_ns());
+        }
+    }
+
+    /// Runs the engine for a bounded while, unless another thread does: then that thread looks again.
+    fn run_engine(&self, polling: bool) -> Ran {
         // Pairs with the fence below: either this thread gets the lock, or the one that has it sees `again` after giving it back.
         self.again.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -185,8 +207,11 @@ impl Shared {
             let mut engine = match self.engine.try_lock() {
                 Ok(engine) => engine,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return false,
+                Err(TryLockError::WouldBlock) => return Ran::Busy,
             };
+            if polling {
+                self.core.process().polled(clock::now_ns());
+            }
             self.again.store(false, Ordering::SeqCst);
             let more = engine.run();
             self.publish(&engine);
@@ -196,7 +221,7 @@ impl Shared {
             rounds += 1;
             if !asked || rounds >= ROUNDS_MAX {
                 self.wake_thread(asked);
-                return more || asked;
+                return if more || asked { Ran::More } else { Ran::Idle };
             }
         }
     }
@@ -219,27 +244,36 @@ impl Shared {
 
     /// What the device thread does until it is stopped.
     pub(super) fn serve(&self) {
+        let process = self.core.process();
         while !self.stop.load(Ordering::Acquire) {
-            let process = self.core.process();
-            let now_ns = clock::now_ns();
-            // While a program polls, it moves its packets itself: two threads at one engine are slower than one.
-            let polled = process.is_polled(now_ns);
-            if !polled && self.progress() {
-                if self.waiting.load(Ordering::Acquire) != 0 {
-                    std::thread::yield_now();
-                }
+            // Two threads at one engine are slower than one: while a program polls, it moves its packets itself; and whoever is at the
+            // engine wakes this thread when it leaves work behind.
+            if process.is_polled(clock::now_ns()) {
+                process.doze();
                 continue;
             }
+            match self.run_engine(false) {
+                Ran::Busy => {
+                    process.doze();
+                    continue;
+                }
+                Ran::More => {
+                    if self.waiting.load(Ordering::Acquire) != 0 {
+                        std::thread::yield_now();
+                    }
+                    continue;
+                }
+                Ran::Idle => {}
+            }
+            let now_ns = clock::now_ns();
             let next_due_ns = self.next_due_ns.load(Ordering::SeqCst);
             let timeout_ns = next_due_ns.saturating_sub(now_ns).min(SLEEP_MAX_NS);
-            if timeout_ns == 0 && !polled {
-                // Another thread is at it.
-                std::thread::yield_now();
+            if timeout_ns == 0 {
                 continue;
             }
             let until_ns = now_ns + timeout_ns;
             self.sleeps_until_ns.store(until_ns, Ordering::SeqCst);
-            process.sleep(timeout_ns.max(1), || {
+            process.sleep(timeout_ns, || {
                 let sooner = self.next_due_ns.load(Ordering::SeqCst) < until_ns.min(next_due_ns);
                 sooner || self.stop.load(Ordering::Acquire) || self.has_work(now_ns)
             });
