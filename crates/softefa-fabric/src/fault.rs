@@ -15,6 +15,7 @@ use crate::nic::NicIndex;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum FaultKind {
     /// The NIC neither sends nor receives. Peers' and its own operations end with 13 or 15 after the model's time.
+    /// `amount` 1: its own programs are told by an asynchronous event.
     RailDown = 1,
     /// Packets from here to there vanish. `amount` 1: silently, nothing ever ends with an error.
     BlackHole = 2,

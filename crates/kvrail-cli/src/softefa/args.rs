@@ -313,6 +313,9 @@ pub(crate) struct Fault {
     /// No error, ever
     #[arg(long, help_heading = "Kind")]
     pub(crate) silent: bool,
+    /// Tell the NIC's own programs that the link went down, by an asynchronous event
+    #[arg(long, help_heading = "Kind")]
+    pub(crate) link_event: bool,
     /// Entries that completion queues hold
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Kind")]
     pub(crate) capacity: Option<u64>,

@@ -117,6 +117,9 @@ fn order(kind: FaultKind, arguments: &Fault) -> Result<FaultOrder, String> {
     if arguments.silent && kind != FaultKind::BlackHole {
         return Err("--silent belongs to black-hole; no-egress and secondary-cidr always are".into());
     }
+    if arguments.link_event && kind != FaultKind::RailDown {
+        return Err("--link-event belongs to rail-down".into());
+    }
     if arguments.capacity.is_some() && kind != FaultKind::CqOverflow {
         return Err("--capacity belongs to cq-overflow".into());
     }
@@ -124,6 +127,10 @@ fn order(kind: FaultKind, arguments: &Fault) -> Result<FaultOrder, String> {
         FaultKind::BlackHole => {
             none(arguments, 0)?;
             order.amount = u64::from(arguments.silent);
+        }
+        FaultKind::RailDown => {
+            none(arguments, 0)?;
+            order.amount = u64::from(arguments.link_event);
         }
         FaultKind::Drop => {
             none(arguments, 1)?;
@@ -177,6 +184,7 @@ mod tests {
         assert_eq!(delay.lasts, Some(Duration::from_secs(5)));
         assert_eq!(of("rate 10").amount, 10_000_000_000);
         assert_eq!(of("black-hole --silent --peer-node 1").amount, 1);
+        assert_eq!(of("rail-down --link-event").amount, 1);
         assert_eq!(of("unresponsive 3s").amount, 3_000_000_000);
         assert_eq!(of("missing-ah").kind, FaultKind::MissingHandle);
         assert_eq!(of("no-registration --after 100").after, 100);
@@ -188,6 +196,7 @@ mod tests {
             "rail-down 5",
             "cq-overflow",
             "drop 1% --silent",
+            "drop 1% --link-event",
             "list",
             "",
             "delay x",

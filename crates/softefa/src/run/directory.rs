@@ -21,6 +21,7 @@ use super::base;
 use super::error::Error;
 use super::leftovers;
 use super::processes;
+use super::spec;
 
 /// The keeper's lock, in the run directory.
 const LOCK: &str = "lock";
@@ -162,10 +163,16 @@ impl RunDirectory {
     pub(super) fn remove(self) -> Result<(), Error> {
         let user = self.path.parent().map(Path::to_path_buf).unwrap_or_default();
         let guard = Guard::take(&user)?;
-        let removed = fs::remove_dir_all(&self.path).map_err(|e| Error::at("remove", &self.path, e));
+        let removed = remove_all(&self.path);
         guard.leave(&user);
         removed
     }
+}
+
+/// Removes a run directory. What says that there is a fabric goes first, so that nobody takes what is left for one.
+fn remove_all(path: &Path) -> Result<(), Error> {
+    let _ = fs::remove_file(path.join(spec::FILE));
+    fs::remove_dir_all(path).map_err(|e| Error::at("remove", path, e))
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
@@ -270,7 +277,7 @@ pub(super) fn remove_if_stale(path: &Path) -> Result<Option<Removed>, Error> {
                 let still = std::io::Error::other(format!("processes {} do not end", ids.join(", ")));
                 Error::at("clear", path, still)
             })?;
-        fs::remove_dir_all(path).map_err(|e| Error::at("remove", path, e))?;
+        remove_all(path)?;
         drop(taken);
         Ok(ended)
     });

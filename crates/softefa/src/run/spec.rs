@@ -9,7 +9,7 @@ use softefa_fabric::Model;
 use super::error::Error;
 
 /// Name of the file in the run directory.
-const FILE: &str = "spec.json";
+pub(super) const FILE: &str = "spec.json";
 /// Schema that this version writes.
 const SCHEMA: &str = "softefa.spec.v1";
 
