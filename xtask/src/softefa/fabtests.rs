@@ -16,7 +16,8 @@ use crate::{process, venv};
 const DEADLINE: Duration = Duration::from_secs(60);
 const BUILD_DEADLINE: Duration = Duration::from_secs(1200);
 /// The release whose source holds fabtests as well: Debian 13 has libfabric 2.1.
-const SOURCES: &str = "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main\n";
+const RELEASE: &str = "trixie";
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Written last, so that an interrupted build is not taken for a whole one.
 const WHOLE: &str = ".whole";
 
@@ -156,6 +157,19 @@ fn free_port() -> Result<String, String> {
     port.map(|address| address.port().to_string()).map_err(|error| format!("no free port: {error}"))
 }
 
+/// Where this machine's own apt gets Debian from.
+fn debian() -> Result<String, String> {
+    let mut ask = Command::new("apt-get");
+    ask.args(["indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"]);
+    let told = ask.output().map_err(|e| format!("apt-get: {e}"))?;
+    let told = String::from_utf8_lossy(&told.stdout);
+    // Releases are one word; what is beside them (bookworm-updates) lies elsewhere.
+    let mut main =
+        told.lines().filter_map(|line| line.split_once(' ')).filter(|(name, _)| !name.contains('-'));
+    let (_, uri) = main.next().ok_or("apt knows no Debian release: apt-get update first")?;
+    Ok(uri.to_owned())
+}
+
 /// Fetches and builds fabtests, once; the directory of the programs.
 fn build(bench: &Bench) -> Result<PathBuf, String> {
     let place = bench.target.join("fabtests");
@@ -174,7 +188,8 @@ fn build(bench: &Bench) -> Result<PathBuf, String> {
     eprintln!("fetching and building fabtests in {}", place.display());
     let wrong = |error: std::io::Error| format!("{}: {error}", place.display());
     fs::create_dir_all(place.join("lists/partial")).map_err(wrong)?;
-    fs::write(place.join("sources.list"), SOURCES).map_err(wrong)?;
+    let sources = format!("deb-src [signed-by={KEYRING}] {} {RELEASE} main\n", debian()?);
+    fs::write(place.join("sources.list"), sources).map_err(wrong)?;
     let apt = |words: &[&str]| {
         let mut apt = Command::new("apt-get");
         apt.current_dir(&place)
@@ -186,7 +201,7 @@ fn build(bench: &Bench) -> Result<PathBuf, String> {
         venv::succeed(&mut apt)
     };
     apt(&["update"])?;
-    apt(&["source", "--download-only", "--tar-only", "libfabric/trixie"])?;
+    apt(&["source", "--download-only", "--tar-only", &format!("libfabric/{RELEASE}")])?;
     let entries = fs::read_dir(&place).map_err(wrong)?.flatten().map(|entry| entry.path());
     let mut archives = entries.filter(|path| path.to_string_lossy().contains(".orig.tar"));
     let archive = archives.next().ok_or("apt-get source brought no archive")?;

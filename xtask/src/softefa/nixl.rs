@@ -1,6 +1,6 @@
 //! `cargo xtask softefa nixl`: the real NIXL wheel on libfabric's real efa provider, between two emulated nodes.
 //!
-//! NIXL 1.4's LIBFABRIC plugin loads with the libfabric of PyPI's mpich (2.5); from 1.5 on it needs symbols of 2.6, for
+//! NIXL 1.4's LIBFABRIC plugin loads with the libfabric of PyPI's mpich (2.5); from 1.5 on it needs symbols newer than 2.6.0, for
 //! which `--libfabric` names a build.
 
 use std::fs;
@@ -118,7 +118,7 @@ fn needs(venv: &Venv, libfabric: &Path) -> Result<(), String> {
     let lacking = lacking.lines().find(|line| line.contains("FABRIC_") && line.contains("not found"));
     match lacking.and_then(|line| line.split('`').nth(1)?.split('\'').next()) {
         Some(symbol) => Err(format!(
-            "its plugin needs {symbol} (libfabric 2.6 or newer), which {} lacks; name another with --libfabric",
+            "its plugin needs {symbol} (newer than libfabric 2.6.0), which {} lacks; name another with --libfabric",
             libfabric.display()
         )),
         None => Ok(()),
