@@ -38,8 +38,10 @@ impl Place {
 
     /// A command line of `kvrail softefa`.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kvrail"));
-        command.arg("softefa").args(arguments).env("SOFTEFA_BASE", self.path());
+        // Whoever runs the tests (nohup, a shell's background job) may have signals ignored, and that is inherited.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP,INT", env!("CARGO_BIN_EXE_kvrail"), "softefa"]);
+        command.args(arguments).env("SOFTEFA_BASE", self.path());
         for variable in ["SOFTEFA_DIR", "SOFTEFA_NODE", "SOFTEFA_LIBFABRIC", "VIRTUAL_ENV", "LD_LIBRARY_PATH"]
         {
             command.env_remove(variable);
