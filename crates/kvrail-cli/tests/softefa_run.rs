@@ -291,9 +291,9 @@ fn a_reader_that_leaves_ends_the_run() {
     command.stdout(writer).stderr(std::process::Stdio::null());
     let mut child = command.spawn().unwrap();
     drop(command);
-    let mut first = [0; 6];
+    let mut first = [0; 4];
     std::io::Read::read_exact(&mut &reader, &mut first).unwrap();
-    assert_eq!(&first, b"node0 ".as_ref().first_chunk().unwrap());
+    assert_eq!(&first, b"node", "whichever node comes first");
     drop(reader);
     until("it ends", || child.try_wait().unwrap().is_some());
     place.is_empty();
