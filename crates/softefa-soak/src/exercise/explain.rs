@@ -36,8 +36,8 @@ pub(super) fn explains(
     if status == Status::RemoteBadDestQpn && killed != 0 && killed <= now_ns {
         return true;
     }
-    // A peer that leaves gives back its memory and its queue pairs, in this order.
-    let left = matches!(status, Status::RemoteBadAddress | Status::RemoteBadDestQpn);
+    // A peer that leaves gives back its memory, that of posted receives too, and its queue pairs, in this order.
+    let left = matches!(status, Status::RemoteBadAddress | Status::RemoteAbort | Status::RemoteBadDestQpn);
     if board.phase() == Phase::Stop && left {
         return true;
     }

@@ -42,6 +42,13 @@ impl Run<'_> {
     pub(super) fn end(&mut self, keeper: Option<u32>) -> Result<(), String> {
         // A front that has ended was reaped: its id may be another's.
         let front = if self.has_ended()? { 0 } else { self.front.id() };
+        if !matches!(self.schedule.ending, Ending::Drained | Ending::Flushed) {
+            // From now on any process may go, and whoever outlives its peers for a moment sees that.
+            let now = now_ns();
+            self.board
+                .present()
+                .for_each(|rank| self.board.cell(rank).killed_ns.store(now, Ordering::Release));
+        }
         match self.schedule.ending {
             Ending::Drained => {
                 for id in

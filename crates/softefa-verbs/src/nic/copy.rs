@@ -30,7 +30,6 @@ static FORBIDDEN: AtomicBool = AtomicBool::new(false);
 
 /// Copies pieces, many with one system call.
 pub(super) struct Copier {
-    pid: libc::pid_t,
     own: Vec<libc::iovec>,
     app: Vec<libc::iovec>,
 }
@@ -42,8 +41,8 @@ unsafe impl Send for Copier {}
 const VECTORS_MAX: usize = 512;
 
 impl Copier {
-    pub(super) fn new(pid: libc::pid_t) -> Copier {
-        Copier { pid, own: Vec::with_capacity(64), app: Vec::with_capacity(64) }
+    pub(super) fn new() -> Copier {
+        Copier { own: Vec::with_capacity(64), app: Vec::with_capacity(64) }
     }
 
     /// Copies `pieces`, and says of each that could not be copied where it stands.
@@ -89,13 +88,17 @@ impl Copier {
                     .push(libc::iovec { iov_base: piece.app as *mut libc::c_void, iov_len: piece.len }),
             }
         }
+        // The calling thread names the process: its first thread may have ended before the others, and has no memory then. So it is also when
+        // the process is being killed, and peers must not hear of an error that no program had.
+        // SAFETY: the call has no preconditions.
+        let thread = unsafe { libc::syscall(libc::SYS_gettid) } as libc::pid_t;
         let (own, owns) = (self.own.as_ptr(), self.own.len() as libc::c_ulong);
         let (app, apps) = (self.app.as_ptr(), self.app.len() as libc::c_ulong);
         let copied = match way {
             // SAFETY: `own` is valid as the caller promises; the kernel checks every address of `app`.
-            Way::FromApplication => unsafe { libc::process_vm_readv(self.pid, own, owns, app, apps, 0) },
+            Way::FromApplication => unsafe { libc::process_vm_readv(thread, own, owns, app, apps, 0) },
             // SAFETY: as above.
-            Way::ToApplication => unsafe { libc::process_vm_writev(self.pid, own, owns, app, apps, 0) },
+            Way::ToApplication => unsafe { libc::process_vm_writev(thread, own, owns, app, apps, 0) },
         };
         if copied < 0 {
             let error = std::io::Error::last_os_error().raw_os_error();
@@ -186,7 +189,7 @@ mod tests {
     use super::*;
 
     fn copier() -> Copier {
-        Copier::new(std::process::id() as libc::pid_t)
+        Copier::new()
     }
 
     /// Three pages, the middle one unmapped.

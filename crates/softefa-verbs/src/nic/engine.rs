@@ -97,7 +97,7 @@ impl Engine {
             heard: Map::default(),
             timers: Timers::new(),
             scan_at_ns: u64::MAX,
-            copier: Copier::new(std::process::id() as libc::pid_t),
+            copier: Copier::new(),
             pieces: Vec::new(),
             batch: Vec::new(),
             posted: Vec::new(),
