@@ -36,8 +36,11 @@ pub(super) fn explains(
     if status == Status::RemoteBadDestQpn && killed != 0 && killed <= now_ns {
         return true;
     }
-    // A peer that leaves gives back its memory, that of posted receives too, and its queue pairs, in this order.
-    let left = matches!(status, Status::RemoteBadAddress | Status::RemoteAbort | Status::RemoteBadDestQpn);
+    // A peer that leaves gives back its memory (that of posted receives too), its handles and its queue pairs.
+    let left = matches!(
+        status,
+        Status::RemoteBadAddress | Status::RemoteAbort | Status::RemoteUnknownPeer | Status::RemoteBadDestQpn
+    );
     if board.phase() == Phase::Stop && left {
         return true;
     }
