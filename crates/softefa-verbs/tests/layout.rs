@@ -372,8 +372,10 @@ fn header_has(expression: &str) -> bool {
 fn every_structure_lies_in_memory_as_the_installed_headers_have_it() {
     if !header_has("sizeof(struct efadv_cq)") {
         assert!(std::env::var_os("CI").is_none(), "a C compiler and libibverbs-dev are needed");
-        eprintln!(
-            "skipped every_structure_lies_in_memory_as_the_installed_headers_have_it: no C compiler or no libibverbs-dev"
+        // Past the test harness, which keeps to itself what a passing test prints.
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"skipped: the ABI's layout against the installed headers: no C compiler or no libibverbs-dev\n",
         );
         return;
     }

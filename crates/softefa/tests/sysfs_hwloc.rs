@@ -1,9 +1,9 @@
 //! The real `lstopo` reads the private root and shows the shape: what NIXL's LIBFABRIC plugin sees through hwloc.
 //!
-//! Needs `lstopo` (Debian: `hwloc` or `hwloc-nox`). Without it these tests fail, unless `SOFTEFA_TESTS_WITHOUT_HWLOC` is
-//! set to say that this is meant.
+//! Needs `lstopo` (Debian: `hwloc` or `hwloc-nox`). Without it these tests are skipped, by name; with `CI` set they fail.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -81,8 +81,12 @@ fn lstopo(shape: &Shape, test: &str) -> Option<Vec<Object>> {
     match output {
         Ok(output) if output.status.success() => Some(parse(&String::from_utf8(output.stdout).unwrap())),
         Ok(output) => panic!("lstopo failed: {}", String::from_utf8_lossy(&output.stderr)),
-        Err(_) if std::env::var_os("SOFTEFA_TESTS_WITHOUT_HWLOC").is_some() => None,
-        Err(error) => panic!("lstopo: {error}; install hwloc or set SOFTEFA_TESTS_WITHOUT_HWLOC=1"),
+        Err(error) => {
+            assert!(std::env::var_os("CI").is_none(), "lstopo: {error}; install hwloc-nox");
+            // Past the test harness, which keeps to itself what a passing test prints.
+            let _ = writeln!(std::io::stderr(), "skipped: lstopo of {test}: {error}");
+            None
+        }
     }
 }
 
