@@ -76,33 +76,19 @@ pub(crate) struct ModelCell([AtomicU64; FIELDS]);
 
 impl ModelCell {
     pub(crate) fn store(&self, model: &Model) {
-        let Model {
-            base_ns,
-            jitter_ns,
-            tail_ppm,
-            tail_min_ns,
-            tail_max_ns,
-            commit_ns,
-            unresponsive_ns,
-            retransmit_ns,
-            rnr_wait_ns,
-            goodput_permille,
-            loopback,
-            rated,
-        } = *model;
-        let values = [
-            base_ns,
-            jitter_ns,
-            tail_ppm,
-            tail_min_ns,
-            tail_max_ns,
-            commit_ns,
-            unresponsive_ns,
-            retransmit_ns,
-            rnr_wait_ns,
-            goodput_permille,
-            loopback,
-            rated,
+        let values: [u64; FIELDS] = [
+            model.base_ns,
+            model.jitter_ns,
+            model.tail_ppm,
+            model.tail_min_ns,
+            model.tail_max_ns,
+            model.commit_ns,
+            model.unresponsive_ns,
+            model.retransmit_ns,
+            model.rnr_wait_ns,
+            model.goodput_permille,
+            model.loopback,
+            model.rated,
         ];
         for (cell, value) in self.0.iter().zip(values) {
             cell.store(value, Ordering::Relaxed);

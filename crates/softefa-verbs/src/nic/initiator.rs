@@ -144,18 +144,8 @@ impl Engine {
                 _ => {}
             }
         }
-        let completion = Completion {
-            id: request.id,
-            status,
-            opcode: request.opcode,
-            bytes,
-            immediate: None,
-            qpn: pair.number(),
-            from_qpn: 0,
-            from_handle: None,
-            from: None,
-            unsolicited: false,
-        };
+        let completion =
+            Completion { bytes, ..Completion::of_request(request.id, status, request.opcode, pair.number()) };
         self.complete(pair.send_cq(), completion, Some(pair.clone()));
     }
 }

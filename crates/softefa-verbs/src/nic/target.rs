@@ -306,18 +306,7 @@ impl Engine {
     }
 
     pub(super) fn complete_flushed_receive(&mut self, pair: &QueuePair, id: u64) {
-        let completion = Completion {
-            id,
-            status: Status::Flushed,
-            opcode: Opcode::Receive,
-            bytes: 0,
-            immediate: None,
-            qpn: pair.number(),
-            from_qpn: 0,
-            from_handle: None,
-            from: None,
-            unsolicited: false,
-        };
+        let completion = Completion::of_request(id, Status::Flushed, Opcode::Receive, pair.number());
         self.complete(pair.recv_cq(), completion, None);
     }
 

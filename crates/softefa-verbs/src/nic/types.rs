@@ -183,6 +183,25 @@ pub struct Completion {
     pub unsolicited: bool,
 }
 
+impl Completion {
+    /// Of a request of queue pair `qpn`, with nothing that came from a peer.
+    #[must_use]
+    pub fn of_request(id: u64, status: Status, opcode: Opcode, qpn: u32) -> Completion {
+        Completion {
+            id,
+            status,
+            opcode,
+            bytes: 0,
+            immediate: None,
+            qpn,
+            from_qpn: 0,
+            from_handle: None,
+            from: None,
+            unsolicited: false,
+        }
+    }
+}
+
 /// What a memory region allows. Bits as in `ibv_access_flags`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Access(pub u32);
