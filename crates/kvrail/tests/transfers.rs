@@ -243,7 +243,7 @@ fn a_killed_peer_ends_its_transfers_and_is_lost() {
         pair.net.kill(1);
         let error = transfer.wait().unwrap_err();
         let gone = engine_error::TransferError::PeerLost(PeerLostCause::Gone);
-        assert_eq!(error, TransferError::Failed { peer_name: "there".into(), error: gone });
+        assert_eq!(error, TransferError::Failed { peer_name: "there".into(), error: gone, silence: None });
         assert!(!error.is_retryable());
         assert_eq!(pair.peer.state(), PeerState::Lost(PeerLostCause::Gone));
         assert!(matches!(
