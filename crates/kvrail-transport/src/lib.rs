@@ -7,6 +7,7 @@ pub mod ofi;
 pub mod raw;
 #[cfg(target_os = "linux")]
 pub mod shm;
+pub mod silence;
 pub mod tcp;
 mod wait;
 
