@@ -91,7 +91,7 @@ pub use peer::{
 pub use plan::{Plan, Post, PrepareError};
 pub use progress::Progress;
 pub use region::{DeregisterError, MetadataError, Region, RegisterError, Slice};
-pub use silence::{Silence, SilenceCause, SilentRail};
+pub use silence::{Silence, SilentRail};
 pub use stats::Latency;
 pub use transfer::{PostError, Report, Transfer, TransferError};
 pub use transports::{OpenError, TransportConfig};
@@ -100,6 +100,8 @@ pub use kvrail_core::descriptor::Descriptors;
 pub use kvrail_core::engine::{PeerState, TransferProgress};
 pub use kvrail_core::error::{Awaited, PeerLostCause};
 pub use kvrail_core::id::{Generation, Incarnation, RegionId, Route};
+pub use kvrail_transport::silence::Cause as SilenceCause;
+
 pub use kvrail_core::transport::{Device, DeviceCounters, Evidence, RailCounters, RailInfo};
 
 /// What can be said of the transport ofi: its provider, its affinity, and what it found.

@@ -195,7 +195,7 @@ impl TransportConfig {
             Kind::Shm { cooperate } => {
                 Ok(Box::new(Shm::open(shm::Config { cooperate, ..shm::Config::default() })?))
             }
-            Kind::Ofi(config) => Ok(Box::new(kvrail_transport::ofi::Ofi::open(*config)?)),
+            Kind::Ofi(config) => Ok(ofi::open(*config)?),
             Kind::Tcp { listen, connections } => open_tcp(&listen, connections),
         }
     }
@@ -233,10 +233,16 @@ pub enum OpenError {
     Shm(#[from] shm::OpenError),
     /// libfabric, its provider or its devices cannot be used.
     #[error(transparent)]
-    Ofi(#[from] OfiError),
+    Ofi(Box<OfiError>),
     /// TCP cannot be set up: the port is taken, the address is not this host's, a setting is out of range.
     #[error("{0}")]
     Tcp(io::Error),
+}
+
+impl From<OfiError> for OpenError {
+    fn from(error: OfiError) -> Self {
+        Self::Ofi(Box::new(error))
+    }
 }
 
 impl OpenError {

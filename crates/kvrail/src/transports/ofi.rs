@@ -1,10 +1,10 @@
 //! The transport ofi as an agent configures it: which of its settings the environment overrides, and whether this host
 //! has what it is for.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
 
-use kvrail_transport::ofi;
+use kvrail_transport::{Fabric, ofi};
 
 use crate::config::{Config, ConfigError, Settings, Source, Text};
 
@@ -54,11 +54,19 @@ pub(crate) fn configure(own: &mut ofi::Config, config: &Config) -> Result<(), Co
     Ok(())
 }
 
+/// Opens it.
+pub(crate) fn open(config: ofi::Config) -> Result<Box<dyn Fabric>, ofi::OpenError> {
+    config.validate()?;
+    Err(ofi::OpenError::System { what: "ofi::open", errno: 38 })
+}
+
 /// The RDMA devices that the kernel has, whatever drives them.
 pub(crate) fn rdma_devices() -> Vec<String> {
     // Where libfabric's providers look, too.
-    let sysfs = env::var_os("SYSFS_PATH").map_or_else(|| PathBuf::from("/sys"), PathBuf::from);
-    let entries = fs::read_dir(sysfs.join("class/infiniband")).into_iter().flatten().flatten();
+    let entries = fs::read_dir(ofi::counters::sysfs_root(None).join("class/infiniband"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let mut names: Vec<String> =
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
