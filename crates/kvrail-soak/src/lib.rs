@@ -11,6 +11,7 @@ pub mod layout;
 pub mod pattern;
 mod plant;
 pub mod talk;
+pub mod troupe;
 mod violation;
 pub mod worker;
 

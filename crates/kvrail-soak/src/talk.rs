@@ -185,6 +185,8 @@ pub enum Outcome {
         class: Class,
         /// In the library's words.
         text: String,
+        /// Its advice.
+        hints: Vec<String>,
     },
 }
 

@@ -6,6 +6,7 @@
 
 mod fabtests;
 mod faults;
+mod kvrail_soak;
 mod nixl;
 mod node;
 mod pingpong;
@@ -39,6 +40,11 @@ enum Lane {
     NixlFaults(faults::Args),
     /// Random fault schedules: nothing may be lost, wrong or left behind
     Soak(soak::Args),
+    /// Random transfers of kvrail's own agents under faults, kills and restarts: nothing may be lost, wrong, early or late
+    KvrailSoak(kvrail_soak::Args),
+    /// The program that the lanes of kvrail's own agents run on nodes
+    #[command(hide = true, name = kvrail_soak::WORD)]
+    KvrailWorker(kvrail_soak::Worker),
     /// The program that the soak runs on nodes
     #[command(hide = true)]
     Exercise(soak::Exercise),
@@ -107,6 +113,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Lane::Nixl(args) => nixl::run(args),
         Lane::NixlFaults(args) => faults::run(args),
         Lane::Soak(args) => soak::run(args),
+        Lane::KvrailSoak(args) => kvrail_soak::run(args),
+        Lane::KvrailWorker(args) => return kvrail_soak::work(args),
         Lane::Exercise(args) => return soak::exercise(args),
     };
     match code {

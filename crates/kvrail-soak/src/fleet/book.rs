@@ -252,7 +252,7 @@ impl Book {
                 self.seen.bytes += entry.bytes;
                 self.seen.retried += u64::from(*retried);
             }
-            Outcome::Failed { class, text } => {
+            Outcome::Failed { class, text, .. } => {
                 self.seen.failed += 1;
                 if entry.notified > 0 && !undecidable(*class) {
                     return Err(Violation::new(

@@ -4,19 +4,19 @@ use kvrail_sim::rng::Rng;
 
 /// The taken parts of one region.
 #[derive(Clone, Debug)]
-pub(super) struct Extents {
+pub(crate) struct Extents {
     bytes: u64,
     /// Offset and bytes, by offset.
     taken: Vec<(u64, u64)>,
 }
 
 impl Extents {
-    pub(super) fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64) -> Self {
         Self { bytes, taken: Vec::new() }
     }
 
     /// A free part, somewhere; at any byte, not at a page's beginning.
-    pub(super) fn take(&mut self, bytes: u64, rng: &mut Rng) -> Option<u64> {
+    pub(crate) fn take(&mut self, bytes: u64, rng: &mut Rng) -> Option<u64> {
         let mut gaps = Vec::new();
         let mut from = 0;
         for (offset, len) in self.taken.iter().copied().chain([(self.bytes, 0)]) {
@@ -35,7 +35,7 @@ impl Extents {
         Some(offset)
     }
 
-    pub(super) fn give_back(&mut self, offset: u64) {
+    pub(crate) fn give_back(&mut self, offset: u64) {
         self.taken.retain(|(other, _)| *other != offset);
     }
 }

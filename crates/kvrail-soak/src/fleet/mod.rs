@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use book::Seen;
 pub use crew::{Crew, Mate, Said};
+pub(crate) use extents::Extents;
 pub use place::{Emulated, Place, Programs};
 pub use schedule::{Act, Ground, Mix, Schedule};
 pub use weather::Fault;

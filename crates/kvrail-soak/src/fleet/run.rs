@@ -820,7 +820,7 @@ impl<'a> Run<'a> {
         }
         self.book.seen.refused += 1;
         if let Some(entry) = self.book.entries.get_mut(&id) {
-            entry.outcome = Some(Outcome::Failed { class, text });
+            entry.outcome = Some(Outcome::Failed { class, text, hints: Vec::new() });
             entry.find = Find::None;
             entry.stage = Stage::Ended { look_at: now };
         }
@@ -831,7 +831,7 @@ impl<'a> Run<'a> {
 
     /// Whether an ending may be.
     fn judge(&mut self, id: u64, outcome: &Outcome, _now: Instant) -> Result<(), Violation> {
-        let Outcome::Failed { class, text } = outcome else { return Ok(()) };
+        let Outcome::Failed { class, text, .. } = outcome else { return Ok(()) };
         let Some((case, what, hurry, cancelled)) = self.case(id, *class) else { return Ok(()) };
         self.note(format!("{what} failed: {text}"));
         let explained = match class {

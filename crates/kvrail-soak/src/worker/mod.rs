@@ -222,10 +222,10 @@ impl Worker {
                 Some((b'N', id)) => Word::ToldOfFailure { id },
                 _ => Word::Cannot { what: format!("heard of the failure of a mangled message {message:?}") },
             },
-            PeerEvent::RouteDown { peer_name, route, error } => {
+            PeerEvent::RouteDown { peer_name, route, error, .. } => {
                 Word::Route { peer: peer_name.to_string(), what: format!("{route} down: {error}") }
             }
-            PeerEvent::RouteUp { peer_name, route } => {
+            PeerEvent::RouteUp { peer_name, route, .. } => {
                 Word::Route { peer: peer_name.to_string(), what: format!("{route} up") }
             }
             _ => return,

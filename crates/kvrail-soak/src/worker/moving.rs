@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvrail::{Descriptors, Plan, PostError, PrepareError, Slice, Transfer};
+use kvrail::{Descriptors, Hints, Plan, PostError, PrepareError, Slice, Transfer};
 use kvrail::engine_error::{PlanError, PostTransferError};
 
 use super::end::{End, Place, Role, Side};
@@ -162,12 +162,16 @@ impl Worker {
             let Some(result) = result else { continue };
             let mut outcome = match result {
                 Ok(report) => Outcome::Done { ops: report.ops, retried: report.retried_ops },
-                Err(error) => Outcome::Failed { class: Class::of(&error), text: error.to_string() },
+                Err(error) => Outcome::Failed {
+                    class: Class::of(&error),
+                    text: error.to_string(),
+                    hints: error.hints(),
+                },
             };
             match moving.plant {
                 Some(Plant::NeverEnds) => continue,
                 Some(Plant::UnexplainedError) => {
-                    outcome = Outcome::Failed { class: Class::Op, text: "planted".into() };
+                    outcome = Outcome::Failed { class: Class::Op, text: "planted".into(), hints: Vec::new() };
                 }
                 Some(Plant::EndedTwice) => words.push(moving.end(outcome.clone())),
                 Some(Plant::DoubleNotification) => {
