@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args) -> Result<u8, String> {
             }
         }
     }
-    let text = markdown(&table, &args.version, &library(&bench));
+    let text = markdown(&table, &args.version, &library(&bench.libfabric));
     if let Some(path) = &args.out {
         fs::write(path, &text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
     }
@@ -87,7 +87,7 @@ pub(super) fn run(args: &Args) -> Result<u8, String> {
     Ok(tally.code())
 }
 
-fn called(scenario: &Scenario) -> String {
+pub(super) fn called(scenario: &Scenario) -> String {
     match scenario.when {
         When::TargetKilled => "the target killed".into(),
         When::FromTheStart => format!("{} from the start", scenario.fault),
@@ -274,9 +274,10 @@ fn cause_of_death(finished: &Finished) -> String {
     }
 }
 
-fn library(bench: &Bench) -> String {
+/// The release of the libfabric in a directory.
+pub(super) fn library(directory: &Path) -> String {
     let mut command = Command::new("fi_info");
-    command.arg("--version").env("LD_LIBRARY_PATH", &bench.libfabric);
+    command.arg("--version").env("LD_LIBRARY_PATH", directory);
     let said = process::run(&mut command, TOLD_DEADLINE).map(|said| said.stdout).unwrap_or_default();
     let version = said.lines().find_map(|line| line.strip_prefix("libfabric:")).map(str::trim);
     version.unwrap_or("of unknown version").to_owned()
@@ -308,7 +309,7 @@ fn markdown(table: &[Seen], nixl: &str, libfabric: &str) -> String {
     text
 }
 
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{cores} cores, {} {}", std::env::consts::ARCH, kernel.trim())

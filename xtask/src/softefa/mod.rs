@@ -6,6 +6,7 @@
 
 mod fabtests;
 mod faults;
+mod kvrail_faults;
 mod kvrail_soak;
 mod nixl;
 mod node;
@@ -42,6 +43,8 @@ enum Lane {
     Soak(soak::Args),
     /// Random transfers of kvrail's own agents under faults, kills and restarts: nothing may be lost, wrong, early or late
     KvrailSoak(kvrail_soak::Args),
+    /// What kvrail's own agents do under each fault, as a table beside NIXL's
+    KvrailFaults(kvrail_faults::Args),
     /// The program that the lanes of kvrail's own agents run on nodes
     #[command(hide = true, name = kvrail_soak::WORD)]
     KvrailWorker(kvrail_soak::Worker),
@@ -114,6 +117,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Lane::NixlFaults(args) => faults::run(args),
         Lane::Soak(args) => soak::run(args),
         Lane::KvrailSoak(args) => kvrail_soak::run(args),
+        Lane::KvrailFaults(args) => kvrail_faults::run(args),
         Lane::KvrailWorker(args) => return kvrail_soak::work(args),
         Lane::Exercise(args) => return soak::exercise(args),
     };
