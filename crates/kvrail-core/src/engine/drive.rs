@@ -159,8 +159,9 @@ impl<H: Hazards> Engine<H> {
     pub fn handle_event(&mut self, now: Time, transport: &mut dyn Transport, event: Event) {
         match event {
             Event::Completed { token, first, count } => {
-                self.resolve(now, token, first, count, OpPhase::Done);
-                self.repeat_doubtful(token, first, count);
+                if self.resolve(now, token, first, count, OpPhase::Done) {
+                    self.repeat_doubtful(token, first, count);
+                }
                 self.conclude_if_quiet(now, token);
             }
             Event::Failed { token, first, count, error } => {
@@ -217,42 +218,47 @@ impl<H: Hazards> Engine<H> {
         }
     }
 
-    /// Pays the debts of ops that ended (KR-6).
-    fn resolve(&mut self, now: Time, token: Token, first: u32, count: u32, to: OpPhase) {
+    /// Pays the debts of ops that ended (KR-6). Whether some of them may prove nothing.
+    fn resolve(&mut self, now: Time, token: Token, first: u32, count: u32, to: OpPhase) -> bool {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else {
             self.stats.completions_unknown += u64::from(count);
-            return;
+            return false;
         };
         let id = transfer.plan.peer;
-        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return false };
+        let done = to == OpPhase::Done;
+        let done_at = match &mut transfer.round {
+            Some(round) if done => round.done_at.as_mut_slice(),
+            _ => &mut [],
+        };
         let mut resolved = 0;
-        let mut done_at = transfer.round.as_mut().filter(|_| to == OpPhase::Done).map(|r| &mut r.done_at);
         transfer.ops.resolve(first, count, to, |_, route| {
             let route = &mut peer.routes[usize::from(route)];
             route.in_flight -= 1;
             route.progress_at = now;
-            if let Some(done_at) = &mut done_at {
-                done_at[route.route.remote.index()] = now;
+            if let Some(at) = done_at.get_mut(route.route.remote.index()) {
+                *at = now;
             }
             let rail = route.route.local.index();
             self.rails[rail].in_flight -= 1;
             let stats = &mut self.stats.rails[rail];
-            if to == OpPhase::Done {
+            if done {
                 stats.ops_done += 1;
             } else {
                 stats.ops_failed += 1;
             }
             resolved += 1;
         });
-        peer.heard_at = if to == OpPhase::Done { now } else { peer.heard_at };
         transfer.in_flight -= resolved;
-        if to == OpPhase::Done {
-            if transfer.round.is_some() {
-                transfer.visible_by = now + self.caps.linger;
-            }
-            transfer.unfinished -= resolved;
-        }
         self.stats.completions_unknown += u64::from(count.saturating_sub(resolved));
+        if !done {
+            return false;
+        }
+        peer.heard_at = now;
+        transfer.unfinished -= resolved;
+        let Some(round) = &transfer.round else { return false };
+        transfer.visible_by = now + self.caps.linger;
+        !round.doubtful.is_empty()
     }
 
     /// Ops that completed on a doubtful rail are posted again on others (see [`flow`]).
