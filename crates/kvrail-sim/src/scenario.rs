@@ -117,10 +117,12 @@ impl Scenario {
     #[must_use]
     pub fn summary(&self) -> String {
         let rails: Vec<usize> = self.nodes.iter().map(|node| node.rails.len()).collect();
+        let sockets: Vec<usize> = self.nodes.iter().map(|node| node.sockets).collect();
         format!(
-            "{} evidence, rails {rails:?}, mtu {}, commit ≤ {} µs, linger {} µs, queue {}, receives {}, {} transfers, {} \
-             troubles",
+            "{} evidence, rails {rails:?} on sockets {sockets:?}{}, mtu {}, commit ≤ {} µs, linger {} µs, queue {}, \
+             receives {}, {} transfers, {} troubles",
             self.model.evidence,
+            if self.model.reset_replaces_endpoint { ", resets replace endpoints" } else { "" },
             self.model.mtu,
             self.model.commit_max / US,
             self.model.linger / US,
@@ -157,6 +159,7 @@ fn model(rng: &mut Rng) -> Model {
         receives_max: rng.pick(&[16, 16, 32, 64, 512]),
         poll_budget: rng.pick(&[1, 8, 256]),
         target_knows_initiator: rng.chance(500_000),
+        reset_replaces_endpoint: rng.chance(400_000),
         ..Model::default()
     }
 }
@@ -166,12 +169,12 @@ fn nodes(rng: &mut Rng) -> Vec<NodeSpec> {
     let equal = rng.chance(300_000).then(|| rng.within(1, 4));
     (0..count)
         .map(|_| {
-            let rails = equal.unwrap_or_else(|| rng.pick(&[1, 1, 2, 2, 3, 4, 8]));
+            let rails = equal.unwrap_or_else(|| rng.pick(&[1, 1, 2, 2, 3, 4, 4, 8, 8, 32]));
             let rates = [100_000_000_000, 200_000_000_000, 400_000_000_000];
             let first = rng.pick(&rates);
             let mixed = rng.chance(200_000);
             let rails = (0..rails).map(|_| if mixed { rng.pick(&rates) } else { first }).collect();
-            NodeSpec { rails, memory: rng.pick(&[16 << 10, 32 << 10]) }
+            NodeSpec { rails, memory: rng.pick(&[16 << 10, 32 << 10]), sockets: rng.pick(&[1, 1, 2, 2, 4]) }
         })
         .collect()
 }

@@ -42,7 +42,7 @@ impl SimWorld {
 impl World for SimWorld {
     fn add_node(&mut self) -> NodeId {
         let rails = vec![100_000_000_000; 1 + self.nodes.len() % 3];
-        let node = self.fabric.add_node(NodeSpec { rails, memory: 0 });
+        let node = self.fabric.add_node(NodeSpec { rails, memory: 0, sockets: 1 });
         self.nodes.push(self.fabric.transport(node));
         NodeId(node)
     }

@@ -19,7 +19,7 @@ struct Pair {
 }
 
 fn pair(seed: u64, model: Model, rails: (usize, usize)) -> Pair {
-    let spec = |rails| NodeSpec { rails: vec![100_000_000_000; rails], memory: BYTES };
+    let spec = |rails| NodeSpec { rails: vec![100_000_000_000; rails], memory: BYTES, sockets: 1 };
     let fabric = SimFabric::new(seed, model, vec![spec(rails.0), spec(rails.1)], false);
     let (mut a, mut b) = (fabric.transport(0), fabric.transport(1));
     introduce(&mut a, &mut b);
