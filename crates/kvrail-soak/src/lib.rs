@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod layout;
 pub mod pattern;
 mod plant;
+pub mod seeds;
 pub mod talk;
 pub mod troupe;
 mod violation;

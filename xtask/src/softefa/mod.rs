@@ -12,6 +12,7 @@ mod nixl;
 mod node;
 mod pingpong;
 mod scenario;
+mod seeds;
 mod soak;
 
 use std::env;
@@ -45,6 +46,8 @@ enum Lane {
     KvrailSoak(kvrail_soak::Args),
     /// What kvrail's own agents do under each fault, as a table beside NIXL's
     KvrailFaults(kvrail_faults::Args),
+    /// The simulator's seeds, played in virtual time and on emulated NICs, and set side by side
+    Seeds(seeds::Args),
     /// The program that the lanes of kvrail's own agents run on nodes
     #[command(hide = true, name = kvrail_soak::WORD)]
     KvrailWorker(kvrail_soak::Worker),
@@ -118,6 +121,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Lane::Soak(args) => soak::run(args),
         Lane::KvrailSoak(args) => kvrail_soak::run(args),
         Lane::KvrailFaults(args) => kvrail_faults::run(args),
+        Lane::Seeds(args) => seeds::run(args),
         Lane::KvrailWorker(args) => return kvrail_soak::work(args),
         Lane::Exercise(args) => return soak::exercise(args),
     };
