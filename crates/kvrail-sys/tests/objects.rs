@@ -219,7 +219,8 @@ fn a_receive_that_is_taken_back_ends_as_cancelled() {
     // SAFETY: the memory is registered, and nobody touches it before the failure below.
     let result = unsafe { a.endpoint.receive(into, 64, a.region.desc(), at) };
     assert_eq!(outcome(result), Ok(()));
-    a.endpoint.cancel(at).unwrap();
+    // SAFETY: the context is that of the receive above.
+    unsafe { a.endpoint.cancel(at) }.unwrap();
     assert_eq!(wait(&a, &b).unwrap_err(), FI_ECANCELED);
 }
 

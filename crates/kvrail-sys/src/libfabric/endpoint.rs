@@ -4,9 +4,7 @@ use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::abi::{
-    self, FI_ENOSYS, FI_ETOOSMALL, FI_OPT_ENDPOINT, FI_SUCCESS, fi_addr_t, fi_msg, fi_msg_rma, fid_ep,
-};
+use super::abi::{self, FI_ETOOSMALL, FI_OPT_ENDPOINT, fi_addr_t, fi_msg, fi_msg_rma, fid_ep};
 use super::domain::{ADDRESS_BYTES_MAX, AddressVector};
 use super::error::FabricError;
 use super::fabric::{EventQueue, OneThread};
@@ -151,16 +149,15 @@ impl Endpoint {
 
     /// Asks for an operation to be taken back: receives can be, transfers cannot. It ends in the queue with `FI_ECANCELED`.
     ///
+    /// # Safety
+    /// The context is one of an operation in flight: providers look for it, and may look into it.
+    ///
     /// # Errors
     /// libfabric's.
-    pub fn cancel(&self, context: *mut c_void) -> Result<(), FabricError> {
-        // SAFETY: the endpoint is open; the context is compared, not read.
+    pub unsafe fn cancel(&self, context: *mut c_void) -> Result<(), FabricError> {
+        // SAFETY: the endpoint is open; the context is the caller's promise.
         let result = unsafe { abi::fi_cancel(self.as_ptr(), context) };
-        match c_int::try_from(result) {
-            Ok(FI_SUCCESS) => Ok(()),
-            Ok(_) => Err(self.library().error("fi_cancel", result)),
-            Err(_) => Err(self.library().error("fi_cancel", -(FI_ENOSYS as isize))),
-        }
+        if result == 0 { Ok(()) } else { Err(self.library().error("fi_cancel", result)) }
     }
 
     /// Posts a receive. See [`outcome`] for results, here and below.

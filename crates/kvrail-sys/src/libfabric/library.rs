@@ -369,6 +369,7 @@ impl File {
 }
 
 impl Functions {
+    #[allow(clippy::missing_transmute_annotations, reason = "each field has its type in the structure")]
     fn load(handle: NonNull<c_void>, file: &File) -> Result<Self, LoadError> {
         /// Looks one up and gives it its type, which is that of the field it is for.
         macro_rules! function {
