@@ -205,7 +205,10 @@ fn a_message_and_a_write_arrive_and_everything_closes() {
     assert_eq!(wait(&a, &b).unwrap().op_context.cast(), &raw mut wrote);
     assert_eq!(&b.memory[2048..2053], b"hello");
     a.addresses.remove(at_b).unwrap();
-    drop(b);
+    let Side { endpoint, region, memory, .. } = b;
+    endpoint.close().unwrap();
+    region.close().unwrap();
+    drop(memory);
     drop(a);
     assert_eq!(ERRORS.load(Ordering::SeqCst), before, "something did not close");
 }

@@ -133,6 +133,14 @@ impl Endpoint {
         self.set(option, &value)
     }
 
+    /// Reads an option whose value is an `int`.
+    ///
+    /// # Errors
+    /// libfabric's.
+    pub fn number(&self, option: c_int) -> Result<c_int, FabricError> {
+        self.get(option, 0)
+    }
+
     fn set<T: Copy>(&self, option: c_int, value: &T) -> Result<(), FabricError> {
         let at = std::ptr::from_ref(value).cast();
         // SAFETY: the endpoint is open, and the value as long as it says.
@@ -145,6 +153,17 @@ impl Endpoint {
         // SAFETY: the endpoint is open; the value, an integer whatever its bits, is as long as it says.
         let result = unsafe { abi::fi_getopt(self.as_ptr(), FI_OPT_ENDPOINT, option, at, &mut len) };
         self.library().check("fi_getopt", result).map(|()| value)
+    }
+
+    /// Closes it now. Afterwards the provider touches neither the buffers nor the contexts of what was in flight, and reports
+    /// nothing more of it: an operation that is not in the queue by then never is.
+    ///
+    /// This may take as long as the provider waits for its peers.
+    ///
+    /// # Errors
+    /// libfabric's: the endpoint is abandoned, and what was in flight may still be. `FI_EBUSY` where a registration is bound to it.
+    pub fn close(self) -> Result<(), FabricError> {
+        Handle::close(self.handle)
     }
 
     /// Asks for an operation to be taken back: receives can be, transfers cannot. It ends in the queue with `FI_ECANCELED`.

@@ -96,16 +96,20 @@ impl Library {
     }
 
     fn open(place: &Place) -> Result<Self, LoadError> {
-        if !is_loaders(&place.library) {
-            if !place.library.is_file() {
-                return Err(LoadError::NotThere { path: place.library.clone(), origin: place.origin });
-            }
+        let seen = if is_loaders(&place.library) {
+            None
+        } else if place.library.is_file() {
             // Before it is mapped: another machine's or an old one shall not run its constructors here.
-            File::inspect(&place.library)?.check(None)?;
-        }
+            Some(File::inspect(&place.library)?).map(|file| file.check(None).map(|()| file)).transpose()?
+        } else {
+            return Err(LoadError::NotThere { path: place.library.clone(), origin: place.origin });
+        };
         let handle = map(&place.library)?;
         let path = mapped_path(handle).unwrap_or_else(|| place.library.clone());
-        let file = File::inspect(&path)?;
+        let file = match seen {
+            Some(file) if file.path == path => file,
+            _ => File::inspect(&path)?,
+        };
         file.check(None)?;
         let functions = Functions::load(handle, &file)?;
         // SAFETY: it takes nothing and returns a number.
@@ -424,8 +428,8 @@ fn map(library: &Path) -> Result<NonNull<c_void>, LoadError> {
         let said = unsafe { libc::dlerror() };
         // SAFETY: null or a string that stays until this thread's next call of the loader.
         let said = unsafe { text(said) }.unwrap_or_else(|| "the loader gives no reason".into());
-        // The loader has no other way to say that it knows no such library.
-        if is_loaders(library) && said.starts_with(&format!("{}: cannot open", library.display())) {
+        // The loader has no other way to say that it knows no such library: what it found it names with its directory.
+        if is_loaders(library) && said.starts_with(&format!("{}: ", library.display())) {
             return LoadError::NotFound { looked: vec![said] };
         }
         refused(said)
