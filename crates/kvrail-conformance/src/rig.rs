@@ -405,7 +405,7 @@ impl<'w> Rig<'w> {
             }
             Event::SendFailed { .. } => node.sends_failed += 1,
             Event::PeerGone { peer } => node.gone.push(peer),
-            Event::RailDown { .. } | Event::RailUp { .. } => {}
+            Event::RailDown { .. } | Event::RailUp { .. } | Event::AddressChanged => {}
         }
         Ok(())
     }

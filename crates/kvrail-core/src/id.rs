@@ -136,3 +136,63 @@ pub struct Token {
     /// Tenant of that position.
     pub generation: Generation,
 }
+
+/// A set of one agent's rails.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RailSet(u64);
+
+impl RailSet {
+    /// Every rail that there is.
+    pub const ALL: Self = Self(u64::MAX);
+    /// No rail.
+    pub const NONE: Self = Self(0);
+
+    /// The rails whose bits are set: bit `i` stands for the rail with index `i`.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Bit `i` is set if the rail with index `i` belongs to the set.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The same with one rail more; an index beyond [`crate::limits::RAILS_MAX`] changes nothing.
+    #[must_use]
+    pub const fn with(self, index: usize) -> Self {
+        if index < crate::limits::RAILS_MAX { Self(self.0 | 1 << index) } else { self }
+    }
+
+    /// Whether the rail with that index belongs to the set.
+    #[must_use]
+    pub const fn contains(self, index: usize) -> bool {
+        index < crate::limits::RAILS_MAX && self.0 >> index & 1 == 1
+    }
+
+    /// Rails of either set.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Rails of both sets.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Indices of the set's rails below `count`, ascending.
+    pub fn below(self, count: usize) -> impl Iterator<Item = usize> {
+        (0..count).filter(move |&index| self.contains(index))
+    }
+}
+
+const _: () = assert!(crate::limits::RAILS_MAX <= 64, "a rail set is one word");

@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use crate::id::{Generation, LocalRail, PeerId, RegionId, Route, Token};
+use crate::id::{Generation, LocalRail, PeerId, RailSet, RegionId, Route, Token};
 use crate::time::Time;
 
 /// Direction of a one-sided op, seen from the agent that posts it.
@@ -106,6 +106,32 @@ impl fmt::Display for Device {
             Self::Cuda(n) => write!(f, "cuda:{n}"),
         }
     }
+}
+
+/// What went over one local rail since it was opened: what a person is told when a peer is silent (KR-4).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RailCounters {
+    /// Ops and messages handed to the fabric.
+    pub posted: u64,
+    /// Those that the fabric reported as done.
+    pub completed: u64,
+    /// Those that the fabric reported as failed, or that were taken back.
+    pub failed: u64,
+    /// Messages and immediates that arrived.
+    pub received: u64,
+    /// What the device itself counts, where it can be read.
+    pub device: Option<DeviceCounters>,
+}
+
+/// A network device's own counters, since the rail was opened. Other processes on the same device count too.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeviceCounters {
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent again, where the device counts them.
+    pub retransmitted: Option<u64>,
 }
 
 /// A region as it is registered with a transport, or imported from a peer.
@@ -220,6 +246,8 @@ pub enum Event {
         /// Whom.
         peer: PeerId,
     },
+    /// [`Transport::address`] gives other bytes now (an endpoint was replaced by a new one): peers must be told.
+    AddressChanged,
 }
 
 /// How one op or message ended badly.
@@ -361,6 +389,12 @@ pub trait Transport {
     /// Appends the bytes that a peer needs beside [`RegionInfo`] to reach a registered region; may append nothing.
     fn region_key(&self, region: RegionId, out: &mut Vec<u8>);
 
+    /// The local rails that a registered region may be moved over: those near its memory, and registered there.
+    fn region_rails(&self, region: RegionId) -> RailSet {
+        let _ = region;
+        RailSet::ALL
+    }
+
     /// Ends a registration: after return no peer's op touches the memory any more. The engine calls it only when
     /// none of its own ops uses the region. May block for a bounded grace period (a peer's copy in progress).
     ///
@@ -375,6 +409,16 @@ pub trait Transport {
     /// [`PeerError`]: input from outside.
     fn add_peer(&mut self, now: Time, peer: PeerId, address: &[u8]) -> Result<Vec<RailInfo>, PeerError>;
 
+    /// Takes in an address of a known peer that may differ from the one given before (it greets again after
+    /// [`Event::AddressChanged`]). Older addresses that come late change nothing. Returns whether anything changed.
+    ///
+    /// # Errors
+    /// [`PeerError`]: input from outside; what was known stands.
+    fn readdress(&mut self, now: Time, peer: PeerId, address: &[u8]) -> Result<bool, PeerError> {
+        let _ = (now, peer, address);
+        Ok(false)
+    }
+
     /// Forgets a peer. Its ops in flight are flushed in bounded time, by events that come after this call.
     fn remove_peer(&mut self, now: Time, peer: PeerId);
 
@@ -384,6 +428,12 @@ pub trait Transport {
     /// # Errors
     /// [`PeerError`]: input from outside.
     fn import_region(&mut self, peer: PeerId, region: &RegionInfo, key: &[u8]) -> Result<(), PeerError>;
+
+    /// The peer's rails that an imported region may be moved over.
+    fn imported_rails(&self, peer: PeerId, region: RegionId) -> RailSet {
+        let _ = (peer, region);
+        RailSet::ALL
+    }
 
     /// Starts a prefix of the batch and returns its length; 0 means "full, try after the next events".
     ///
@@ -408,6 +458,12 @@ pub trait Transport {
     /// to poll again before sleeping, where a transport needs its target's core.
     fn served(&self) -> bool {
         false
+    }
+
+    /// What went over each local rail; empty where nothing is counted. May read files: for reports, not for the data
+    /// path.
+    fn rail_counters(&mut self) -> Vec<RailCounters> {
+        Vec::new()
     }
 
     /// When [`Transport::poll`] wants to be called even if nothing arrives.

@@ -200,6 +200,10 @@ impl<H: Hazards> Engine<H> {
                 self.each_route_on(rail, |engine, peer, index| engine.probe_soon(now, peer, index));
             }
             Event::PeerGone { peer } => self.lose(now, transport, peer, PeerLostCause::Gone),
+            Event::AddressChanged => {
+                self.address.clear();
+                transport.address(&mut self.address);
+            }
         }
     }
 

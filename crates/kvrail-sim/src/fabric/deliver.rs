@@ -212,6 +212,7 @@ fn digest(event: &Event) -> (&'static str, [u64; 3]) {
         Event::RailDown { rail } => ("rail down", [u64::from(rail.0), 0, 0]),
         Event::RailUp { rail } => ("rail up", [u64::from(rail.0), 0, 0]),
         Event::PeerGone { peer } => ("peer gone", [u64::from(peer.slot), u64::from(peer.generation.0), 0]),
+        Event::AddressChanged => ("address changed", [0; 3]),
     }
 }
 
