@@ -124,6 +124,7 @@ fn a_library_that_is_no_libfabric_is_refused_before_it_is_mapped() {
         maps.lines().find_map(|l| l.split_whitespace().last().filter(|p| p.contains("/libc.so"))).unwrap();
     let error = Library::load(&Search::new(Some(Path::new(libc)))).unwrap_err();
     let LoadError::MissingSymbol { symbol: "fi_getinfo", .. } = &error else { panic!("{error}") };
+    assert!(error.to_string().ends_with("has no fi_getinfo@FABRIC_1.3 (no FABRIC symbols)"), "{error}");
 }
 
 /// A stand-in for a libfabric, built from C: the versions of its symbols, and what its `fi_version` says.

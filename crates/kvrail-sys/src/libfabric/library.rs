@@ -339,6 +339,14 @@ impl File {
         })
     }
 
+    /// What it has, in words.
+    fn symbols_found(&self) -> String {
+        match self.symbols {
+            0 => "no FABRIC symbols".into(),
+            highest => format!("symbols up to FABRIC_1.{highest}"),
+        }
+    }
+
     /// Whether it is one for this machine and new enough, also by what its `fi_version` says once it is loaded.
     fn check(&self, version: Option<u32>) -> Result<(), LoadError> {
         let found = format!("FABRIC_1.{}", self.symbols);
@@ -347,8 +355,12 @@ impl File {
         }
         if !self.is_libfabric || self.symbols == 0 {
             let (symbol, version) = ("fi_getinfo", SYMBOLS_USED);
-            let found = if self.symbols == 0 { "none".into() } else { found };
-            return Err(LoadError::MissingSymbol { path: self.path.clone(), symbol, version, found });
+            return Err(LoadError::MissingSymbol {
+                path: self.path.clone(),
+                symbol,
+                version,
+                found: self.symbols_found(),
+            });
         }
         let of_file = match self.release {
             Some(Release::Exact { major, minor }) => Some((major, minor)),
@@ -404,9 +416,11 @@ fn symbol(
     version: &'static str,
 ) -> Result<NonNull<c_void>, LoadError> {
     let at = lookup(handle, symbol, version);
-    at.ok_or_else(|| {
-        let found = format!("FABRIC_1.{}", file.symbols);
-        LoadError::MissingSymbol { path: file.path.clone(), symbol, version, found }
+    at.ok_or_else(|| LoadError::MissingSymbol {
+        path: file.path.clone(),
+        symbol,
+        version,
+        found: file.symbols_found(),
     })
 }
 
