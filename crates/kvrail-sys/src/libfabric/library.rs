@@ -14,7 +14,7 @@ use super::release::Release;
 use super::search::{Origin, Place, Search, is_loaders};
 
 /// The oldest release that is used: Debian 12's, the oldest whose headers and library the tests are run with. (Its symbols alone would
-/// do since 1.7; `efa`'s reads and writes by the device, and the options that say whether they are emulated, need 1.18.)
+/// do since 1.9; `efa`'s reads and writes by the device, and the options that say whether they are emulated, need 1.18.)
 pub const RELEASE_MIN: (u32, u32) = (1, 17);
 
 /// Highest `FABRIC_1.n` that such a release defines, so that an older one is refused before it is mapped.
