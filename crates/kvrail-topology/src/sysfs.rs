@@ -1,6 +1,6 @@
 //! Reads a topology from a sysfs tree.
 
-mod devices;
+pub(crate) mod devices;
 mod nics;
 
 use crate::files::{Fault, Tree};
