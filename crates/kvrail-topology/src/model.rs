@@ -219,7 +219,7 @@ pub struct Topology {
 impl Topology {
     /// Puts GPUs and NICs in PCI order (those without an address last, by name) and numbers them.
     pub(crate) fn new(origin: Origin, facts: Facts) -> Self {
-        let Facts { machine, mut numa_nodes, bridges, mut gpus, mut nics, warnings } = facts;
+        let Facts { mut machine, mut numa_nodes, bridges, mut gpus, mut nics, mut warnings } = facts;
         numa_nodes.sort_by_key(|node| node.id);
         numa_nodes.dedup_by_key(|node| node.id);
         gpus.sort_by_key(|gpu| gpu.address);
@@ -231,6 +231,27 @@ impl Topology {
         (0..).zip(&mut gpus).for_each(|(ordinal, gpu)| gpu.id = GpuId(ordinal));
         (0..).zip(&mut nics).for_each(|(place, nic)| nic.id = NicId(place));
         let assignment = OnceLock::new();
+        let plain = |text: &mut String| {
+            // A captured tree can name things as it likes; what a terminal would obey is taken out.
+            if text.contains(char::is_control) {
+                *text = text.replace(char::is_control, "?");
+            }
+        };
+        machine.iter_mut().for_each(plain);
+        gpus.iter_mut().filter_map(|gpu| gpu.model.as_mut()).for_each(plain);
+        for nic in &mut nics {
+            plain(&mut nic.name);
+            nic.interfaces.iter_mut().for_each(plain);
+            let texts = [&mut nic.driver, &mut nic.link_layer, &mut nic.node_guid];
+            texts.into_iter().flatten().chain(nic.gids.iter_mut().map(|(_, gid)| gid)).for_each(plain);
+            if let LinkState::Down(word) = &mut nic.state {
+                plain(word);
+            }
+        }
+        for Warning { place, what } in &mut warnings {
+            plain(place);
+            plain(what);
+        }
         Self { origin, machine, numa_nodes, bridges, gpus, nics, warnings, assignment }
     }
 
@@ -338,8 +359,8 @@ impl Topology {
         usable.iter().copied().filter(near).collect()
     }
 
-    /// The node that a device is on: what it says, or the only one there is.
-    pub(crate) fn numa_of(&self, stated: Option<u32>) -> Option<u32> {
+    /// The node that a device is on: the one that it states, or the only one there is.
+    pub fn numa_of(&self, stated: Option<u32>) -> Option<u32> {
         match (stated, &self.numa_nodes[..]) {
             (None, [only]) => Some(only.id),
             _ => stated,
