@@ -90,10 +90,13 @@ impl<H: Hazards> Engine<H> {
         };
         let Some(at) = transfer.work.iter().position(mine) else { return Posted::Nothing };
         let work = transfer.work[at];
-        let route = &mut peer.routes[usize::from(work.route)];
         let mut count = (work.end - work.next).min(self.caps.ops_in_flight_max - self.rails[rail].in_flight);
+        let routes = transfer.work.len().min(peer.routes.first()) as u32;
+        let route = &mut peer.routes[usize::from(work.route)];
         if transfer.round.is_some() {
-            count = count.min(peer.credit.left());
+            // The rails come in turn: what the first takes of the peer's credit, the last lacks.
+            let share = (peer.credit.granted / routes.max(1)).max(1);
+            count = count.min(peer.credit.left()).min(share.saturating_sub(route.in_flight));
             if peer.credit.left() == 0 {
                 // Queued again when the peer returns credit; asked for in case its word was lost.
                 peer.hello.due = peer.hello.due.min(now + CREDIT_ASKED_AFTER);

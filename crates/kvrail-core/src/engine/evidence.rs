@@ -61,6 +61,11 @@ impl Evidence {
         Self { slots: Vec::new(), free: VecDeque::new(), rails, strays: 0 }
     }
 
+    /// Slots that there are, granted or not.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Grants up to `count` slots to a peer.
     pub(super) fn grant(&mut self, owner: PeerId, count: usize) -> Vec<Slot> {
         let mut granted = Vec::with_capacity(count);

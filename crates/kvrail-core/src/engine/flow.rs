@@ -21,9 +21,6 @@ use super::*;
 use crate::wire::control::{Outcome, RailCount, Slot};
 use transfer::Round;
 
-/// Ops of a failed route that move to another route together.
-const REROUTE_OPS: u32 = 16;
-
 impl<H: Hazards> Engine<H> {
     /// Starts the counted transfers of a peer that wait for a slot, oldest first.
     pub(super) fn admit(&mut self, id: PeerId) {
@@ -345,13 +342,14 @@ fn carries(transfer: &Transfer, routes: &Routes, route: u16) -> bool {
     state.is_up() && transfer.trusts(state.route.remote)
 }
 
-/// Divides work among routes; leaves it where it is if there are none.
+/// Divides work among routes, however little it is: a rail that has to carry all of it would end long after the
+/// others. Leaves it where it is if there are none.
 fn spread(transfer: &mut Transfer, routes: &mut Routes, work: transfer::Work, among: &[u16]) {
     if among.is_empty() {
         return transfer.add_work(work.route, work.next, work.end);
     }
     let ops = work.end - work.next;
-    let pieces = ops.div_ceil(REROUTE_OPS).min(among.len() as u32);
+    let pieces = ops.min(among.len() as u32);
     let cut = |piece: u32| work.next + (u64::from(ops) * u64::from(piece) / u64::from(pieces)) as u32;
     for piece in 0..pieces {
         routes.rotate = routes.rotate.wrapping_add(1);

@@ -200,8 +200,8 @@ impl World {
         let mut offset = 0;
         while offset < len {
             let bytes = self.model.mtu.min(len - offset);
-            let wire =
-                u64::from(bytes) * 8 * 100_000_000_000 / (rate / 10 * self.model.goodput_percent) / 100;
+            // Bits to nanoseconds, at a percentage of the rate.
+            let wire = u64::from(bytes) * 8 * 100_000_000_000 / (rate * self.model.goodput_percent);
             let mut departs = start;
             if let Some(nic) = self.nodes[sender].rails.get_mut(rail) {
                 departs = nic.tx_free.max(start) + wire;

@@ -370,7 +370,11 @@ impl Transport for SimTransport {
                 local_region: op.local_region,
                 remote_region: op.remote_region,
                 generation: theirs.map_or(kvrail_core::id::Generation(0), |theirs| theirs.info.generation),
-                key: theirs.and_then(|theirs| theirs.keys.get(&remote)).copied().unwrap_or(0),
+                key: theirs
+                    .and_then(|theirs| theirs.keys.get(&remote))
+                    .filter(|_| near)
+                    .copied()
+                    .unwrap_or(0),
                 len: op.len,
                 immediate: batch.immediate.filter(|_| counted),
                 posted: world.now,
