@@ -13,8 +13,8 @@ use super::release::Release;
 use super::search::{Origin, Place, Search, is_loaders};
 use crate::elf::{Elf, HOST};
 
-/// The oldest release that is used. 1.17 is Debian 12's, and the oldest whose layouts the tests compare; its `tcp` provider is also the
-/// first whose own `FI_EP_RDM` endpoints are what `fi_getinfo` offers, without `ofi_rxm` above them.
+/// The oldest release that is used: Debian 12's, the oldest whose headers and library the tests are run with. (Its symbols alone would
+/// do since 1.7; `efa`'s reads and writes by the device, and the options that say whether they are emulated, need 1.18.)
 pub const RELEASE_MIN: (u32, u32) = (1, 17);
 
 /// Highest `FABRIC_1.n` that such a release defines, so that an older one is refused before it is mapped.
@@ -59,7 +59,7 @@ pub struct Library {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Parameter {
-    /// Its name, as in `tcp_iface`: the environment variable is `FI_TCP_IFACE`.
+    /// The environment variable that sets it, as in `FI_TCP_IFACE`.
     pub name: String,
     /// What it does.
     pub help: String,
