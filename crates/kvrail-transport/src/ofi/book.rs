@@ -19,11 +19,16 @@ const INTRODUCE_AFTER: Duration = Duration::from_millis(2);
 /// Longest such pause.
 const INTRODUCE_AFTER_MAX: Duration = Duration::from_millis(200);
 
+/// How long posts are refused after nothing got through for the stall timeout.
+const REFUSED_FOR: Duration = Duration::from_millis(500);
+
 /// Whether the peer's rail surely knows this rail's endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Introduction {
     /// It does, or the provider does not need it to.
     Done,
+    /// Nobody has asked yet.
+    Unasked,
     /// Not yet: ops have to wait (EFA answers them with status 14), messages get through.
     Open {
         /// When it is said again.
@@ -63,6 +68,17 @@ impl Destination {
         self.refused_since = None;
         self.gone_since = None;
         self.failures = 0;
+    }
+
+    /// Nothing gets through to it. Returns true, and refuses posts for a while, when that has been so for too long.
+    pub(super) fn refused(&mut self, now: Time, patience: Duration) -> bool {
+        let since = *self.refused_since.get_or_insert(now);
+        if now.since(since) < patience {
+            return false;
+        }
+        self.refused_since = None;
+        self.down_until = Some(now + REFUSED_FOR);
+        true
     }
 
     /// When an introduction is due, if one is.

@@ -40,8 +40,8 @@ pub(super) struct Intake<'a> {
     pub(super) heard: &'a mut Vec<Heard>,
     /// Imports that were ended and have nothing in flight any more.
     pub(super) settled: &'a mut Vec<u32>,
-    /// Peers of which a rail's endpoint was found gone.
-    pub(super) gone: &'a mut Vec<PeerId>,
+    /// Rails of peers whose endpoint was found gone.
+    pub(super) gone: &'a mut Vec<(PeerId, RemoteRail)>,
     /// Consecutive ops of one transfer that completed: one event for many.
     run: Option<(Token, u32, u32)>,
 }
@@ -54,7 +54,7 @@ impl<'a> Intake<'a> {
         reassembly: &'a mut Reassembly,
         heard: &'a mut Vec<Heard>,
         settled: &'a mut Vec<u32>,
-        gone: &'a mut Vec<PeerId>,
+        gone: &'a mut Vec<(PeerId, RemoteRail)>,
     ) -> Self {
         Self { events, now, imports, reassembly, heard, settled, gone, run: None }
     }
@@ -344,7 +344,7 @@ impl Rail {
             }
             if decoded.scope == Scope::Peer {
                 destination.gone_since.get_or_insert(intake.now);
-                intake.gone.push(destination.peer);
+                intake.gone.push((destination.peer, destination.remote));
             }
             // The peer's rail does not know this endpoint (it was replaced, or forgot us): say it again.
             if decoded.family == Family::Efa && decoded.code == UNKNOWN_PEER {

@@ -219,6 +219,18 @@ impl Imported {
         self.dense[index] = import;
     }
 
+    /// Forgets a region, if that import still stands for it.
+    pub(super) fn unset(&mut self, region: RegionId, import: u32) {
+        match self.dense.get_mut(region.index()) {
+            Some(known) if *known == import => *known = NONE,
+            Some(_) => {}
+            None if self.sparse.get(&region.0) == Some(&import) => {
+                self.sparse.remove(&region.0);
+            }
+            None => {}
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
         self.dense.iter().copied().filter(|&import| import != NONE).chain(self.sparse.values().copied())
     }
@@ -291,6 +303,11 @@ impl Imports {
         let Some(known) = self.0.get_mut(import as usize) else { return true };
         known.ended = true;
         known.in_flight == 0
+    }
+
+    /// Whether ops to an ended import of that region are in flight.
+    pub(super) fn is_busy(&self, peer: PeerId, region: RegionId) -> bool {
+        self.0.iter().any(|(_, i)| i.peer == peer && i.region == region && i.ended && i.in_flight > 0)
     }
 
     /// Forgets an import that was ended and has nothing in flight.
