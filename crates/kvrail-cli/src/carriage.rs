@@ -127,15 +127,18 @@ pub(crate) fn head(initiator: &Carriage, target: Option<&Carriage>) -> Vec<Strin
     let mut lines = Vec::new();
     let library = |of: &Libfabric| {
         let file = of.file.as_deref().unwrap_or("file without version");
-        format!("provider {}, libfabric {} ({file}, {}) {}", of.provider, of.release, of.symbols, of.path)
+        let first = format!("provider {}, libfabric {} ({file}, {}):", of.provider, of.release, of.symbols);
+        [first, format!("  {}", of.path)]
     };
     let there = target.and_then(|target| target.libfabric.as_ref());
     match there {
         Some(there) if library(there) != library(here) => {
-            lines.push(format!("initiator: {}", library(here)));
-            lines.push(format!("target: {}", library(there)));
+            for (side, of) in [("initiator", here), ("target", there)] {
+                let [first, path] = library(of);
+                lines.extend([format!("{side}: {first}"), path]);
+            }
         }
-        _ => lines.push(library(here)),
+        _ => lines.extend(library(here)),
     }
     match target {
         Some(target) if target.inventory() != initiator.inventory() => {
@@ -195,13 +198,10 @@ mod tests {
     fn the_head_names_provider_library_rails_and_the_ceiling() {
         let p5 = carriage(32, 100_000_000_000);
         let lines = head(&p5, Some(&p5));
-        assert!(
-            lines[0].starts_with("provider efa-direct, libfabric 2.5 (v2.5, FABRIC_1.9) /long"),
-            "{lines:?}"
-        );
-        assert!(lines[0].ends_with("long/libfabric.so.1"), "{lines:?}");
-        assert_eq!(lines[1], "32 rails of 100 Gb/s, rdmap0s0 to rdmap31s0 on each side");
-        assert!(lines[3].contains("400.000 GB/s"), "{lines:?}");
+        assert_eq!(lines[0], "provider efa-direct, libfabric 2.5 (v2.5, FABRIC_1.9):");
+        assert!(lines[1].starts_with("  /long") && lines[1].ends_with("long/libfabric.so.1"), "{lines:?}");
+        assert_eq!(lines[2], "32 rails of 100 Gb/s, rdmap0s0 to rdmap31s0 on each side");
+        assert!(lines[4].contains("400.000 GB/s"), "{lines:?}");
         assert!(lines.iter().all(|line| line.chars().count() <= COLUMNS));
     }
 
