@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kvrail::{Agent, Memory, Notification, PeerEvent, Progress, Region};
@@ -128,6 +128,7 @@ struct Worker {
     /// Postings so far: defects bite now and then.
     posted: u64,
     leaked: Vec<Region>,
+    listener: Option<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -155,7 +156,7 @@ impl Worker {
         let regions = agent.register_many(memory.clone()).map_err(|e| said(&e))?;
         let rails = agent.stats().transports.iter().flat_map(|t| &t.rails).map(|r| r.name.clone()).collect();
         mouth.say(&Word::Am { tenants: regions.iter().map(tenant).collect(), rails });
-        let worker = Self {
+        let mut worker = Self {
             agent,
             memory,
             regions: regions.into_iter().map(Some).collect(),
@@ -165,16 +166,17 @@ impl Worker {
             over: Arc::default(),
             posted: 0,
             leaked: Vec::new(),
+            listener: None,
             part,
         };
         if worker.part.thread {
-            worker.listen();
+            worker.listener = Some(worker.listen());
         }
         Ok(worker)
     }
 
     /// Looks at notifications in a thread of its own, so that none waits for the worker's other work.
-    fn listen(&self) {
+    fn listen(&self) -> JoinHandle<()> {
         let (agent, ends, mouth) = (self.agent.clone(), self.ends.clone(), self.mouth.clone());
         let over = self.over.clone();
         thread::spawn(move || {
@@ -183,7 +185,7 @@ impl Worker {
                     hear(&ends, &mouth, &notification);
                 }
             }
-        });
+        })
     }
 
     fn work(&mut self, orders: &Receiver<Order>) -> ExitCode {
@@ -337,6 +339,10 @@ impl Worker {
         }
         self.over.store(true, Ordering::Release);
         let undrained = self.agent.close().err().map_or(0, |error| error.transfers);
+        // Its share of the agent must be gone before the process is: libraries end then.
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
         self.look();
         self.mouth.say(&Word::Ending { undrained });
         ExitCode::SUCCESS

@@ -1,30 +1,94 @@
 //! The lock that a program holds between two calls: from `ibv_wr_start` to `ibv_wr_complete`, from `ibv_start_poll` to `ibv_end_poll`.
 
-use core::cell::UnsafeCell;
+use core::hint;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// A mutex that knows its owner, so that a call out of turn is noticed rather than undefined.
-pub(super) struct Hold(UnsafeCell<libc::pthread_mutex_t>);
+/// Looks at a lock that is held, before the processor is given away.
+const SPINS: u32 = 100;
 
-// SAFETY: a mutex is made to be used by all threads.
-unsafe impl Sync for Hold {}
-// SAFETY: as above.
-unsafe impl Send for Hold {}
+/// A lock that knows its owner, so that a call out of turn is noticed rather than undefined.
+///
+/// Whoever ends the turn gives it back, the owner or another thread: rdma-core's is a spin lock, and libfabric relies on that. It
+/// leaves a turn of polling open at a completion with an error until somebody reads that error, and of a program whose threads take
+/// turns at a queue that is often another one.
+pub(super) struct Hold(AtomicUsize);
 
 impl Hold {
-    /// Not held. It must not move once it is used; all are in boxes that C has the address of.
+    /// Not held.
     pub(super) const fn new() -> Hold {
-        Hold(UnsafeCell::new(libc::PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP))
+        Hold(AtomicUsize::new(0))
     }
 
     /// Waits for other threads; when the calling thread holds it already, it goes on holding it.
     pub(super) fn take(&self) {
-        // SAFETY: an initialized mutex of the kind that answers EDEADLK to its owner.
-        unsafe { libc::pthread_mutex_lock(self.0.get()) };
+        let own = own();
+        let mut looks = 0;
+        while let Err(owner) = self.0.compare_exchange_weak(0, own, Ordering::Acquire, Ordering::Relaxed) {
+            if owner == own {
+                return;
+            }
+            looks += 1;
+            if looks < SPINS {
+                hint::spin_loop();
+            } else {
+                // SAFETY: the call touches no memory.
+                unsafe { libc::sched_yield() };
+            }
+        }
     }
 
-    /// Lets go; false when the calling thread did not hold it.
+    /// Lets go; false when nobody held it.
     pub(super) fn release(&self) -> bool {
-        // SAFETY: an initialized mutex of the kind that answers EPERM to others than its owner.
-        unsafe { libc::pthread_mutex_unlock(self.0.get()) == 0 }
+        self.0.swap(0, Ordering::Release) != 0
+    }
+}
+
+/// The calling thread; never zero.
+fn own() -> usize {
+    // SAFETY: the call touches no memory but the thread's own.
+    (unsafe { libc::pthread_self() }) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_turn_that_one_thread_begins_may_be_ended_by_another() {
+        let hold = Arc::new(Hold::new());
+        hold.take();
+        hold.take();
+        let other = hold.clone();
+        assert!(thread::spawn(move || other.release()).join().unwrap());
+        let other = hold.clone();
+        thread::spawn(move || other.take()).join().unwrap();
+        assert!(hold.release());
+        assert!(!hold.release());
+    }
+
+    #[test]
+    fn turns_exclude_each_other() {
+        let hold = Arc::new((Hold::new(), std::cell::Cell::new(0u64)));
+        struct Shared(Arc<(Hold, std::cell::Cell<u64>)>);
+        // SAFETY: the cell is touched by the thread that has the turn.
+        unsafe impl Send for Shared {}
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let shared = Shared(hold.clone());
+                thread::spawn(move || {
+                    let shared = shared;
+                    for _ in 0..10_000 {
+                        shared.0.0.take();
+                        shared.0.1.set(shared.0.1.get() + 1);
+                        shared.0.0.release();
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(hold.1.get(), 40_000);
     }
 }
