@@ -319,7 +319,7 @@ impl Troupe {
         };
         for (order, rest) in [(Order::Settle { id, find }, REST), (Order::Release { id }, Duration::ZERO)] {
             let living: Vec<usize> =
-                [(from, lives.0), (to, lives.1)].into_iter().filter(|(a, l)| self.life(*a) == *l).map(|p| p.0).collect();
+                [(from, lives.0), (to, lives.1)].into_iter().filter(|(a, l)| *l != 0 && self.life(*a) == *l).map(|p| p.0).collect();
             let wanted = living.len() as u32;
             self.tracks.entry(id).and_modify(|track| track.answers = 0);
             living.iter().for_each(|actor| self.order(*actor, &order));
@@ -333,7 +333,7 @@ impl Troupe {
         }
         let track = self.tracks.remove(&id).ok_or("no such transfer")?;
         for (actor, life, extent) in [(from, lives.0, track.local), (to, lives.1, track.remote)] {
-            if self.life(actor) == life {
+            if life != 0 && self.life(actor) == life {
                 self.actors[actor].extents[extent.region].give_back(extent.offset);
             }
         }
