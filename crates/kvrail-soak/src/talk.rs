@@ -152,6 +152,20 @@ pub enum Order {
         /// Its number.
         number: u64,
     },
+    /// Post so many small writes to a peer, each with a notification.
+    Burst {
+        /// To whom.
+        peer: String,
+        /// How many.
+        count: u64,
+    },
+    /// Make so many agents, one after the other, that meet this peer and write to it.
+    Visit {
+        /// Its metadata, hexadecimal.
+        metadata: String,
+        /// How many.
+        count: u64,
+    },
     /// Count what you have.
     Count,
     /// Close the agent, and end.
@@ -356,6 +370,13 @@ pub enum Word {
         /// What happened.
         what: String,
     },
+    /// A burst or a visit is over: how many, or what went wrong.
+    BurstEnded {
+        /// How many.
+        done: Result<u64, String>,
+        /// How long it took, microseconds.
+        took_us: u64,
+    },
     /// What the worker has.
     Counted(Count),
     /// The agent is closed.
@@ -380,6 +401,10 @@ pub struct Count {
     pub unknown: u64,
     /// Open descriptors.
     pub descriptors: usize,
+    /// Notifications of bursts that came.
+    pub heard: u64,
+    /// Of those, how many came twice.
+    pub heard_twice: u64,
 }
 
 /// Writes a line.

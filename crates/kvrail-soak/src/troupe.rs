@@ -29,6 +29,7 @@ struct Actor {
     metadata: Option<String>,
     met: Option<Result<String, String>>,
     count: Option<Count>,
+    burst: Option<(Result<u64, String>, u64)>,
     ended: bool,
 }
 
@@ -110,6 +111,8 @@ pub struct Troupe {
     rng: Rng,
     numbers: u64,
     news: Vec<(usize, Word)>,
+    /// Notifications of transfers that are finished, with those before.
+    late: BTreeMap<u64, u32>,
     /// What a worker could not do.
     cannot: Option<String>,
 }
@@ -128,6 +131,7 @@ impl Troupe {
             rng: Rng::new(seed),
             numbers: 0,
             news: Vec::new(),
+            late: BTreeMap::new(),
             cannot: None,
         })
     }
@@ -138,8 +142,9 @@ impl Troupe {
     /// It does not start, or its agent cannot be built.
     pub fn add(&mut self, node: usize, part: Part) -> Result<usize, String> {
         let extents = part.regions.iter().map(|bytes| Extents::new(*bytes)).collect();
-        let (tenants, metadata, met, count) = (Vec::new(), None, None, None);
-        self.actors.push(Actor { mate: None, node, part, tenants, extents, metadata, met, count, ended: false });
+        let (tenants, metadata, met, count, burst) = (Vec::new(), None, None, None, None);
+        let (mate, ended) = (None, false);
+        self.actors.push(Actor { mate, node, part, tenants, extents, metadata, met, count, burst, ended });
         let actor = self.actors.len() - 1;
         self.start(actor)?;
         Ok(actor)
@@ -332,6 +337,7 @@ impl Troupe {
             }
         }
         let track = self.tracks.remove(&id).ok_or("no such transfer")?;
+        self.late.insert(id, track.notified);
         for (actor, life, extent) in [(from, lives.0, track.local), (to, lives.1, track.remote)] {
             if life != 0 && self.life(actor) == life {
                 self.actors[actor].extents[extent.region].give_back(extent.offset);
@@ -355,6 +361,44 @@ impl Troupe {
         self.order(actor, &Order::Count);
         self.wait("a count", ANSWER_MAX, |troupe| troupe.actors[actor].count.is_some())?;
         Ok(self.actors[actor].count.unwrap_or_default())
+    }
+
+    /// One worker posts so many small writes to another, each with a notification; how long that took.
+    ///
+    /// # Errors
+    /// What the library said.
+    pub fn burst(&mut self, from: usize, to: usize, count: u64, longest: Duration) -> Result<Duration, String> {
+        let peer = self.actors[to].part.name.clone();
+        self.actors[from].burst = None;
+        self.order(from, &Order::Burst { peer, count });
+        self.much(from, longest)
+    }
+
+    /// In one worker's process so many agents, one after the other, meet another worker's and write to it; how long
+    /// that took.
+    ///
+    /// # Errors
+    /// What the library said.
+    pub fn visit(&mut self, from: usize, to: usize, count: u64, longest: Duration) -> Result<Duration, String> {
+        self.actors[to].metadata = None;
+        self.order(to, &Order::Describe);
+        self.wait("metadata", ANSWER_MAX, |troupe| troupe.actors[to].metadata.is_some())?;
+        let metadata = self.actors[to].metadata.take().unwrap_or_default();
+        self.actors[from].burst = None;
+        self.order(from, &Order::Visit { metadata, count });
+        self.much(from, longest)
+    }
+
+    fn much(&mut self, actor: usize, longest: Duration) -> Result<Duration, String> {
+        self.wait("much of one thing", longest, |troupe| troupe.actors[actor].burst.is_some())?;
+        let (done, took_us) = self.actors[actor].burst.take().ok_or("nothing was said")?;
+        done.map(|_| Duration::from_micros(took_us))
+    }
+
+    /// How often a transfer was notified, counting what came after it was finished.
+    #[must_use]
+    pub fn notified(&self, id: u64) -> u32 {
+        self.tracks.get(&id).map_or(0, |track| track.notified) + self.late.get(&id).copied().unwrap_or(0)
     }
 
     /// Ends all workers and the place.
@@ -386,6 +430,7 @@ impl Troupe {
             Word::Metadata { metadata } => state.metadata = Some(metadata),
             Word::Met { peer } => state.met = Some(peer),
             Word::Counted(count) => state.count = Some(count),
+            Word::BurstEnded { done, took_us } => state.burst = Some((done, took_us)),
             Word::Ready { id } => self.of(id, |track| track.ready = true),
             Word::Posted { id, .. } => self.of(id, |track| track.posted = true),
             Word::Refused { id, class, text } => self.of(id, |track| {
@@ -398,6 +443,7 @@ impl Troupe {
                     track.wrong.push(format!("it had ended before: {earlier:?}"));
                 }
             }),
+            Word::Notified { id, .. } if !self.tracks.contains_key(&id) => *self.late.entry(id).or_default() += 1,
             Word::Notified { id, wrong, .. } => self.of(id, |track| {
                 track.notified += 1;
                 let early = wrong.map(|wrong| format!("when its notification came, {wrong}"));

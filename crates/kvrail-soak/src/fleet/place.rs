@@ -146,7 +146,7 @@ impl Place {
     /// It does not go.
     pub fn end(mut self) -> Result<(), String> {
         let Some((name, mut front)) = self.fabric.take() else { return Ok(()) };
-        interrupt(&front);
+        terminate(&front);
         let until = Instant::now() + FABRIC_MAX;
         while Instant::now() < until {
             match front.try_wait() {
@@ -157,14 +157,14 @@ impl Place {
         }
         let _ = front.kill();
         let _ = front.wait();
-        Err(format!("fabric {name} was still there {} s after SIGINT", FABRIC_MAX.as_secs()))
+        Err(format!("fabric {name} was still there {} s after SIGTERM", FABRIC_MAX.as_secs()))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some((_, mut front)) = self.fabric.take() {
-            interrupt(&front);
+            terminate(&front);
             // Its keeper removes what is left.
             let until = Instant::now() + Duration::from_secs(5);
             while Instant::now() < until && !matches!(front.try_wait(), Ok(Some(_))) {
@@ -176,9 +176,9 @@ impl Drop for Place {
     }
 }
 
-fn interrupt(child: &Child) {
+fn terminate(child: &Child) {
     if let Some(pid) = Pid::from_raw(child.id() as i32) {
         // One that has ended needs no signal.
-        let _ = kill_process(pid, Signal::INT);
+        let _ = kill_process(pid, Signal::TERM);
     }
 }

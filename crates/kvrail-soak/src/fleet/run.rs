@@ -732,6 +732,8 @@ impl<'a> Run<'a> {
                 self.book.seen.routes += 1;
                 self.note(format!("node {node} to {peer}: {what}"));
             }
+            // A script's, not a fleet's.
+            Word::BurstEnded { .. } => {}
             Word::Counted(count) => {
                 self.nodes[node].counting = false;
                 self.nodes[node].counts.push(count);

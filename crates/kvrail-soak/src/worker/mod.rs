@@ -4,6 +4,7 @@
 //! the thread that it came to.
 
 mod end;
+mod many;
 mod moving;
 mod transport;
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::plant::Plant;
 use crate::talk::{self, Count, Find, Order, Part, Tenant, Word};
 use end::{End, Place, Role, Side};
+use many::Heard;
 use moving::Moving;
 
 /// The argument that makes a program a worker.
@@ -58,11 +60,14 @@ impl Mouth {
 
 /// What both threads need.
 #[derive(Default)]
-struct Ends(Mutex<HashMap<u64, End>>);
+struct Ends {
+    ends: Mutex<HashMap<u64, End>>,
+    heard: Heard,
+}
 
 impl Ends {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, End>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -270,6 +275,11 @@ impl Worker {
                 let sent = self.agent.peer(&peer).map(|peer| self.agent.send(&peer, message));
                 Word::Sent { number, accepted: matches!(sent, Some(Ok(()))) }
             }
+            Order::Burst { peer, count } => self.burst(&peer, count),
+            Order::Visit { metadata, count } => match talk::bytes(&metadata) {
+                Some(metadata) => self.visit(&metadata, count),
+                None => Word::Cannot { what: "no hexadecimal digits".into() },
+            },
             Order::Count => Word::Counted(self.count()),
         };
         self.mouth.say(&word);
@@ -330,6 +340,8 @@ impl Worker {
             peers: stats.peers,
             unknown: stats.transports.iter().map(|t| t.engine.completions_unknown).sum(),
             descriptors: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+            heard: self.ends.heard.count.load(Ordering::Acquire),
+            heard_twice: self.ends.heard.twice.load(Ordering::Acquire),
         }
     }
 
@@ -369,6 +381,7 @@ fn number(message: &[u8]) -> Option<(u8, u64)> {
 fn hear(ends: &Ends, mouth: &Mouth, notification: &Notification) {
     let word = match number(&notification.message) {
         Some((b'M', number)) => Word::Heard { number },
+        Some((b'B', number)) => return ends.heard.hear(number),
         Some((b'N', id)) => {
             let mut ends = ends.lock();
             let wrong = match ends.get_mut(&id) {
