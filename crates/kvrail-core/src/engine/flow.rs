@@ -108,6 +108,19 @@ impl<H: Hazards> Engine<H> {
             && transfer.work.iter().any(between)
     }
 
+    /// Whether a peer's credit is used up by writes that failed: none comes back before their rounds are closed.
+    fn is_starved(&self, id: PeerId) -> bool {
+        let Some(peer) = self.peers.get(id.slot, id.generation) else { return true };
+        if peer.credit.left() > 0 {
+            return false;
+        }
+        let rounds = (0..self.transfers.slots())
+            .filter_map(|slot| self.transfers.at(slot))
+            .filter(|(_, transfer)| transfer.plan.peer == id)
+            .filter_map(|(_, transfer)| transfer.round.as_ref());
+        peer.credit.out() <= rounds.map(|round| u64::from(round.failed)).sum()
+    }
+
     /// Begins a bad end: nothing more is posted; the transfer concludes when it is quiet.
     pub(super) fn end(&mut self, now: Time, token: Token, error: TransferError) {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
@@ -130,10 +143,8 @@ impl<H: Hazards> Engine<H> {
             // A round is closed before all is posted where the rest cannot go on in it: failed writes hold the credit
             // that it needs until then, or doubtful rails are all that is left to carry it.
             let doubts = transfer.round.as_ref().is_some_and(|round| !round.doubtful.is_empty());
-            let peer = self.peers.get(transfer.plan.peer.slot, transfer.plan.peer.generation);
-            let starved =
-                peer.is_none_or(|peer| peer.credit.left() == 0) || transfer.phase == Phase::Lingering;
-            if !doubts || !(starved || self.is_confined(transfer)) {
+            let closing = transfer.phase == Phase::Lingering;
+            if !doubts || !(closing || self.is_starved(transfer.plan.peer) || self.is_confined(transfer)) {
                 return;
             }
         }

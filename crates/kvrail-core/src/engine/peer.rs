@@ -34,9 +34,13 @@ pub(super) struct Credit {
 }
 
 impl Credit {
+    /// Immediates posted that the peer has not given back.
+    pub(super) fn out(&self) -> u64 {
+        self.posted.saturating_sub(self.consumed)
+    }
+
     pub(super) fn left(&self) -> u32 {
-        let out = self.posted.saturating_sub(self.consumed);
-        u64::from(self.granted).saturating_sub(out) as u32
+        u64::from(self.granted).saturating_sub(self.out()) as u32
     }
 }
 

@@ -111,12 +111,14 @@ pub(super) struct Round {
     pub(super) done_at: Vec<Time>,
     /// Remote rails to which a write failed: their counts prove nothing.
     pub(super) doubtful: RailSet,
+    /// Writes that failed: so many immediates may never come, and their credit not before the round is closed.
+    pub(super) failed: u32,
 }
 
 impl Round {
     pub(super) fn new(slot: Slot, remote_rails: usize) -> Self {
         let done_at = alloc::vec![Time::ZERO; remote_rails];
-        Self { slot, posted: alloc::vec![0; remote_rails], done_at, doubtful: RailSet::NONE }
+        Self { slot, posted: alloc::vec![0; remote_rails], done_at, doubtful: RailSet::NONE, failed: 0 }
     }
 
     /// When a write to a doubtful rail last completed.
