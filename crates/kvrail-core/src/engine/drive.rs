@@ -441,6 +441,10 @@ impl<H: Hazards> Engine<H> {
     /// Looks at every deadline, and notes when to look again.
     pub(super) fn handle_timeout(&mut self, now: Time, transport: &mut dyn Transport) {
         self.timer = Time::NEVER;
+        while let Some(settled) = self.evidence.lost(now) {
+            self.settled(settled);
+        }
+        self.timer = self.timer.min(self.evidence.lost_at());
         for slot in 0..self.transfers.slots() {
             let Some((generation, transfer)) = self.transfers.at(slot) else { continue };
             let token = Token { slot, generation };

@@ -76,6 +76,8 @@ pub(super) struct Transfer {
     pub(super) plan: Arc<Plan>,
     pub(super) direction: Direction,
     pub(super) notification: Option<Vec<u8>>,
+    /// The notification while it is at the target with a close: it comes back if that round proves nothing.
+    pub(super) carried: Option<Vec<u8>>,
     pub(super) posted_at: Time,
     /// When the fabric took its first op; the posting until then.
     pub(super) first_op_at: Time,
@@ -224,6 +226,21 @@ impl Transfer {
             }
         }
         any
+    }
+
+    /// The round proves nothing: all that completed in it is to be posted again. What completed may become visible until
+    /// [`Transfer::visible_by`], and the end waits for that.
+    pub(super) fn repeat_done(&mut self) {
+        for index in 0..self.ops() {
+            let state = self.ops.0[index as usize];
+            if state.is(OpPhase::Done) {
+                self.ops.0[index as usize] = OpState::new(OpPhase::Unposted, state.route());
+                self.add_work(state.route(), index, index + 1);
+                self.unfinished += 1;
+                self.retried += 1;
+            }
+        }
+        self.linger_until = self.linger_until.max(self.visible_by);
     }
 
     /// Adds ops to be posted on a route, joined to the last work where they follow it.
