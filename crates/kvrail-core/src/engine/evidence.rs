@@ -146,7 +146,8 @@ impl Evidence {
 
     /// The next round whose missing immediates will not come any more.
     pub(super) fn lost(&mut self, now: Time) -> Option<Settled> {
-        while let Some((_, slot)) = self.doubted.pop_front_if(|(at, _)| *at <= now) {
+        while let Some((_, slot)) = self.doubted.front().copied().filter(|(at, _)| *at <= now) {
+            self.doubted.pop_front();
             let state = self.slots.get_mut(usize::from(slot.index))?;
             if state.generation == slot.generation
                 && let Some(settled) = state.settle(slot.index, true)
