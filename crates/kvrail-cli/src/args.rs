@@ -29,6 +29,8 @@ pub(crate) enum Command {
     /// Run commands on hosts with emulated EFA devices, and break those while they run
     #[command(subcommand)]
     Softefa(crate::softefa::Softefa),
+    /// Show NUMA nodes, PCIe switches, GPUs and NICs, and which rails serve which GPU
+    Topo(crate::topo::Topo),
     /// Print the completion script of a shell
     Completions {
         /// Which shell
