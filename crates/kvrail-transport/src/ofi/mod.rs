@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod facts;
 pub mod fragment;
 pub mod key;
+pub mod offers;
 pub mod select;
 pub mod status;
 
