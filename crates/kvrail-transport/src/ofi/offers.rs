@@ -21,7 +21,7 @@ use kvrail_core::transport::Evidence;
 use super::config::Config;
 use super::error::OpenError;
 use super::evidence;
-use super::select::{Answer, Choice, HostNic, Offer, OfferedNic, choose, libfabric_name};
+use super::select::{Answer, Choice, HostNic, Offer, OfferedNic, choose, has_nics, libfabric_name};
 
 /// What one-sided ops and messages need.
 const CAPS: u64 = FI_MSG | FI_RMA | FI_SEND | FI_RECV | FI_READ | FI_WRITE | FI_REMOTE_READ | FI_REMOTE_WRITE;
@@ -54,6 +54,7 @@ pub fn discover(
 ) -> Result<Discovery, OpenError> {
     let nics: Vec<HostNic> =
         topology.map(Topology::nics).unwrap_or_default().iter().map(HostNic::from).collect();
+    let queue = config.ops_in_flight_max.max(config.receives) as usize;
     let gpus = topology.is_some_and(|topology| !topology.gpus().is_empty());
     let has = providers(library).map_err(|error| failed("", &error))?;
     let mut found: Option<Asked> = None;
@@ -62,7 +63,7 @@ pub fn discover(
         if !has.iter().any(|known| is_of(known, provider)) {
             return Answer::Absent;
         }
-        match ask(library, provider, gpus) {
+        match ask(library, provider, gpus, queue) {
             Ok(Some(asked)) => {
                 let offers = asked.info.entries().map(|entry| offer(&entry)).collect();
                 found = Some(asked);
@@ -132,16 +133,22 @@ struct Asked {
 }
 
 /// Puts the question in its variants; `None` when none is answered.
-fn ask(library: &Arc<Library>, provider: &str, gpus: bool) -> Result<Option<Asked>, FabricError> {
+fn ask(
+    library: &Arc<Library>,
+    provider: &str,
+    gpus: bool,
+    queue: usize,
+) -> Result<Option<Asked>, FabricError> {
+    // Queues as long as the transport wants them: `tcp` gives shorter ones to whom asks for none, `shm` has no longer ones.
+    let own = if has_nics(provider) { 0 } else { queue };
     for rx_cq_data in [false, true] {
-        for hmem in [true, false] {
-            if hmem && !gpus {
-                continue;
-            }
-            match hints(library, provider, rx_cq_data, hmem)?.query() {
-                Ok(info) => return Ok(Some(Asked { info, rx_cq_data, hmem })),
-                Err(error) if error.is(FI_ENODATA) => {}
-                Err(error) => return Err(error),
+        for hmem in [true, false].into_iter().filter(|&hmem| gpus || !hmem) {
+            for queue in [own, 0] {
+                match hints(library, provider, rx_cq_data, hmem)?.tx_size(queue).rx_size(queue).query() {
+                    Ok(info) => return Ok(Some(Asked { info, rx_cq_data, hmem })),
+                    Err(error) if error.is(FI_ENODATA) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
@@ -180,7 +187,7 @@ fn named(library: &Arc<Library>, provider: &str) -> Result<Edit, FabricError> {
 fn why_nothing(library: &Arc<Library>, provider: &str) -> String {
     let everything = |provider: &str| {
         // All that the transport could do for a provider, and nothing asked in return.
-        let hints = named(library, provider).ok()?.mode(u64::MAX >> 1).mr_mode(MR_MODE | FI_MR_HMEM);
+        let hints = named(library, provider).ok()?.mode(MODE | FI_RX_CQ_DATA).mr_mode(MR_MODE | FI_MR_HMEM);
         hints.query().ok().map(|info| info.first().domain_name().to_string())
     };
     match everything(provider) {

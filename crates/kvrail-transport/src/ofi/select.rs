@@ -162,7 +162,8 @@ fn belongs(offer: &Offer, provider: &str) -> bool {
 }
 
 /// Whether a provider is one of NICs, each an offer of its own. The others are networks and memory.
-fn has_nics(provider: &str) -> bool {
+#[must_use]
+pub fn has_nics(provider: &str) -> bool {
     matches!(provider, "efa-direct" | "efa" | "cxi" | "verbs" | "opx" | "psm3")
 }
 
@@ -182,6 +183,8 @@ pub fn choose(
     let named = matches!(config.provider, Provider::Named(_));
     for name in config.provider.names() {
         let why = match ask(&name) {
+            // Releases before 2.0 leave out of their list what they have and find no NIC for.
+            Answer::Absent if has_nics(&name) => "not in this library, or no NIC for it".into(),
             Answer::Absent if named => {
                 let has = has.iter().map(|name| shown(name)).collect();
                 return Err(OpenError::NoSuchProvider { name, library: library.into(), has });
@@ -476,8 +479,11 @@ mod tests {
             ("efa", Answer::Offers(vec![efa("efa", "rdmap0s6", 0)])),
             ("tcp", Answer::Offers(vec![tcp("eth0", 2)])),
         ];
-        let error = choose_of(&config("efa-direct"), &[], &efa_only).unwrap_err();
+        let error = choose_of(&config("psm9"), &[], &efa_only).unwrap_err();
         assert!(matches!(&error, OpenError::NoSuchProvider { has, .. } if has == &["efa", "tcp"]), "{error}");
+        // Which of the two it is, libfabric before 2.0 does not say.
+        let error = choose_of(&config("efa-direct"), &[], &efa_only).unwrap_err().to_string();
+        assert!(error.ends_with("efa-direct: not in this library, or no NIC for it"), "{error}");
         let nothing = [("efa-direct", Answer::Nothing("no device".into()))];
         let error = choose_of(&config("efa-direct"), &[], &nothing).unwrap_err().to_string();
         assert!(error.ends_with("can be used here: efa-direct: no device"), "{error}");
