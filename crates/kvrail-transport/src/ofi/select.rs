@@ -248,8 +248,12 @@ fn rails(
         }
     }
     if found.is_empty() {
-        let why = lacking.first().cloned().unwrap_or_else(|| "no device".into());
-        return Err(Unusable::Why(why));
+        // Releases before there was efa-direct answer with what they have.
+        let instead = |offer: &Offer| {
+            format!("only fabric {} of {} is offered", shown(&offer.fabric), shown(&offer.provider))
+        };
+        let why = lacking.first().cloned().or_else(|| offers.first().map(instead));
+        return Err(Unusable::Why(why.unwrap_or_else(|| "no device".into())));
     }
     // What is on a PCI bus comes first, by address; the rest as libfabric has it.
     found.sort_by_key(|one| (one.pci.is_none(), one.pci));
@@ -595,7 +599,7 @@ mod tests {
             (|offer| offer.message_bytes_max = 100, "messages of 100 bytes"),
             (|offer| offer.queue = (4_096, 1), "1 receives"),
             (|offer| offer.domain.clear(), "has no name"),
-            (|offer| offer.provider = "else".into(), "no device"),
+            (|offer| offer.provider = "else".into(), "only fabric efa of else is offered"),
         ] {
             let mut offer = efa("efa", "a", 1);
             spoil(&mut offer);
