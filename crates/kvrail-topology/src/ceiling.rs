@@ -38,8 +38,10 @@ pub struct Ceiling {
     pub bps: u64,
     /// Sum of the NICs' line rates (their shares of it, where they are divided), bit/s.
     pub line_rate_bps: u64,
-    /// What sets it; the link that takes most where several do.
+    /// What sets it; the link that takes most where several do, of equal ones the first in PCI order.
     pub bound: Bound,
+    /// How many links take something.
+    pub links: u32,
     /// Whether all line rates are known. Where not, the ceiling is that of the known ones.
     pub complete: bool,
 }
@@ -144,10 +146,13 @@ fn flow(
         of_gpu.or_else(of_nic).or_else(of_bridge).flatten().map(|it| it.bps / link_users(link).max(1))
     };
     let mut bound = (0u64, if ways.is_empty() { Bound::NoRail } else { Bound::LineRate });
+    let mut links = 0;
     while let Some(((Reverse(left), link), (bps, next))) = entering.pop_first() {
         let leaving = capacity(link).map_or(bps, |capacity| bps.min(capacity));
-        // The last of equals: the nearest to the memory.
-        if bps > leaving && bps - leaving >= bound.0 {
+        if bps > leaving {
+            links += 1;
+        }
+        if bps - leaving > bound.0 {
             bound = (bps - leaving, name_bound(gpu, ways, link));
         }
         match next.and_then(|next| entering.get_mut(&(Reverse(left - 1), next))) {
@@ -155,12 +160,14 @@ fn flow(
             None => arrived = arrived.saturating_add(leaving),
         }
     }
-    Ceiling { bps: arrived, line_rate_bps, bound: bound.1, complete }
+    Ceiling { bps: arrived, line_rate_bps, bound: bound.1, links, complete }
 }
 
 fn name_bound(gpu: Option<&Gpu>, ways: &Ways<'_>, link: PciAddress) -> Bound {
-    if gpu.is_some_and(|gpu| gpu.address == link) {
-        Bound::GpuLink(link)
+    // The port above the GPU is the other end of the GPU's link.
+    let port_of = |gpu: &Gpu| gpu.path.as_ref().and_then(|path| path.bridges.last().copied());
+    if let Some(gpu) = gpu.filter(|gpu| gpu.address == link || port_of(gpu) == Some(link)) {
+        Bound::GpuLink(gpu.address)
     } else if ways.iter().any(|(nic, _)| nic.pci == Some(link)) {
         Bound::NicLink(link)
     } else {

@@ -89,6 +89,7 @@ struct CeilingJson {
     line_rate_bps: u64,
     bound: &'static str,
     bound_address: Option<String>,
+    bounding_links: u32,
     complete: bool,
 }
 
@@ -254,6 +255,7 @@ fn ceiling(ceiling: &Ceiling) -> CeilingJson {
         line_rate_bps: ceiling.line_rate_bps,
         bound,
         bound_address: address.map(|address| address.to_string()),
+        bounding_links: ceiling.links,
         complete: ceiling.complete,
     }
 }

@@ -15,6 +15,8 @@ const TITLE: u32 = 22;
 const LEAF_WIDTH: u32 = 184;
 const LEAF_HEIGHT: u32 = 42;
 const ROW_WIDTH: u32 = 2 * LEAF_WIDTH + GAP;
+/// Room for the lines of the legend.
+const WIDTH_MIN: u32 = 760;
 /// Root complexes beside each other in a NUMA node.
 const ROOTS_A_ROW: usize = 4;
 /// Characters of a name that fit in half a leaf.
@@ -40,7 +42,7 @@ text{font-family:system-ui,'Segoe UI','DejaVu Sans',Helvetica,Arial,sans-serif;f
 pub(super) fn draw(topology: &Topology) -> String {
     let mut canvas = Canvas { topology, served: view::gpus_of_nics(topology), body: String::new() };
     canvas.text(PAD, 26, "head", &view::summary(topology));
-    let (mut y, mut width) = (44, 2 * PAD + ROW_WIDTH + 4 * PAD);
+    let (mut y, mut width) = (44, WIDTH_MIN);
     for node in view::nodes(topology) {
         let (w, h) = canvas.numa(node.id, &node.roots, PAD, y);
         width = width.max(w + 2 * PAD);
@@ -159,8 +161,8 @@ impl Canvas<'_> {
         let ceiling = format!("{known}{}", view::gbytes(rails.alone.bps));
         self.text(x + ROW_WIDTH - 10, y + 18, "title end", &ceiling);
         let halved = match rails.all_active.bps == rails.alone.bps {
-            true => view::bound(rails.alone.bound),
-            false => format!("{} while all transfer", view::gbytes(rails.all_active.bps)),
+            true => view::bound(&rails.alone),
+            false => format!("{} if all transfer", view::gbytes_number(rails.all_active.bps)),
         };
         let said = format!("{} · {halved}", view::count(rails.rails.len(), "rail"));
         self.text(x + ROW_WIDTH - 10, y + 34, "mono end", &said);

@@ -22,9 +22,9 @@ pub(super) fn distances(topology: &Topology, paint: Paint) -> String {
     for gpus in gpus.chunks(GPUS_A_TABLE) {
         let heads: String = gpus
             .iter()
-            .map(|gpu| paint.group(gpu.id.0, &format!(" {:>5}", format!("GPU{}", gpu.id.0))))
+            .map(|gpu| paint.group(gpu.id.0, &format!(" {:>4} ", format!("GPU{}", gpu.id.0))))
             .collect();
-        out += &format!("{:<width$}{heads}\n", "distance");
+        out += &format!("{:<width$}{}\n", "distance", heads.trim_end_matches(' '));
         for nic in nics {
             out += &format!("{:<width$}", nic.name);
             for gpu in gpus {
@@ -65,12 +65,8 @@ pub(super) fn rails(topology: &Topology, paint: Paint) -> String {
             .collect();
         let mut lines = wrapped(&names, RAILS_WIDTH).into_iter();
         let first = lines.next().unwrap_or_else(|| "none".into());
-        let facts = format!(
-            "{:>7} {:>7}  {}",
-            gbytes(&rails.alone),
-            gbytes(&rails.all_active),
-            view::bound(rails.alone.bound)
-        );
+        let facts =
+            format!("{:>7} {:>7}  {}", gbytes(&rails.alone), gbytes(&rails.all_active), set_by(&rails.alone));
         let ordinal = paint.group(gpu.id.0, &format!("{:<4}", gpu.id.0));
         out += &format!("{ordinal} {:<12} {first:<RAILS_WIDTH$} {facts}\n", gpu.address.to_string());
         lines.for_each(|line| out += &format!("{:<4} {:<12} {line}\n", "", ""));
@@ -102,20 +98,28 @@ pub(super) fn host_memory(topology: &Topology, _paint: Paint) -> String {
             "{:<11} {:>5} {:>10} {:>8}  {}\n",
             format!("NUMA node {node}"),
             rails.len(),
-            format!("{:.1}", ceiling.line_rate_bps as f64 / 8e9),
+            view::gbytes_number(ceiling.line_rate_bps),
             gbytes(&ceiling),
-            view::bound(ceiling.bound)
+            set_by(&ceiling)
         );
     }
-    out += "  GB/s in one direction; links as the host shows them, which on a virtual machine may be less than they are\n";
+    out += "  GB/s in one direction; a virtual machine may show slower links than there are\n";
     out
 }
 
 fn gbytes(ceiling: &Ceiling) -> String {
     match (ceiling.complete, ceiling.bps) {
-        (true, _) => format!("{:.1}", ceiling.gbytes_per_second()),
+        (true, bps) => view::gbytes_number(bps),
         (false, 0) => "?".into(),
-        (false, _) => format!("≥{:.1}", ceiling.gbytes_per_second()),
+        (false, bps) => format!("≥{}", view::gbytes_number(bps)),
+    }
+}
+
+/// What sets a ceiling, and how many more links do.
+fn set_by(ceiling: &Ceiling) -> String {
+    match ceiling.links {
+        0 | 1 => view::bound(ceiling),
+        links => format!("{} +{}", view::bound(ceiling), links - 1),
     }
 }
 

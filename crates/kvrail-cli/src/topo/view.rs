@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use kvrail_topology::{
-    Bound, Exclusion, Gpu, GpuId, LinkState, Nic, NicId, NicKind, PciAddress, PciLink, PciPath, RootComplex,
-    Topology,
+    Bound, Ceiling, Exclusion, Gpu, GpuId, LinkState, Nic, NicId, NicKind, PciAddress, PciLink, PciPath,
+    RootComplex, Topology,
 };
 
 /// One thing below a root complex or switch.
@@ -133,7 +133,13 @@ pub(super) fn gbits(bps: u64) -> String {
 
 /// `50.0 GB/s` of bits per second.
 pub(super) fn gbytes(bps: u64) -> String {
-    format!("{:.1} GB/s", bps as f64 / 8e9)
+    format!("{} GB/s", gbytes_number(bps))
+}
+
+/// `50.0`, `6.25`: 10^9 bytes per second of bits per second.
+pub(super) fn gbytes_number(bps: u64) -> String {
+    let gbytes = bps as f64 / 8e9;
+    if gbytes < 10.0 && bps > 0 { format!("{gbytes:.2}") } else { format!("{gbytes:.1}") }
 }
 
 /// `Gen5 x16 (63.0 GB/s)`.
@@ -155,9 +161,10 @@ pub(super) fn state(nic: &Nic) -> String {
 }
 
 /// What sets a ceiling, short.
-pub(super) fn bound(bound: Bound) -> String {
-    match bound {
+pub(super) fn bound(ceiling: &Ceiling) -> String {
+    match ceiling.bound {
         Bound::NoRail => "no rail".into(),
+        Bound::LineRate if !ceiling.complete => "line rate not known".into(),
         Bound::LineRate => "line rate".into(),
         Bound::NicLink(address) => format!("NIC's link {address}"),
         Bound::BridgeLink(address) => format!("uplink {address}"),
@@ -232,7 +239,10 @@ pub(super) fn remarks(topology: &Topology) -> Vec<String> {
     }
     for (nic, gpus) in gpus_of_nics(topology).iter().filter(|(_, gpus)| gpus.len() > 1) {
         let gpus: Vec<String> = gpus.iter().map(|gpu| gpu.0.to_string()).collect();
-        remarks.push(format!("{} is shared by GPUs {}.", name(nic), gpus.join(", ")));
+        let (name, share) = (name(nic), gpus.len());
+        let gpus = gpus.join(", ");
+        remarks
+            .push(format!("{name} is shared by GPUs {gpus}: 1/{share} of it for each while all transfer."));
     }
     remarks
 }
