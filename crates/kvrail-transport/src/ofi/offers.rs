@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use kvrail_sys::libfabric::abi::{
     FI_CONTEXT, FI_CONTEXT2, FI_DELIVERY_COMPLETE, FI_ENODATA, FI_EP_RDM, FI_HMEM, FI_LINK_DOWN,
-    FI_MR_ALLOCATED, FI_MR_HMEM, FI_MR_LOCAL, FI_MR_PROV_KEY, FI_MR_VIRT_ADDR, FI_MSG, FI_PROV_ATTR_ONLY,
-    FI_READ, FI_RECV, FI_REMOTE_COMM, FI_REMOTE_READ, FI_REMOTE_WRITE, FI_RMA, FI_RX_CQ_DATA, FI_SEND,
-    FI_THREAD_DOMAIN, FI_WRITE,
+    FI_MR_ALLOCATED, FI_MR_HMEM, FI_MR_LOCAL, FI_MR_PROV_KEY, FI_MR_VIRT_ADDR, FI_MSG, FI_PROGRESS_MANUAL,
+    FI_PROV_ATTR_ONLY, FI_READ, FI_RECV, FI_REMOTE_READ, FI_REMOTE_WRITE, FI_RMA, FI_RX_CQ_DATA, FI_SEND,
+    FI_THREAD_DOMAIN, FI_THREAD_FID, FI_THREAD_SAFE, FI_WRITE,
 };
 use kvrail_sys::libfabric::{Edit, Entry, FabricError, Info, Library};
-use kvrail_topology::{PciAddress, Topology};
+use kvrail_topology::{Nic, PciAddress, Topology};
 
 use kvrail_core::transport::Evidence;
 
@@ -22,6 +22,13 @@ use super::config::Config;
 use super::error::OpenError;
 use super::evidence;
 use super::select::{Answer, Choice, HostNic, Offer, OfferedNic, choose, has_nics, libfabric_name};
+
+// What each bit is asked for:
+// * `FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY` are all met, so that no provider is kept out; `tcp`
+//   demands none of them, `shm` `FI_MR_VIRT_ADDR`, EFA all. `FI_MR_ENDPOINT` is not met: registrations outlive endpoints.
+// * Manual progress: whoever polls does the work. `tcp` would start a thread for each domain otherwise; `efa-direct` makes
+//   progress by itself whatever is asked.
+// * `FI_THREAD_DOMAIN`: one thread at a time, so that providers take no locks (KR-5).
 
 /// What one-sided ops and messages need.
 const CAPS: u64 = FI_MSG | FI_RMA | FI_SEND | FI_RECV | FI_READ | FI_WRITE | FI_REMOTE_READ | FI_REMOTE_WRITE;
@@ -91,6 +98,16 @@ pub fn discover(
     Ok(Discovery { choice, infos, immediates_take_receives: rx_cq_data, hmem })
 }
 
+/// What the host's topology says of its NICs.
+#[must_use]
+pub fn host_nics(topology: &Topology) -> Vec<HostNic> {
+    let one = |nic: &Nic| {
+        let numa = topology.numa_of(nic.numa).and_then(|node| u16::try_from(node).ok());
+        HostNic { numa, ..HostNic::from(nic) }
+    };
+    topology.nics().iter().map(one).collect()
+}
+
 /// How errors and logs name a library.
 #[must_use]
 pub fn name_of(library: &Library) -> String {
@@ -156,9 +173,7 @@ fn ask(
 }
 
 fn hints(library: &Arc<Library>, provider: &str, rx_cq_data: bool, hmem: bool) -> Result<Edit, FabricError> {
-    let is_efa = matches!(provider, "efa" | "efa-direct");
-    // A caller that asks for other hosts only is one that libfabric's `efa` makes no same-host path of its own for.
-    let caps = CAPS | if hmem { FI_HMEM } else { 0 } | if is_efa { FI_REMOTE_COMM } else { 0 };
+    let caps = CAPS | if hmem { FI_HMEM } else { 0 };
     let flags = match evidence::of(provider).evidence {
         Evidence::Delivered => FI_DELIVERY_COMPLETE,
         Evidence::Counted => 0,
@@ -169,6 +184,8 @@ fn hints(library: &Arc<Library>, provider: &str, rx_cq_data: bool, hmem: bool) -
             .mode(MODE | if rx_cq_data { FI_RX_CQ_DATA } else { 0 })
             .mr_mode(MR_MODE | if hmem { FI_MR_HMEM } else { 0 })
             .threading(FI_THREAD_DOMAIN)
+            .control_progress(FI_PROGRESS_MANUAL)
+            .data_progress(FI_PROGRESS_MANUAL)
             .cq_data_bytes(4)
             .tx_op_flags(flags)
     })
@@ -215,6 +232,9 @@ fn offer(entry: &Entry<'_>) -> Offer {
     need(entry.caps() & FI_RMA != 0, "RDMA");
     need(entry.mode() & !(MODE | FI_RX_CQ_DATA) == 0, "an interface without modes that kvrail does not know");
     need(entry.mr_mode() & !(MR_MODE | FI_MR_HMEM) == 0, "a way of registering memory that kvrail knows");
+    // Whoever owns the transport is the only one to call (KR-5), which every level but one thread per queue allows.
+    let levels = [FI_THREAD_DOMAIN, FI_THREAD_FID, FI_THREAD_SAFE];
+    need(levels.contains(&entry.threading()), "a threading level that kvrail can meet");
     need(entry.msg_prefix_bytes() == 0, "messages without a prefix");
     need(entry.mr_key_bytes() <= 8, "keys of at most 8 bytes");
     // Delivery is asked for by flags; a provider that ignores them would not have answered.

@@ -10,7 +10,10 @@
 use std::collections::HashSet;
 
 use kvrail_core::limits::RAILS_MAX;
-use kvrail_topology::{LinkState, Nic, PciAddress};
+use kvrail_topology::{LinkState, Nic};
+
+/// Where a NIC is.
+pub use kvrail_topology::PciAddress as Pci;
 
 use super::config::{Config, Provider};
 use super::error::OpenError;
@@ -55,7 +58,7 @@ pub struct OfferedNic {
     /// `rdmap79s0`.
     pub name: String,
     /// Domain, bus, device, function; `None` for what is on no PCI bus.
-    pub pci: Option<PciAddress>,
+    pub pci: Option<Pci>,
     /// Bits per second; 0 when unknown.
     pub rate_bps: u64,
     /// Its port is down.
@@ -70,7 +73,7 @@ pub struct HostNic {
     /// Names of its network interfaces.
     pub interfaces: Vec<String>,
     /// Where it is.
-    pub pci: Option<PciAddress>,
+    pub pci: Option<Pci>,
     /// Its NUMA node.
     pub numa: Option<u16>,
     /// Line rate, bits per second.
@@ -132,7 +135,7 @@ pub struct ChosenRail {
     /// libfabric's domain.
     pub domain: String,
     /// Where the NIC is.
-    pub pci: Option<PciAddress>,
+    pub pci: Option<Pci>,
     /// The NIC's NUMA node.
     pub numa: Option<u16>,
     /// Line rate, bits per second; 0 when unknown. Endpoints that share a NIC share its rate.
@@ -220,7 +223,7 @@ struct Found<'a> {
     offer: usize,
     name: String,
     domain: &'a str,
-    pci: Option<PciAddress>,
+    pci: Option<Pci>,
     host: Option<&'a HostNic>,
     rate_bps: u64,
     down: Option<String>,
@@ -404,7 +407,7 @@ mod tests {
             version: 0,
             nic: Some(OfferedNic {
                 name: nic.into(),
-                pci: Some(PciAddress::new(0, bus, 0, 0)),
+                pci: Some(Pci::new(0, bus, 0, 0)),
                 rate_bps: 100_000_000_000,
                 down: false,
             }),
@@ -542,7 +545,7 @@ mod tests {
 
     #[test]
     fn rails_take_rate_and_numa_node_from_the_topology() {
-        let pci = Some(PciAddress::new(0, 2, 0, 0));
+        let pci = Some(Pci::new(0, 2, 0, 0));
         let nic = HostNic {
             name: "other-name".into(),
             pci,
