@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_security_group_without_egress_to_itself_is_told_from_a_wrong_device() {
         let none = counters(0, 0, Some((0, 0)));
-        let dropped = cause(&[none.clone()], &[counters(10, 0, Some((40, 0)))]);
+        let dropped = cause(std::slice::from_ref(&none), &[counters(10, 0, Some((40, 0)))]);
         assert_eq!(dropped, Cause::NothingReturns { sent: 40 });
         assert!(dropped.hints()[0].contains("0.0.0.0/0"));
         assert!(dropped.hints().iter().any(|hint| hint.contains("100.64")));

@@ -421,7 +421,7 @@ mod tests {
     fn a_region_on_32_efa_rails_takes_a_small_key_and_too_many_pieces_are_refused_before_registering() {
         let rails = RailSet::from_bits(u32::MAX.into());
         let whole = Pieces::cut(8 * MIB, 64 * MIB, 1 << 20).unwrap();
-        let keys = (0..32u64).map(|rail| rail * 0x3779_7b91 & 0xffff_ffff).collect();
+        let keys = (0..32u64).map(|rail| (rail * 0x3779_7b91) & 0xffff_ffff).collect();
         let mut bytes = Vec::new();
         RegionKey::new(Addressing::Virtual, whole, rails, keys).encode(&mut bytes).unwrap();
         assert!(bytes.len() <= 32 * 4 + 9, "{} bytes", bytes.len());
