@@ -5,6 +5,7 @@
 //! grant `FI_RX_CQ_DATA`, `efa-direct` offers nothing where immediates take a receive. So each question is put in its
 //! variants, best first, and the first that is answered counts.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use kvrail_sys::libfabric::abi::{
@@ -62,7 +63,9 @@ pub fn discover(
     let nics: Vec<HostNic> =
         topology.map(Topology::nics).unwrap_or_default().iter().map(HostNic::from).collect();
     let queue = config.ops_in_flight_max.max(config.receives) as usize;
-    let gpus = topology.is_some_and(|topology| !topology.gpus().is_empty());
+    // Asking for GPU memory where there is no GPU keeps providers out, or has them copy through the host. A container may
+    // see GPUs in `/sys` that it was not given.
+    let gpus = Path::new("/dev/nvidiactl").exists();
     let has = providers(library).map_err(|error| failed("", &error))?;
     let mut found: Option<Asked> = None;
     let mut failure = None;
@@ -93,7 +96,11 @@ pub fn discover(
         return Err(OpenError::NoProvider { library: name_of(library), passed: choice.passed });
     };
     let entries: Vec<Entry<'_>> = info.entries().collect();
-    let owned = |at: usize| entries[at].to_owned().map_err(|error| failed(&choice.provider, &error));
+    // The flags of the question would be those of messages too: each write says for itself what it asks for.
+    let owned = |at: usize| match entries[at].to_owned() {
+        Ok(info) => Ok(info.edit().tx_op_flags(0).done()),
+        Err(error) => Err(failed(&choice.provider, &error)),
+    };
     let infos = choice.rails.iter().map(|rail| owned(rail.offer)).collect::<Result<Vec<_>, _>>()?;
     Ok(Discovery { choice, infos, immediates_take_receives: rx_cq_data, hmem })
 }
