@@ -2,9 +2,12 @@
 
 #[cfg(target_os = "linux")]
 pub mod memory;
+#[cfg(target_os = "linux")]
+pub mod ofi;
 pub mod raw;
 #[cfg(target_os = "linux")]
 pub mod shm;
+pub mod silence;
 pub mod tcp;
 mod wait;
 
