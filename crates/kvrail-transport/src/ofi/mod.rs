@@ -408,6 +408,10 @@ impl Ofi {
 }
 
 impl Fabric for Ofi {
+    fn facts(&self) -> crate::Facts {
+        crate::Facts::Ofi(Box::new(self.facts()))
+    }
+
     fn wait_fd(&self) -> RawFd {
         self.sleeper.fd()
     }
