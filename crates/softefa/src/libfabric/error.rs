@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::elf::machine_name;
-use super::release::Release;
+use kvrail_sys::elf::{HOST, Unreadable, machine_name};
+use kvrail_sys::libfabric::Release;
 
 /// What is wrong.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -122,7 +122,7 @@ impl fmt::Display for Error {
                 write!(f, "{} is no library that can be read: {why}", path.display())
             }
             Self::Machine { path, machine } => {
-                let (is, host) = (machine_name(*machine), machine_name(super::elf::HOST));
+                let (is, host) = (machine_name(*machine), machine_name(HOST));
                 write!(f, "{} is for {is}, this machine is {host}", path.display())
             }
             Self::NoProvider { path, release } => {
@@ -164,3 +164,9 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<Unreadable> for Error {
+    fn from(unreadable: Unreadable) -> Self {
+        Self::Unreadable { path: unreadable.path, why: unreadable.why }
+    }
+}

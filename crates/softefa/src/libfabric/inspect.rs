@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::elf::{Elf, HOST, Import};
+use kvrail_sys::elf::{Elf, HOST, Import};
+use kvrail_sys::libfabric::Release;
+
 use super::error::Error;
 use super::find::{Candidate, Origin};
-use super::release::Release;
 use crate::library;
 use crate::run::Loading;
 

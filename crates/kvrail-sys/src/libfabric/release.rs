@@ -36,14 +36,18 @@ const MINOR_OF_2_0: u32 = 26;
 const FIRST: [(u32, (u32, u32)); 5] = [(6, (1, 14)), (7, (1, 20)), (8, (2, 0)), (9, (2, 5)), (10, (2, 7))];
 
 impl Release {
-    pub(super) fn of<'a>(library: &Path, versions: impl Iterator<Item = &'a str>) -> Option<Self> {
+    /// The release of a library: from its real file name, else from the symbol versions that it defines.
+    #[must_use]
+    pub fn of<'a>(library: &Path, versions: impl Iterator<Item = &'a str>) -> Option<Self> {
         let real = library.canonicalize().unwrap_or_else(|_| library.into());
         real.file_name()
             .and_then(|name| Self::of_name(name.to_str()?))
             .or_else(|| Self::of_versions(versions))
     }
 
-    fn of_name(name: &str) -> Option<Self> {
+    /// From a file name, as in `libfabric.so.1.31.0`; none when it does not tell.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
         let mut numbers = name.strip_prefix("libfabric.so.1.")?.split('.');
         let minor: u32 = numbers.next()?.parse().ok()?;
         match minor {
@@ -53,7 +57,9 @@ impl Release {
         }
     }
 
-    fn of_versions<'a>(versions: impl Iterator<Item = &'a str>) -> Option<Self> {
+    /// From the names of the symbol versions that a library defines, as in `FABRIC_1.9`.
+    #[must_use]
+    pub fn of_versions<'a>(versions: impl Iterator<Item = &'a str>) -> Option<Self> {
         let highest = versions.filter_map(|v| v.strip_prefix("FABRIC_1.")?.parse::<u32>().ok()).max()?;
         let at = FIRST.iter().rposition(|(version, _)| *version <= highest)?;
         let before =

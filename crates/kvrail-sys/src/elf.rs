@@ -1,7 +1,7 @@
 //! What a shared library says about itself: machine, imports and exports with their versions, search paths.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use object::elf::{
     self, DT_NEEDED, DT_RPATH, DT_RUNPATH, DT_SONAME, EM_AARCH64, EM_X86_64, FileHeader64, SHN_UNDEF,
@@ -10,7 +10,15 @@ use object::elf::{
 use object::read::elf::{Dyn, FileHeader, Sym};
 use object::{Endianness, SectionIndex};
 
-use super::error::Error;
+/// A file that cannot be read, or is no 64-bit ELF library.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{} is no library that can be read: {why}", path.display())]
+pub struct Unreadable {
+    /// The file.
+    pub path: PathBuf,
+    /// What the system or the parser says.
+    pub why: String,
+}
 
 /// The parts of a shared library that decide whether it can be loaded.
 #[derive(Clone, Debug, Default)]
@@ -53,11 +61,12 @@ impl std::fmt::Display for Import {
     }
 }
 
-/// The machine that this program runs on.
-pub(super) const HOST: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
+/// ELF machine number of the machine that this program runs on.
+pub const HOST: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 
-/// A machine's name.
-pub(super) fn machine_name(machine: u16) -> String {
+/// A machine's name, as in `x86-64`.
+#[must_use]
+pub fn machine_name(machine: u16) -> String {
     match machine {
         EM_X86_64 => "x86-64".into(),
         EM_AARCH64 => "aarch64".into(),
@@ -72,8 +81,8 @@ impl Elf {
     ///
     /// # Errors
     /// When it cannot be read or is no 64-bit ELF library.
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        let unreadable = |why: String| Error::Unreadable { path: path.into(), why };
+    pub fn read(path: &Path) -> Result<Self, Unreadable> {
+        let unreadable = |why: String| Unreadable { path: path.into(), why };
         let data = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
         Self::parse(&data).map_err(|e| unreadable(e.to_string()))
     }

@@ -1,0 +1,9 @@
+//! Raw interfaces that kvrail loads at run time.
+//!
+//! * [`libfabric`]: found, checked and loaded by `dlopen`; its binary interface by hand; owners that close what they open, in order.
+//! * [`elf`]: what a shared library says about itself, without loading it.
+//!
+//! `unsafe` lives here and in `kvrail-transport`. Nothing here decides what is sent where.
+
+pub mod elf;
+pub mod libfabric;
