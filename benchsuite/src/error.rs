@@ -61,7 +61,10 @@ impl fmt::Display for LimitError {
             Self::NoFabric { why } => write!(f, "no fabric: {why}"),
             Self::Fabric { doing, rail, code, says } => write!(f, "{doing} on rail {rail}: {says} ({code})"),
             Self::Completion { rail, error, provider_error, says } => {
-                write!(f, "an operation on rail {rail} failed with {error}, the provider's {provider_error}: {says}")
+                write!(
+                    f,
+                    "an operation on rail {rail} failed with {error}, the provider's {provider_error}: {says}"
+                )
             }
             Self::Stalled { doing, done, of } => write!(f, "{doing}: no progress after {done} of {of}"),
         }

@@ -148,7 +148,9 @@ fn main() -> std::process::ExitCode {
         return 2.into();
     }
     let exit = match (args.role, &args.meet) {
-        (Some(Role::Target), Some(place)) => code(pair::be_target(place, args.libfabric.clone()).map_err(|e| ("the target".into(), e))),
+        (Some(Role::Target), Some(place)) => {
+            code(pair::be_target(place, args.libfabric.clone()).map_err(|e| ("the target".into(), e)))
+        }
         (Some(Role::Initiator), Some(place)) => {
             args.cases().iter().map(|case| print(case, pair::initiate(case, place))).max().unwrap_or(0)
         }
@@ -202,7 +204,8 @@ mod tests {
         for words in [["--rails", "0"], ["--rails", "65"], ["--depth", "0"], ["--rails", "many"]] {
             assert!(parse(&words).is_err(), "{words:?}");
         }
-        let args = parse(&["--kind", "fabric", "--provider", "efa-direct", "--rails", "32", "--depth", "64"]).unwrap();
+        let args = parse(&["--kind", "fabric", "--provider", "efa-direct", "--rails", "32", "--depth", "64"])
+            .unwrap();
         let case = &args.cases()[0];
         assert_eq!((case.provider.as_str(), case.rails, case.depth), ("efa-direct", 32, Some(64)));
     }

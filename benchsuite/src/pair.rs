@@ -157,11 +157,11 @@ fn over_fabric(
     target: &mut Target,
     rails: Vec<RailOffer>,
 ) -> Result<Row, LimitError> {
-    let mut own = Fabric::open(&case.fabric_options(), pool)?;
+    let mut own = Fabric::open(&case.fabric_options(), false, pool)?;
     own.meet(&rails)?;
     target.ask(&Request::Meet { rails: own.offers().to_vec() })?;
     let about = own.facts();
-    let loop_ = fabric::Initiator::new(own, case, slots, pool)?;
+    let loop_ = fabric::Initiator::new(own, case, slots, pool);
     Ok(repetitions(case, slots, pool, target, loop_)?.over(about))
 }
 
@@ -294,7 +294,7 @@ fn prepare_target(case: &Case) -> Result<(), LimitError> {
 enum End<'a> {
     Passive,
     Tcp(Tcp<'a>),
-    Fabric(fabric::Target),
+    Fabric(fabric::Target<'a>),
 }
 
 /// The target's life: requests until the initiator closes its end. `listener` is for the tcp loop's connection.
@@ -307,7 +307,7 @@ fn serve(
 ) -> Result<(), LimitError> {
     pool.poison();
     let fabric = match case.kind {
-        Kind::Fabric => match Fabric::open(&case.fabric_options(), pool) {
+        Kind::Fabric => match Fabric::open(&case.fabric_options(), true, pool) {
             Ok(fabric) => Some(fabric),
             Err(error) => {
                 line.send(&Reply::Failed { said: error.to_string() })?;
