@@ -86,7 +86,7 @@ pub union fi_mr_attr_device {
     pub ze: c_int,
     pub neuron: c_int,
     pub synapseai: c_int,
-    /// Since 1.18.
+    /// Since 2.5.
     pub rocr: c_int,
 }
 

@@ -40,7 +40,7 @@ pub const FI_DELIVERY_COMPLETE: u64 = 1 << 28;
 pub const FI_AFFINITY: u64 = 1 << 29;
 pub const FI_COMMIT_COMPLETE: u64 = 1 << 30;
 pub const FI_MATCH_COMPLETE: u64 = 1 << 31;
-/// Look for devices again. Since 2.3.
+/// Look for devices again. Since 2.2.
 pub const FI_RESCAN: u64 = 1 << 35;
 pub const FI_PEER_TRANSFER: u64 = 1 << 36;
 /// The registration is of memory that another device lends. Since 1.20.
@@ -67,7 +67,7 @@ pub const FI_DIRECTED_RECV: u64 = 1 << 59;
 pub const FI_SELECTIVE_COMPLETION: u64 = 1 << 59;
 /// On insertion of several addresses: each one's error is reported.
 pub const FI_SYNC_ERR: u64 = 1 << 58;
-/// EFA: more operations a second rather than bytes. Since 2.4.
+/// EFA: more operations a second rather than bytes. Since 2.6.
 pub const FI_EFA_WR_HIGH_PPS: u64 = 1 << 60;
 
 // Modes: what a provider asks of its caller.
@@ -117,7 +117,7 @@ pub const FI_ADDR_OPX: u32 = 14;
 pub const FI_ADDR_CXI: u32 = 15;
 /// Since 1.18.
 pub const FI_ADDR_UCX: u32 = 16;
-/// Since 2.0.
+/// Since 2.3.
 pub const FI_SOCKADDR_IP: u32 = 17;
 
 pub const FI_ADDR_UNSPEC: u64 = u64::MAX;
@@ -133,7 +133,7 @@ pub const FI_AV_TABLE: u32 = 2;
 pub const FI_PROGRESS_UNSPEC: u32 = 0;
 pub const FI_PROGRESS_AUTO: u32 = 1;
 pub const FI_PROGRESS_MANUAL: u32 = 2;
-/// Since 2.0.
+/// Since 1.21.
 pub const FI_PROGRESS_CONTROL_UNIFIED: u32 = 3;
 
 // Threads.
@@ -252,23 +252,23 @@ pub const FI_OPT_RX_SIZE: c_int = 7;
 pub const FI_OPT_FI_HMEM_P2P: c_int = 8;
 /// `bool`. Since 1.18.
 pub const FI_OPT_CUDA_API_PERMITTED: c_int = 10;
-/// `bool`. Since 1.18.
+/// `bool`. Since 1.21.
 pub const FI_OPT_SHARED_MEMORY_PERMITTED: c_int = 11;
-/// `size_t`. Since 2.0.
+/// `size_t`. Since 1.22.
 pub const FI_OPT_MAX_MSG_SIZE: c_int = 12;
-/// `size_t`. Since 2.0.
+/// `size_t`. Since 1.22.
 pub const FI_OPT_MAX_TAGGED_SIZE: c_int = 13;
-/// `size_t`. Since 2.0.
+/// `size_t`. Since 1.22.
 pub const FI_OPT_MAX_RMA_SIZE: c_int = 14;
-/// `size_t`. Since 2.0.
+/// `size_t`. Since 1.22.
 pub const FI_OPT_MAX_ATOMIC_SIZE: c_int = 15;
-/// `size_t`. Since 2.0.
+/// `size_t`. Since 1.22.
 pub const FI_OPT_INJECT_MSG_SIZE: c_int = 16;
-/// `size_t`. Since 2.0.
+/// `size_t`. Since 1.22.
 pub const FI_OPT_INJECT_TAGGED_SIZE: c_int = 17;
-/// `size_t`. Since 2.0.
+/// `size_t`. Since 1.22.
 pub const FI_OPT_INJECT_RMA_SIZE: c_int = 18;
-/// `size_t`. Since 2.0.
+/// `size_t`. Since 1.22.
 pub const FI_OPT_INJECT_ATOMIC_SIZE: c_int = 19;
 pub const FI_HMEM_P2P_ENABLED: c_int = 0;
 pub const FI_HMEM_P2P_REQUIRED: c_int = 1;
@@ -286,13 +286,13 @@ pub const FI_OPT_EFA_EMULATED_WRITE: c_int = FI_OPT_EFA_RNR_RETRY + 2;
 pub const FI_OPT_EFA_EMULATED_ATOMICS: c_int = FI_OPT_EFA_RNR_RETRY + 3;
 /// `bool`. Since 1.18.
 pub const FI_OPT_EFA_USE_DEVICE_RDMA: c_int = FI_OPT_EFA_RNR_RETRY + 4;
-/// `bool`. Since 1.19.
+/// `bool`. Since 1.18.
 pub const FI_OPT_EFA_SENDRECV_IN_ORDER_ALIGNED_128_BYTES: c_int = FI_OPT_EFA_RNR_RETRY + 5;
-/// `bool`. Since 1.19.
+/// `bool`. Since 1.18.
 pub const FI_OPT_EFA_WRITE_IN_ORDER_ALIGNED_128_BYTES: c_int = FI_OPT_EFA_RNR_RETRY + 6;
-/// `bool`. Since 2.1.
+/// `bool`. Since 2.2.
 pub const FI_OPT_EFA_HOMOGENEOUS_PEERS: c_int = FI_OPT_EFA_RNR_RETRY + 7;
-/// `bool`: writes with an immediate take no posted receive. Since 2.2.
+/// `bool`: writes with an immediate take no posted receive. Since 2.5.
 pub const FI_OPT_EFA_USE_UNSOLICITED_WRITE_RECV: c_int = FI_OPT_EFA_RNR_RETRY + 8;
 
 // Types that `fi_tostr` prints.

@@ -37,7 +37,7 @@ pub const FI_ENOAV: c_int = 267;
 pub const FI_EOVERRUN: c_int = 268;
 /// The peer has no receive posted.
 pub const FI_ENORX: c_int = 269;
-/// Since 1.18.
+/// Since 1.20.
 pub const FI_ENOMR: c_int = 270;
-/// Since 2.0.
+/// Since 2.2.
 pub const FI_EFIREWALLADDR: c_int = 271;
