@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod carriage;
 mod case;
 mod ceiling;
 mod control;
@@ -14,7 +15,9 @@ mod failure;
 mod initiator;
 mod link;
 mod measure;
+mod ofi;
 mod pattern;
+mod rails;
 mod report;
 mod run;
 mod signals;
@@ -23,6 +26,7 @@ mod spawn;
 mod table;
 mod talk;
 mod target;
+mod topo;
 mod units;
 
 use std::process::ExitCode;
@@ -39,7 +43,7 @@ use args::{Cli, Command};
 pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, String> {
     match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
         Command::Bench(bench) => bench.resolve(1).map(|run| run.cases.len()).map_err(|e| e.to_string()),
-        Command::Softefa(_) | Command::Completions { .. } => Ok(0),
+        Command::Softefa(_) | Command::Topo(_) | Command::Completions { .. } => Ok(0),
     }
 }
 
@@ -54,6 +58,7 @@ pub fn main() -> ExitCode {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
+        Command::Topo(arguments) => topo::main(arguments),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());
             Ok(())

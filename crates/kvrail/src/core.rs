@@ -13,11 +13,11 @@ use kvrail_core::id::Incarnation;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
-use crate::config::{Config, Id};
+use crate::config::{Config, Id, Source};
 use crate::graveyard::{Graveyard, Regions};
 use crate::inbox::Inbox;
 use crate::lane::Lane;
-use crate::peer::PeerRecord;
+use crate::peer::{Absent, PeerRecord};
 use crate::progress::Progress;
 use crate::sleep::Sleeper;
 use crate::transfer::TransferError;
@@ -33,6 +33,10 @@ pub(crate) struct Core {
     pub(crate) spin_time: Duration,
     /// In the agent's order of preference.
     pub(crate) lanes: Vec<Lane>,
+    /// Transports that were to be used where they are possible, and are not possible here; in order of preference.
+    pub(crate) absent: Vec<Absent>,
+    /// Who chose the transports.
+    pub(crate) chosen_by: Source,
     pub(crate) regions: Mutex<Regions>,
     pub(crate) graveyard: Graveyard,
     /// By name; one entry per name, that of the last incarnation.

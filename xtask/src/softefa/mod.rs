@@ -4,6 +4,7 @@
 //! Exit code: 0 all passed, 1 something failed, 2 something could not be run. What this machine lacks is skipped, by
 //! name and with the reason; with `CI=true` that is a failure.
 
+mod bench;
 mod compare;
 mod engines;
 mod fabtests;
@@ -31,6 +32,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Lane {
+    /// kvrail over 32 emulated EFA rails; one dies in mid-transfer and returns, every byte verified
+    Bench(bench::Args),
     /// Debian's fi_pingpong over the efa provider between two nodes
     Pingpong(pingpong::Args),
     /// libfabric's own tests between two nodes, over `efa` and `efa-direct`
@@ -106,6 +109,7 @@ impl Tally {
 
 pub(crate) fn run(args: &Args) -> ExitCode {
     let code = match &args.lane {
+        Lane::Bench(args) => bench::run(args),
         Lane::Pingpong(args) => pingpong::run(args),
         Lane::Fabtests(args) => fabtests::run(args),
         Lane::Nixl(args) => nixl::run(args),

@@ -19,8 +19,17 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn new(bench: &Bench, name: &str, nics: u32, libfabric: &Path) -> Self {
+        Self::of(bench, name, libfabric).option(&["--nics", &nics.to_string()])
+    }
+
+    /// On nodes that look like an instance type.
+    pub(super) fn shaped(bench: &Bench, name: &str, shape: &str, libfabric: &Path) -> Self {
+        Self::of(bench, name, libfabric).option(&["--shape", shape])
+    }
+
+    fn of(bench: &Bench, name: &str, libfabric: &Path) -> Self {
         let mut command = Command::new(&bench.kvrail);
-        command.args(["softefa", "run", "--nodes", "2", "--name", name, "--nics", &nics.to_string()]);
+        command.args(["softefa", "run", "--nodes", "2", "--name", name]);
         command.arg("--libfabric").arg(libfabric);
         Self { command, commands: 0 }
     }

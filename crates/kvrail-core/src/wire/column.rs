@@ -16,7 +16,7 @@ fn unzigzag(value: u64) -> i64 {
 }
 
 /// Appends the column. Its length is not written: the reader knows it.
-pub(crate) fn write(out: &mut Writer<'_>, values: impl Iterator<Item = u64>) {
+pub fn write(out: &mut Writer<'_>, values: impl Iterator<Item = u64>) {
     let mut previous = 0u64;
     let mut run: Option<(u64, u64)> = None;
     let mut flush = |(step, count): (u64, u64)| {
@@ -42,7 +42,10 @@ pub(crate) fn write(out: &mut Writer<'_>, values: impl Iterator<Item = u64>) {
 }
 
 /// Reads a column of `len` values. The caller has bounded `len`.
-pub(crate) fn read(from: &mut Reader<'_>, len: usize, field: &'static str) -> Result<Vec<u64>, DecodeError> {
+///
+/// # Errors
+/// [`DecodeError`] that names the field.
+pub fn read(from: &mut Reader<'_>, len: usize, field: &'static str) -> Result<Vec<u64>, DecodeError> {
     let mut values = Vec::with_capacity(len);
     let mut previous = 0u64;
     while values.len() < len {

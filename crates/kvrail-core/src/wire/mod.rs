@@ -76,24 +76,28 @@ impl fmt::Display for DecodeError {
 
 impl core::error::Error for DecodeError {}
 
-/// Appends fields.
-pub(crate) struct Writer<'a>(pub(crate) &'a mut Vec<u8>);
+/// Appends fields. Transports write their addresses and keys with it too.
+pub struct Writer<'a>(pub &'a mut Vec<u8>);
 
 impl Writer<'_> {
-    pub(crate) fn u8(&mut self, value: u8) {
+    /// One byte.
+    pub fn u8(&mut self, value: u8) {
         self.0.push(value);
     }
 
-    pub(crate) fn u32(&mut self, value: u32) {
+    /// Four bytes, little-endian.
+    pub fn u32(&mut self, value: u32) {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    pub(crate) fn u64(&mut self, value: u64) {
+    /// Eight bytes, little-endian.
+    pub fn u64(&mut self, value: u64) {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
+    /// One to ten bytes, seven bits each.
     #[inline]
-    pub(crate) fn varint(&mut self, mut value: u64) {
+    pub fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.0.push(value as u8 | 0x80);
             value >>= 7;
@@ -101,7 +105,8 @@ impl Writer<'_> {
         self.0.push(value as u8);
     }
 
-    pub(crate) fn bytes(&mut self, value: &[u8]) {
+    /// A length and as many bytes.
+    pub fn bytes(&mut self, value: &[u8]) {
         self.varint(value.len() as u64);
         self.0.extend_from_slice(value);
     }
@@ -115,16 +120,22 @@ impl Writer<'_> {
 }
 
 /// Takes fields off the front, each with the name that an error will carry.
-pub(crate) struct Reader<'a> {
+pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// Begins with the first byte.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    pub(crate) fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
+    /// So many bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError`] that names the field.
+    pub fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let (head, rest) = self.rest.split_at_checked(len).ok_or(DecodeError::Truncated { field })?;
         self.rest = rest;
         Ok(head)
@@ -136,20 +147,36 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
-    pub(crate) fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
+    /// One byte.
+    ///
+    /// # Errors
+    /// [`DecodeError`] that names the field.
+    pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         Ok(self.array::<1>(field)?[0])
     }
 
-    pub(crate) fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
+    /// Four bytes, little-endian.
+    ///
+    /// # Errors
+    /// [`DecodeError`] that names the field.
+    pub fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         Ok(u32::from_le_bytes(self.array(field)?))
     }
 
-    pub(crate) fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
+    /// Eight bytes, little-endian.
+    ///
+    /// # Errors
+    /// [`DecodeError`] that names the field.
+    pub fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
         Ok(u64::from_le_bytes(self.array(field)?))
     }
 
+    /// One to ten bytes, seven bits each.
+    ///
+    /// # Errors
+    /// [`DecodeError`] that names the field.
     #[inline]
-    pub(crate) fn varint(&mut self, field: &'static str) -> Result<u64, DecodeError> {
+    pub fn varint(&mut self, field: &'static str) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for (i, &byte) in self.rest.iter().enumerate().take(10) {
             let bits = u64::from(byte & 0x7f);
@@ -170,7 +197,10 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint of at most `limit`.
-    pub(crate) fn bounded(&mut self, limit: usize, field: &'static str) -> Result<usize, DecodeError> {
+    ///
+    /// # Errors
+    /// [`DecodeError`] that names the field.
+    pub fn bounded(&mut self, limit: usize, field: &'static str) -> Result<usize, DecodeError> {
         let found = self.varint(field)?;
         if found > limit as u64 {
             return Err(DecodeError::TooLarge { field, found, limit: limit as u64 });
@@ -179,12 +209,19 @@ impl<'a> Reader<'a> {
     }
 
     /// Length-prefixed bytes of at most `limit`.
-    pub(crate) fn bytes(&mut self, limit: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
+    ///
+    /// # Errors
+    /// [`DecodeError`] that names the field.
+    pub fn bytes(&mut self, limit: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let len = self.bounded(limit, field)?;
         self.take(len, field)
     }
 
-    pub(crate) fn string(&mut self, limit: usize, field: &'static str) -> Result<String, DecodeError> {
+    /// Length-prefixed text of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError`] that names the field.
+    pub fn string(&mut self, limit: usize, field: &'static str) -> Result<String, DecodeError> {
         let bytes = self.bytes(limit, field)?;
         core::str::from_utf8(bytes).map(String::from).map_err(|_| DecodeError::Invalid { field })
     }
@@ -201,7 +238,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) fn finish(self) -> Result<(), DecodeError> {
+    /// There is nothing left.
+    ///
+    /// # Errors
+    /// [`DecodeError`] that names the field.
+    pub fn finish(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing { bytes: self.rest.len() }) }
     }
 }
