@@ -7,7 +7,7 @@
 //! this machine cannot run is skipped, by name, and changes no exit code.
 
 pub(crate) mod engines;
-mod quiet;
+pub(crate) mod quiet;
 pub(crate) mod reading;
 pub(crate) mod report;
 pub(crate) mod rows;

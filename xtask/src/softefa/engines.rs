@@ -1,7 +1,6 @@
 //! The engines that take turns on emulated nodes: kvrail, the real NIXL and the plain loop, each as a program on either
 //! node that meets the other over loopback.
 
-use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -53,11 +52,11 @@ impl<'a> Engines<'a> {
         let meet = meeting_place()?;
         let mut command = match engine {
             Engine::Kvrail => {
-                let common = ["--transport", "ofi", "--provider", &scene.provider];
                 let rails = scene.rails.to_string();
+                let common = ["--provider", &scene.provider, "--rails", &rails];
                 let mut initiator = Command::new(&self.bench.kvrail);
-                initiator.args(["bench", "--role", "initiator", "--connect", &meet]).args(common);
-                initiator.args(["--rails", &rails, "--op", scene.op, "--memory", "private"]);
+                initiator.args(["bench", "--role", "initiator", "--connect", &meet, "--transport", "ofi"]);
+                initiator.args(common).args(["--op", scene.op, "--memory", "private"]);
                 initiator.args(["--progress", "inline", "--format", "json", "--output"]).arg(&out);
                 workload(
                     &mut initiator,
@@ -66,8 +65,7 @@ impl<'a> Engines<'a> {
                 );
                 let mut target = Command::new(&self.bench.kvrail);
                 target.args(["bench", "--role", "target", "--listen", &meet]).args(common);
-                target.args(["--rails", &rails]);
-                nodes(self.run(scene), &initiator, &target)
+                self.run(scene).on_two_nodes(&initiator, &target)
             }
             Engine::Peer(Peer::FabricLoop) => {
                 let side = |role: &str| {
@@ -80,7 +78,7 @@ impl<'a> Engines<'a> {
                 initiator.args(["--provider", &scene.provider, "--rails", &scene.rails.to_string()]);
                 initiator.args(["--op", scene.op, "--repetitions", "1"]);
                 workload(&mut initiator, &scene.shape, Some(scene.shape.pool_bytes));
-                nodes(self.run(scene), &initiator, &side("target"))
+                self.run(scene).on_two_nodes(&initiator, &side("target"))
             }
             Engine::Peer(Peer::NixlLibfabricEfa) => {
                 let nixl = self.nixl.as_ref().ok_or("it was not prepared")?;
@@ -93,7 +91,7 @@ impl<'a> Engines<'a> {
                 let mut initiator = side("initiator");
                 initiator.args(["--op", scene.op]);
                 workload(&mut initiator, &scene.shape, Some(scene.shape.pool_bytes));
-                nodes(nixl.environment(self.run(scene)), &initiator, &side("target"))
+                nixl.environment(self.run(scene)).on_two_nodes(&initiator, &side("target"))
             }
             Engine::Peer(peer) => return Err(format!("{} does not run on emulated nodes", peer.name())),
         };
@@ -107,7 +105,7 @@ impl<'a> Engines<'a> {
             (true, read) => read,
             (false, Err(why)) if !said.is_empty() => Err(why),
             (false, _) => {
-                Err(format!("it ended with {}: {}", finished.status, words_of_nodes(&finished.stderr)))
+                Err(format!("it ended with {}: {}", finished.status, node::words(&finished.stderr)))
             }
         }
     }
@@ -119,14 +117,6 @@ impl<'a> Engines<'a> {
             .option(&["--deadline", &deadline])
             .option(&model)
     }
-}
-
-/// The run with its two commands.
-fn nodes(run: Run, initiator: &Command, target: &Command) -> Command {
-    let words = |command: &Command| -> Vec<OsString> {
-        std::iter::once(command.get_program()).chain(command.get_args()).map(ToOwned::to_owned).collect()
-    };
-    run.on_next_node(words(initiator)).on_next_node(words(target)).command()
 }
 
 /// A port of this host on which nobody listens.
@@ -141,13 +131,6 @@ pub(super) fn json_of_node0(stdout: &str) -> String {
     lines.filter(|line| line.starts_with('{')).collect::<Vec<_>>().join("\n")
 }
 
-/// The last error that a node told, else the last line.
-fn words_of_nodes(stderr: &str) -> String {
-    let mut lines = stderr.lines().rev().filter(|line| !line.trim().is_empty());
-    let last = lines.clone().next().unwrap_or("nothing on stderr");
-    lines.find(|line| line.contains("error")).unwrap_or(last).trim().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,11 +140,5 @@ mod tests {
         let said = "fabric up\nnode1 | {\"a\":1}\nnode0 | talk\nnode0 | {\"b\":2}\n";
         assert_eq!(json_of_node0(said), "{\"b\":2}");
         assert_eq!(json_of_node0(""), "");
-    }
-
-    #[test]
-    fn an_error_says_more_than_the_last_word() {
-        assert_eq!(words_of_nodes("node0 | error: no rail\nnode1 (exit 1)\n"), "node0 | error: no rail");
-        assert_eq!(words_of_nodes("\n"), "nothing on stderr");
     }
 }

@@ -5,13 +5,17 @@
 //! name and with the reason; with `CI=true` that is a failure.
 
 mod bench;
+mod callgrind;
 mod compare;
+mod cost;
 mod engines;
 mod fabtests;
+mod failover;
 mod faults;
 mod nixl;
 mod node;
 mod pingpong;
+mod scaling;
 mod scenario;
 mod soak;
 
@@ -44,6 +48,12 @@ enum Lane {
     NixlFaults(faults::Args),
     /// kvrail, the real NIXL and a bare fi_read/fi_write loop in turns: medians, ratios, verdicts
     Compare(compare::Args),
+    /// Whether twice the rails carry twice the bytes
+    Scaling(scaling::Args),
+    /// What a rail's death in the middle of a transfer costs
+    Failover(failover::Args),
+    /// What a descriptor costs of kvrail's own code, by callgrind and perf
+    Cost(cost::Args),
     /// Random fault schedules: nothing may be lost, wrong or left behind
     Soak(soak::Args),
     /// The program that the soak runs on nodes
@@ -115,6 +125,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Lane::Nixl(args) => nixl::run(args),
         Lane::NixlFaults(args) => faults::run(args),
         Lane::Compare(args) => compare::run(args),
+        Lane::Scaling(args) => scaling::run(args),
+        Lane::Failover(args) => failover::run(args),
+        Lane::Cost(args) => cost::run(args),
         Lane::Soak(args) => soak::run(args),
         Lane::Exercise(args) => return soak::exercise(args),
     };
