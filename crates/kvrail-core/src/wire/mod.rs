@@ -131,6 +131,12 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
+    /// What was not taken yet.
+    #[must_use]
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// So many bytes.
     ///
     /// # Errors

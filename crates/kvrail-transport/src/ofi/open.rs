@@ -1,0 +1,512 @@
+//! Opening: libfabric is loaded, asked for offers, and the rails that [`super::select`] chooses are opened.
+//!
+//! What is asked for, and why:
+//!
+//! * `FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY` are all met, so that no provider is kept out; `tcp`
+//!   demands none of them, `shm` `FI_MR_VIRT_ADDR`, EFA all. `FI_MR_ENDPOINT` is not met: registrations outlive endpoints.
+//! * Manual progress: whoever polls does the work. `tcp` would start a thread for each domain otherwise; `efa-direct`
+//!   makes progress by itself whatever is asked.
+//! * `FI_THREAD_DOMAIN`: one thread at a time, so that providers take no locks (KR-5).
+//! * `FI_RX_CQ_DATA` only where the provider offers nothing without it: `efa-direct` where the device, or the libfabric
+//!   (2.5.1 and older on the emulated device), has no unsolicited receives. Each immediate takes a receive then.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kvrail_core::id::{LocalRail, RailSet};
+use kvrail_core::transport::{Caps, Evidence, RailInfo};
+use kvrail_sys::libfabric::abi::{
+    self, FI_CONTEXT, FI_CONTEXT2, FI_EP_RDM, FI_HMEM, FI_LINK_DOWN, FI_MR_ALLOCATED, FI_MR_HMEM, FI_MR_LOCAL,
+    FI_MR_PROV_KEY, FI_MR_VIRT_ADDR, FI_MSG, FI_PROGRESS_MANUAL, FI_RMA, FI_RX_CQ_DATA, FI_THREAD_DOMAIN,
+    FI_THREAD_SAFE,
+};
+use kvrail_sys::libfabric::{Entry, Fabric, FabricError, Info, LoadError, Library, Search, Wait};
+use kvrail_topology::{LinkState, Source, Topology};
+
+use super::config::{Config, Provider};
+use super::counters::{self, Counters};
+use super::endpoint::{PortError, Shape};
+use super::error::{LibraryError, OpenError};
+use super::evidence;
+use super::facts::{Facts, LibraryFacts, RailFacts, RailState, Receives, Wait as WaitFacts};
+use super::fragment::MESSAGE_BYTES_MAX;
+use super::key::Addressing;
+use super::rail::Rail;
+use super::region::Terms;
+use super::select::{self, Answer, ChosenRail, Choice, HostNic, Offer, OfferedNic, Pci};
+use super::status::Family;
+
+/// Longest op, bytes: long enough that a NIC of 400 Gb/s is busy for 160 µs, short enough that the overlap of pieces
+/// costs nothing, and that a stall is told from a slow path.
+const OP_BYTES_MAX: u32 = 8 << 20;
+
+/// Fragments on their way out, for each rail: seven of the longest messages.
+const SENDS: usize = 128;
+
+/// Immediates that a rail holds unread where they take no receive, and the queue has room for them.
+const IMMEDIATES: u32 = 8_192;
+
+/// Part of the posted receives that is kept for messages where immediates take receives.
+const MESSAGES_PART: u32 = 4;
+
+/// What control may take on an agent with as many rails as a P5 has, with the default settings.
+const CONTROL_BYTES_MAX: usize = 64 << 20;
+const _: () = assert!(
+    32 * Shape {
+        ops: 2_048,
+        sends: SENDS,
+        receives: 1_024,
+        queue: 0,
+        wait: Wait::None,
+        unsolicited: false,
+        no_shared_memory: false,
+        delivery: false,
+        more: false,
+    }
+    .bytes()
+        <= CONTROL_BYTES_MAX,
+    "32 rails take no more than 64 MiB (the field's engine: 1 GiB)"
+);
+
+/// What was opened.
+pub(super) struct Opened {
+    pub(super) rails: Vec<Rail>,
+    pub(super) infos: Vec<RailInfo>,
+    pub(super) caps: Caps,
+    pub(super) facts: Facts,
+    pub(super) shape: Shape,
+    pub(super) terms: Terms,
+    pub(super) address_format: u32,
+    pub(super) near: Near,
+}
+
+/// Which rails are near which memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Near {
+    /// The rails of each NUMA node.
+    pub(super) numa: Vec<(u16, RailSet)>,
+    /// The rails of each GPU, in the order of their PCI addresses.
+    pub(super) gpus: Vec<RailSet>,
+}
+
+/// An offer as libfabric wrote it, and what was read of it.
+struct Asked {
+    info: Info,
+    offers: Vec<Offer>,
+    hmem: bool,
+}
+
+fn version(v: u32) -> String {
+    format!("{}.{}", v >> 16, v & 0xffff)
+}
+
+fn call(error: &FabricError, what: &str) -> OpenError {
+    OpenError::Call {
+        what: format!("{} of {what}", error.call),
+        errno: error.code,
+        words: error.text.clone(),
+    }
+}
+
+/// Opens the rails that the settings ask for. `key` gives keys for the memory of messages where they are chosen here.
+pub(super) fn open(config: &Config, mut key: impl FnMut() -> u64) -> Result<Opened, OpenError> {
+    config.validate()?;
+    let library = Library::load(&Search::new(config.library.as_deref())).map_err(|error: LoadError| {
+        let hints = error.hints();
+        OpenError::Library(LibraryError::new(error, hints))
+    })?;
+    let shown = format!("{} (libfabric {})", library.path().display(), version_of(&library));
+    let sysfs = counters::sysfs_root(config.sysfs.as_deref());
+    let topology = Topology::read(&Source::Sysfs(sysfs.clone()));
+    if let Err(error) = &topology {
+        log::warn!("the host's topology is not known, all rails count as near: {error}");
+    }
+    let nics = topology.as_ref().map(host_nics).unwrap_or_default();
+    let has = match config.provider {
+        Provider::Named(_) => providers(&library),
+        Provider::Auto => Vec::new(),
+    };
+    let mut asked = None;
+    let choice = select::choose(config, &nics, &shown, &has, |name| {
+        match ask(&library, name) {
+            Ok(answer) => {
+                let offers = answer.offers.clone();
+                asked = Some(answer);
+                Answer::Offers(offers)
+            }
+            Err(error) if error.is(abi::FI_ENODATA) && !has.is_empty() && !is_there(&has, name) => Answer::Absent,
+            Err(error) => Answer::Nothing(error.to_string()),
+        }
+    })?;
+    // `choose` takes what it asked for last.
+    let Some(asked) = asked else {
+        return Err(OpenError::NoProvider { library: shown, passed: choice.passed });
+    };
+    let mut opened = rails(config, &library, &asked, &choice, &sysfs, &mut key)?;
+    opened.near = near(topology.as_ref().ok(), &choice.rails);
+    Ok(opened)
+}
+
+fn version_of(library: &Library) -> String {
+    let (major, minor) = library.version();
+    format!("{major}.{minor}")
+}
+
+/// The providers that a library has, for the error that there is none of a name.
+fn providers(library: &Arc<Library>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    if let Ok(all) = Info::query_all(library) {
+        for entry in all.entries() {
+            let name = entry.provider().to_string();
+            if !name.is_empty() && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+fn is_there(has: &[String], name: &str) -> bool {
+    let raw = select::libfabric_name(name);
+    has.iter().any(|one| one == raw || one.split(';').any(|part| part == raw))
+}
+
+/// Asks for a provider's offers: first without what costs something, then with it.
+fn ask(library: &Arc<Library>, name: &str) -> Result<Asked, FabricError> {
+    // Asking for GPU memory where there is no GPU keeps providers out, or has them copy through the host.
+    let gpus = Path::new("/dev/nvidiactl").exists();
+    let mut last = library.error("fi_getinfo", -(abi::FI_ENODATA as isize));
+    for hmem in [true, false] {
+        if hmem && !gpus {
+            continue;
+        }
+        for mode in [FI_CONTEXT | FI_CONTEXT2, FI_CONTEXT | FI_CONTEXT2 | FI_RX_CQ_DATA] {
+            if mode & FI_RX_CQ_DATA != 0 && name != "efa-direct" {
+                continue;
+            }
+            match query(library, name, mode, hmem) {
+                Ok(info) => {
+                    let offers = info.entries().map(|entry| offer(&entry)).collect();
+                    return Ok(Asked { info, offers, hmem });
+                }
+                Err(error) => last = error,
+            }
+        }
+    }
+    Err(last)
+}
+
+fn query(library: &Arc<Library>, name: &str, mode: u64, hmem: bool) -> Result<Info, FabricError> {
+    let mr_mode = FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY;
+    let fabric = (name == "efa-direct").then_some(name);
+    Info::hints(library)?
+        .caps(FI_MSG | FI_RMA | if hmem { FI_HMEM } else { 0 })
+        .mode(mode)
+        .ep_type(FI_EP_RDM)
+        .mr_mode(mr_mode | if hmem { FI_MR_HMEM } else { 0 })
+        .threading(FI_THREAD_DOMAIN)
+        .control_progress(FI_PROGRESS_MANUAL)
+        .data_progress(FI_PROGRESS_MANUAL)
+        .provider(Some(select::libfabric_name(name)))?
+        .fabric_name(fabric)?
+        .query()
+}
+
+/// What selecting needs to know of an entry.
+fn offer(entry: &Entry<'_>) -> Offer {
+    let caps = entry.caps();
+    let mut lacks = Vec::new();
+    if caps & (FI_MSG | FI_RMA) != FI_MSG | FI_RMA {
+        lacks.push("messages or one-sided transfers");
+    }
+    if entry.mode() & !(FI_CONTEXT | FI_CONTEXT2 | FI_RX_CQ_DATA) != 0 {
+        lacks.push("a mode that kvrail can meet");
+    }
+    if !matches!(entry.threading(), FI_THREAD_DOMAIN | FI_THREAD_SAFE) && entry.threading() != abi::FI_THREAD_FID {
+        lacks.push("a threading level that kvrail can meet");
+    }
+    let pci = |nic: &kvrail_sys::libfabric::Nic<'_>| {
+        nic.pci().map(|pci| {
+            let (domain, bus, device, function) = pci.parts;
+            Pci { domain: domain.into(), bus, device, function }
+        })
+    };
+    let nic = entry.nic().map(|nic| OfferedNic {
+        name: nic.device_name().into(),
+        pci: pci(&nic),
+        rate_bps: nic.bits_per_second(),
+        down: nic.link_state() == FI_LINK_DOWN,
+    });
+    Offer {
+        provider: entry.provider().into(),
+        fabric: entry.fabric_name().into(),
+        domain: entry.domain_name().into(),
+        version: entry.fabric().map_or(0, |fabric| fabric.prov_version),
+        nic,
+        address_format: entry.raw().addr_format,
+        lacks,
+        immediate_bytes: entry.cq_data_bytes(),
+        message_bytes_max: entry.max_msg_bytes(),
+        queue: (entry.tx_size(), entry.rx_size()),
+    }
+}
+
+fn host_nics(topology: &Topology) -> Vec<HostNic> {
+    let pci = |at: kvrail_topology::PciAddress| Pci {
+        domain: at.domain,
+        bus: at.bus,
+        device: at.device,
+        function: at.function,
+    };
+    let nic = |nic: &kvrail_topology::Nic| HostNic {
+        name: nic.name.clone(),
+        interfaces: nic.interfaces.clone(),
+        pci: nic.pci.map(pci),
+        numa: topology.numa_of(nic.numa).and_then(|node| u16::try_from(node).ok()),
+        rate_bps: nic.rate_bps,
+        down: match &nic.state {
+            LinkState::Down(why) => Some(format!("its port is {why}")),
+            LinkState::Up | LinkState::Unknown => None,
+        },
+    };
+    topology.nics().iter().map(nic).collect()
+}
+
+fn near(topology: Option<&Topology>, rails: &[ChosenRail]) -> Near {
+    let mut near = Near::default();
+    for (index, rail) in rails.iter().enumerate() {
+        let Some(node) = rail.numa else { continue };
+        match near.numa.iter_mut().find(|(known, _)| *known == node) {
+            Some((_, set)) => *set = set.with(index),
+            None => near.numa.push((node, RailSet::NONE.with(index))),
+        }
+    }
+    let Some(topology) = topology else { return near };
+    for gpu in topology.gpus() {
+        let names: Vec<&str> = topology
+            .rails_of_gpu(gpu.id)
+            .into_iter()
+            .filter_map(|nic| topology.nic(nic))
+            .map(|nic| nic.name.as_str())
+            .collect();
+        let its = |(_, rail): &(usize, &ChosenRail)| names.contains(&rail.nic.as_str());
+        let set = rails.iter().enumerate().filter(its).fold(RailSet::NONE, |set, (i, _)| set.with(i));
+        near.gpus.push(set);
+    }
+    near
+}
+
+/// Opens the chosen rails.
+fn rails(
+    config: &Config,
+    library: &Arc<Library>,
+    asked: &Asked,
+    choice: &Choice,
+    sysfs: &Path,
+    key: &mut impl FnMut() -> u64,
+) -> Result<Opened, OpenError> {
+    let provider = choice.provider.as_str();
+    let grants = evidence::of(provider);
+    let entries: Vec<Entry<'_>> = asked.info.entries().collect();
+    let entry_of = |chosen: &ChosenRail| entries.get(chosen.offer).copied();
+    let Some(first) = choice.rails.first().and_then(entry_of) else {
+        return Err(OpenError::NoProvider { library: library.path().display().to_string(), passed: Vec::new() });
+    };
+    let is_efa = matches!(provider, "efa" | "efa-direct");
+    let posted = first.mode() & FI_RX_CQ_DATA != 0;
+    let unsolicited = provider == "efa-direct" && !posted;
+
+    let room = |size: usize, reserve: usize| size.saturating_sub(reserve).max(1);
+    let ops = (config.ops_in_flight_max as usize).min(room(first.tx_size(), SENDS));
+    let receives = (config.receives as usize).min(first.rx_size().max(1));
+    let receives_max = match grants.evidence {
+        // Its writes carry no immediates.
+        Evidence::Delivered => 1 << 20,
+        Evidence::Counted if posted => (receives as u32 - receives as u32 / MESSAGES_PART).max(1),
+        Evidence::Counted => IMMEDIATES,
+    };
+    let immediates = if grants.evidence == Evidence::Counted { receives_max as usize } else { 0 };
+    let mut shape = Shape {
+        ops,
+        sends: SENDS.min(room(first.tx_size(), 1) / 2),
+        receives,
+        queue: ops + SENDS + receives + immediates,
+        wait: Wait::Fd,
+        unsolicited,
+        no_shared_memory: is_efa,
+        delivery: grants.evidence == Evidence::Delivered,
+        more: provider == "efa-direct",
+    };
+    let mut opened: Vec<Rail> = Vec::new();
+    for (index, chosen) in choice.rails.iter().enumerate() {
+        let Some(entry) = entry_of(chosen) else { continue };
+        let rail = open_rail(index, chosen, &entry, provider, &mut shape, key)?;
+        opened.push(rail);
+    }
+    for rail in &mut opened {
+        if let Some(chosen) = choice.rails.get(rail.index.index()) {
+            rail.device = Counters::open(sysfs, &chosen.nic);
+        }
+    }
+    let emulated = if is_efa { Some(emulation(&opened, choice, provider, library)?) } else { None };
+    let rma = opened.first().and_then(|rail| rail.port()?.endpoint().size(abi::FI_OPT_MAX_RMA_SIZE).ok());
+    let longest = rma.filter(|&bytes| bytes > 0).unwrap_or_else(|| first.max_msg_bytes());
+    let op_bytes_max = longest.min(OP_BYTES_MAX as usize) as u32;
+    let linger = config.linger.unwrap_or(grants.linger);
+    let mr_mode = first.mr_mode();
+    let terms = Terms {
+        piece_bytes_max: config.region_chunk_bytes,
+        op_bytes_max,
+        addressing: if mr_mode & FI_MR_VIRT_ADDR != 0 { Addressing::Virtual } else { Addressing::Offset },
+        provider_keys: mr_mode & FI_MR_PROV_KEY != 0,
+        key_bytes: first.mr_key_bytes(),
+        hmem: asked.hmem,
+    };
+    let caps = Caps {
+        name: "ofi",
+        evidence: grants.evidence,
+        op_bytes_max,
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        ops_in_flight_max: ops as u32,
+        receives_max,
+        linger,
+        stall_timeout: config.stall_timeout,
+    };
+    let rail_facts = |chosen: &ChosenRail| RailFacts {
+        nic: chosen.name.clone(),
+        domain: chosen.domain.clone(),
+        pci: chosen.pci.map(|pci| pci.to_string()),
+        numa: chosen.numa,
+        rate_bps: chosen.rate_bps,
+        state: RailState::Up,
+    };
+    let facts = Facts {
+        library: LibraryFacts {
+            path: library.path().to_path_buf(),
+            file: library.file_version().map(String::from),
+            release: version_of(library),
+            symbols: format!("FABRIC_1.{}", library.symbols()),
+            api: version(library.api_version()),
+        },
+        provider: provider.into(),
+        provider_raw: first.provider().into(),
+        fabric: first.fabric_name().into(),
+        provider_version: version(first.fabric().map_or(0, |fabric| fabric.prov_version)),
+        passed: choice.passed.clone(),
+        rails: choice.rails.iter().map(rail_facts).collect(),
+        left_out: choice.left_out.clone(),
+        evidence: grants.evidence,
+        evidence_why: grants.why,
+        receives: if posted { Receives::Posted } else { Receives::Unsolicited },
+        receives_posted: receives as u32,
+        emulated,
+        hmem: asked.hmem,
+        mr_mode: mr_mode_words(mr_mode),
+        op_bytes_max,
+        inject_bytes_max: first.inject_bytes(),
+        ops_in_flight_max: ops as u32,
+        control_bytes: (shape.bytes() * opened.len()) as u64,
+        wait: if shape.wait == Wait::Fd { WaitFacts::Descriptor } else { WaitFacts::Timer },
+        linger,
+    };
+    let infos = choice
+        .rails
+        .iter()
+        .map(|chosen| RailInfo { name: chosen.name.clone(), rate_bps: chosen.rate_bps })
+        .collect();
+    let near = Near::default();
+    let address_format = first.raw().addr_format;
+    Ok(Opened { rails: opened, infos, caps, facts, shape, terms, address_format, near })
+}
+
+fn open_rail(
+    index: usize,
+    chosen: &ChosenRail,
+    entry: &Entry<'_>,
+    provider: &str,
+    shape: &mut Shape,
+    key: &mut impl FnMut() -> u64,
+) -> Result<Rail, OpenError> {
+    let failed = |error: &FabricError| call(error, &chosen.name);
+    let open_domain = || -> Result<(Fabric, kvrail_sys::libfabric::Domain, Info), OpenError> {
+        let info = entry.to_owned().map_err(|error| failed(&error))?;
+        let fabric = Fabric::open(&info).map_err(|error| failed(&error))?;
+        // SAFETY: the domain and all that stands on it belong to one rail, which belongs to one transport: one owner, so
+        // one thread at a time, which is what the strictest level asks for.
+        let domain = unsafe { fabric.domain(&info) }.map_err(|error| failed(&error))?;
+        Ok((fabric, domain, info))
+    };
+    loop {
+        let (fabric, domain, info) = open_domain()?;
+        let events = fabric.event_queue(0).ok();
+        let rail = Rail::new(
+            LocalRail(index as u16),
+            chosen.name.clone(),
+            fabric,
+            domain,
+            events,
+            info,
+            Family::of(provider),
+            *shape,
+            key(),
+        );
+        match rail {
+            Ok(rail) if shape.wait == Wait::Fd && rail.port().is_some_and(|port| port.queue.wait_fd().is_err()) => {
+                shape.wait = Wait::None;
+            }
+            Ok(rail) => return Ok(rail),
+            // No descriptor to be had: the timer wakes.
+            Err(PortError::Fabric(error)) if shape.wait == Wait::Fd && error.call == "fi_cq_open" => {
+                shape.wait = Wait::None;
+            }
+            Err(PortError::Fabric(error)) => return Err(failed(&error)),
+            Err(PortError::Memory(error)) => {
+                return Err(OpenError::Call {
+                    what: format!("memory for messages of {}", chosen.name),
+                    errno: libc::ENOMEM,
+                    words: error.to_string(),
+                });
+            }
+        }
+    }
+}
+
+/// EFA's provider emulates one-sided transfers by messages on some devices and for callers of old interfaces: then a bad
+/// key is an error of the target's, and a completion lies. That is refused.
+fn emulation(
+    rails: &[Rail],
+    choice: &Choice,
+    provider: &str,
+    library: &Library,
+) -> Result<(bool, bool), OpenError> {
+    for rail in rails {
+        let Some(port) = rail.port() else { continue };
+        let asked = [("read", abi::FI_OPT_EFA_EMULATED_READ), ("write", abi::FI_OPT_EFA_EMULATED_WRITE)];
+        for (what, option) in asked {
+            // A release that cannot say (before 1.18) emulates both.
+            if port.endpoint().flag(option).unwrap_or(true) {
+                let nic = choice.rails.get(rail.index.index()).map_or("", |chosen| &chosen.nic);
+                return Err(OpenError::Emulated {
+                    provider: provider.into(),
+                    nic: nic.into(),
+                    what,
+                    api: version(library.api_version()),
+                });
+            }
+        }
+    }
+    Ok((false, false))
+}
+
+fn mr_mode_words(mode: libc::c_int) -> String {
+    let names = [
+        (FI_MR_LOCAL, "local"),
+        (FI_MR_VIRT_ADDR, "virt_addr"),
+        (FI_MR_ALLOCATED, "allocated"),
+        (FI_MR_PROV_KEY, "prov_key"),
+        (abi::FI_MR_ENDPOINT, "endpoint"),
+        (FI_MR_HMEM, "hmem"),
+    ];
+    let set: Vec<&str> = names.iter().filter(|(bit, _)| mode & bit != 0).map(|(_, name)| *name).collect();
+    if set.is_empty() { "nothing asked".into() } else { set.join(", ") }
+}

@@ -1,0 +1,441 @@
+//! What happens beside the data path: words of other transports, endpoints that are replaced, peers that leave, and
+//! everything that waits for the clock.
+
+use std::time::Duration;
+
+use kvrail_core::id::{Generation, PeerId, RegionId, RemoteRail};
+use kvrail_core::time::Time;
+use kvrail_core::transport::{Event, PostError};
+
+use super::Ofi;
+use super::book::Introduction;
+use super::peers::Peer;
+use super::rail::{Rail, State};
+use super::region::Revocation;
+use super::word::{Heard, Word};
+
+/// How often what waits is looked at.
+const TICK: Duration = Duration::from_millis(1);
+/// How often the provider's own events are read, and old fragments forgotten.
+const SLOW_TICK: Duration = Duration::from_millis(20);
+/// How long ops to a peer that was removed may go on, so that its end does not cost others their endpoint.
+const DEPART_WITHIN: Duration = Duration::from_millis(250);
+/// Pause between two requests to give up a region.
+const REVOKE_AGAIN: Duration = Duration::from_millis(20);
+/// How long peers have to give up a region.
+const REVOKE_WITHIN: Duration = Duration::from_millis(500);
+/// Pause between two looks at whether a peer's other rails are there.
+const PROBE_AGAIN: Duration = Duration::from_millis(100);
+
+impl Ofi {
+    // --- words ---
+
+    /// Takes in what other transports said, and what polling left to be concluded.
+    pub(super) fn listen(&mut self, now: Time) {
+        for heard in std::mem::take(&mut self.heard) {
+            self.hear(now, heard);
+        }
+        for import in std::mem::take(&mut self.settled) {
+            self.drop_import(import);
+        }
+        for (peer, remote) in std::mem::take(&mut self.gone) {
+            if let Some(peer) = self.peers.get_mut(peer) {
+                peer.rail_gone(now, remote.index());
+                self.hurry(now);
+            }
+        }
+    }
+
+    fn hear(&mut self, now: Time, Heard { rail, instance, word }: Heard) {
+        // From somebody who was not introduced by the engine (yet), or no longer: it says so again if it matters.
+        let Some(id) = self.peers.of(instance) else { return };
+        let local = rail.index();
+        match word {
+            Word::Introduce { rail: theirs, epoch, endpoint } => {
+                let remote = usize::from(theirs);
+                let Some(peer) = self.peers.get_mut(id) else { return };
+                let Some(known) = peer.address.rails.get_mut(remote) else { return };
+                let ahead = epoch.wrapping_sub(known.epoch) as i32;
+                if ahead < 0 || (ahead == 0 && known.endpoint != endpoint) {
+                    return;
+                }
+                if ahead > 0 {
+                    (known.epoch, known.endpoint) = (epoch, endpoint);
+                }
+                peer.rail_alive(remote);
+                if let Ok(to) = self.link(id, local, remote) {
+                    let answer = Word::Introduced { rail: rail.0, of: theirs, epoch };
+                    self.say(now, id, (local, remote), to, &answer);
+                }
+            }
+            Word::Introduced { rail: theirs, of, epoch } => {
+                let (mine, remote) = (usize::from(of), usize::from(theirs));
+                let Some(peer) = self.peers.get_mut(id) else { return };
+                peer.rail_alive(remote);
+                let Some(rail) = self.rails.get_mut(mine).filter(|rail| rail.epoch == epoch) else { return };
+                let to = peer.link(mine, epoch, remote);
+                if let Some(destination) = to.and_then(|to| rail.book.get_mut(to)) {
+                    destination.introduction = Introduction::Done;
+                    destination.reached();
+                    destination.down_until = None;
+                }
+            }
+            Word::Revoke { region, generation } => self.hear_revoke(id, region, generation),
+            Word::Revoked { region, generation } => {
+                let known = self.regions.get_mut(region.index()).and_then(Option::as_mut);
+                let Some(known) = known.filter(|known| known.info.generation == generation) else { return };
+                if let Some(revocation) = &mut known.revocation {
+                    revocation.waiting.retain(|peer| *peer != id);
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, now: Time, peer: PeerId, (local, remote): (usize, usize), to: u32, word: &Word) -> bool {
+        let bytes = word.encode(self.address.instance);
+        let Some(rail) = self.rails.get_mut(local) else { return false };
+        let said = rail.say(now, to, &bytes, (peer, RemoteRail(remote as u16)));
+        if rail.has_outbox() {
+            self.hurry(now);
+        }
+        said
+    }
+
+    /// Says a word on any pair of rails that can be used.
+    fn say_anyhow(&mut self, now: Time, peer: PeerId, word: &Word) -> Result<(), PostError> {
+        let remotes = self.peers.get(peer).ok_or(PostError::UnknownPeer)?.address.rails.len();
+        for local in 0..self.rails.len() {
+            let remote = local % remotes.max(1);
+            if let Ok(to) = self.link(peer, local, remote)
+                && self.say(now, peer, (local, remote), to, word)
+            {
+                return Ok(());
+            }
+        }
+        Err(PostError::RouteDown)
+    }
+
+    // --- regions that end ---
+
+    /// Withdraws a region from every peer. `Ok` when none of them can post to it any more.
+    pub(super) fn revoke(&mut self, id: RegionId) -> Result<(), String> {
+        let now = self.now;
+        let everybody = || self.peers.iter().map(|peer| peer.id).collect();
+        let Some(region) = self.regions.get_mut(id.index()).and_then(Option::as_mut) else { return Ok(()) };
+        let generation = region.info.generation;
+        let Some(revocation) = &mut region.revocation else {
+            let waiting: Vec<PeerId> = everybody();
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            let count = waiting.len();
+            let due = now + REVOKE_AGAIN;
+            region.revocation = Some(Revocation { since: now, due, waiting: waiting.clone() });
+            for peer in waiting {
+                // Said again when it is due.
+                let _ = self.say_anyhow(now, peer, &Word::Revoke { region: id, generation });
+            }
+            self.hurry(due);
+            return Err(format!("{id} is being withdrawn from {count} peers"));
+        };
+        if revocation.waiting.is_empty() {
+            return Ok(());
+        }
+        let (since, count) = (revocation.since, revocation.waiting.len());
+        if now.since(since) < REVOKE_WITHIN {
+            return Err(format!("{id} is still being withdrawn from {count} peers"));
+        }
+        log::warn!("{count} peers did not give up {id} within {REVOKE_WITHIN:?}: what is in flight from them is cut off");
+        if self.manners.replace {
+            for rail in 0..self.rails.len() {
+                self.replace(now, rail);
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_revoke(&mut self, id: PeerId, region: RegionId, generation: Generation) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.revoke(region, generation);
+        if !peer.owed.contains(&(region, generation)) {
+            peer.owed.push((region, generation));
+        }
+        let import = peer.imported.get(region);
+        let covered = import.filter(|&import| {
+            self.imports.get(import).is_some_and(|known| peer.has_revoked(region, known.generation))
+        });
+        match covered {
+            Some(import) => self.end_import(import),
+            None => {}
+        }
+        self.answer_revocations(id);
+    }
+
+    /// Answers those withdrawals that nothing in flight is in the way of.
+    pub(super) fn answer_revocations(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let owed = std::mem::take(&mut peer.owed);
+        for (region, generation) in owed {
+            let busy = self.imports.is_busy(id, region);
+            let word = Word::Revoked { region, generation };
+            if busy || self.say_anyhow(self.now, id, &word).is_err() {
+                // What is not said is asked for again; what is busy is answered when it has ended.
+                if busy && let Some(peer) = self.peers.get_mut(id) {
+                    peer.owed.push((region, generation));
+                }
+            }
+        }
+    }
+
+    // --- endpoints that are replaced ---
+
+    /// Closes a rail's endpoint, which ends everything in flight on it, and opens another.
+    pub(super) fn replace(&mut self, now: Time, rail: usize) {
+        let (shape, key) = (self.shape, self.keys.next());
+        let mut events = std::mem::take(&mut self.backlog);
+        self.with_intake(now, &mut events, |rails, intake| {
+            if let Some(rail) = rails.get_mut(rail) {
+                rail.replace(intake, shape, key);
+            }
+        });
+        self.backlog = events;
+        self.reopened(now, rail);
+    }
+
+    pub(super) fn replace_wounded(&mut self, now: Time) {
+        for rail in 0..self.rails.len() {
+            if self.rails[rail].wounded.is_some() {
+                self.replace(now, rail);
+            }
+        }
+    }
+
+    /// A rail has a new endpoint, or none: the address changes, and peers that it dealt with are told.
+    fn reopened(&mut self, now: Time, rail: usize) {
+        if !self.rails.get(rail).is_some_and(Rail::is_up) {
+            self.hurry(now);
+            return;
+        }
+        if let Err(error) = self.watch(rail) {
+            log::warn!("rail {}: its queue cannot wake a sleeper: {error}", self.rails[rail].name);
+        }
+        self.address.rails[rail] = self.rail_address(rail);
+        self.backlog.push(Event::AddressChanged);
+        let known: Vec<(PeerId, Vec<usize>)> =
+            self.peers.iter().map(|peer| (peer.id, peer.ever_linked(rail))).collect();
+        for (peer, remotes) in known {
+            for remote in remotes {
+                if let Ok(to) = self.link(peer, rail, remote)
+                    && let Some(destination) = self.rails[rail].book.get_mut(to)
+                {
+                    destination.introduce(now);
+                    // Ops need not wait for the answer where targets serve strangers.
+                    destination.refused_since = None;
+                }
+            }
+        }
+        self.hurry(now);
+    }
+
+    // --- peers that leave ---
+
+    /// Lets go of everything of a peer that was removed.
+    pub(super) fn forget(&mut self, now: Time, peer: &Peer) {
+        self.reassembly.forget(peer.address.instance);
+        for rail in &mut self.rails {
+            let links: Vec<u32> = peer.links_of(rail.index.index(), rail.epoch).map(|(_, to)| to).collect();
+            let State::Up(port) = &rail.state else { continue };
+            for to in links {
+                rail.book.leave(&port.addresses, to);
+            }
+        }
+        let imports: Vec<u32> = peer.imported.iter().collect();
+        for import in imports {
+            self.end_import(import);
+        }
+        for region in self.regions.iter_mut().flatten() {
+            if let Some(revocation) = &mut region.revocation {
+                revocation.waiting.retain(|waiting| *waiting != peer.id);
+            }
+        }
+        if self.rails.iter().any(|rail| rail.book.in_flight_to(peer.id) > 0) {
+            self.departing.push((peer.id, now + DEPART_WITHIN));
+            self.hurry(now + DEPART_WITHIN);
+        }
+    }
+
+    // --- the clock ---
+
+    /// Looks at everything that waits.
+    pub(super) fn tick(&mut self, now: Time) {
+        self.pending = false;
+        if now >= self.slow_due {
+            self.slow_due = now + SLOW_TICK;
+            self.reassembly.expire(now);
+            self.rails.iter_mut().for_each(Rail::read_events);
+        }
+        self.tick_rails(now);
+        self.tick_introductions(now);
+        self.tick_departing(now);
+        self.tick_revocations(now);
+        self.tick_gone(now);
+    }
+
+    fn tick_rails(&mut self, now: Time) {
+        let (shape, patience) = (self.shape, self.caps.stall_timeout);
+        for rail in 0..self.rails.len() {
+            let mut events = std::mem::take(&mut self.backlog);
+            let one = &mut self.rails[rail];
+            one.post_outbox(now, patience, &mut events);
+            let waits = one.has_outbox();
+            let down = match &one.state {
+                State::Up(_) => None,
+                State::Down { retry, .. } => Some(*retry),
+            };
+            self.backlog = events;
+            if waits {
+                self.hurry(now + TICK);
+            }
+            let Some(retry) = down else { continue };
+            if now < retry {
+                self.hurry(retry);
+                continue;
+            }
+            let key = self.keys.next();
+            let mut events = std::mem::take(&mut self.backlog);
+            self.with_intake(now, &mut events, |rails, intake| rails[rail].reopen(intake, shape, key));
+            self.backlog = events;
+            self.reopened(now, rail);
+        }
+    }
+
+    fn tick_introductions(&mut self, now: Time) {
+        let mut soonest: Option<Time> = None;
+        for local in 0..self.rails.len() {
+            let mut due: Vec<(u32, PeerId, usize)> = Vec::new();
+            for (to, destination) in self.rails[local].book.iter_mut() {
+                let Some(at) = destination.introduction_due() else { continue };
+                if at <= now {
+                    destination.introduced_at(now);
+                    due.push((to, destination.peer, destination.remote.index()));
+                }
+                let again = destination.introduction_due().unwrap_or(at);
+                soonest = Some(soonest.map_or(again, |soonest| soonest.min(again)));
+            }
+            for (to, peer, remote) in due {
+                let (rail, epoch) = (local as u16, self.rails[local].epoch);
+                let Some(port) = self.rails[local].port() else { continue };
+                let word = Word::Introduce { rail, epoch, endpoint: port.name.clone() };
+                self.say(now, peer, (local, remote), to, &word);
+            }
+        }
+        if let Some(at) = soonest {
+            self.hurry(at.max(now + TICK));
+        }
+    }
+
+    fn tick_departing(&mut self, now: Time) {
+        let rails = &self.rails;
+        let busy = |peer: PeerId| rails.iter().any(|rail| rail.book.in_flight_to(peer) > 0);
+        self.departing.retain(|(peer, _)| busy(*peer));
+        let overdue: Vec<PeerId> =
+            self.departing.iter().filter(|(_, until)| now >= *until).map(|(peer, _)| *peer).collect();
+        if self.manners.replace {
+            for peer in overdue {
+                for rail in 0..self.rails.len() {
+                    if self.rails[rail].book.in_flight_to(peer) > 0 {
+                        self.replace(now, rail);
+                    }
+                }
+            }
+        }
+        if !self.departing.is_empty() {
+            self.hurry(now + TICK * 10);
+        }
+    }
+
+    fn tick_revocations(&mut self, now: Time) {
+        let mut said: Vec<(PeerId, Word)> = Vec::new();
+        let mut soonest: Option<Time> = None;
+        for region in self.regions.iter_mut().flatten() {
+            let (id, generation) = (region.info.id, region.info.generation);
+            let Some(revocation) = &mut region.revocation else { continue };
+            if revocation.waiting.is_empty() {
+                continue;
+            }
+            if now >= revocation.due {
+                revocation.due = now + REVOKE_AGAIN;
+                let word = Word::Revoke { region: id, generation };
+                said.extend(revocation.waiting.iter().map(|peer| (*peer, word.clone())));
+            }
+            soonest = Some(soonest.map_or(revocation.due, |soonest| soonest.min(revocation.due)));
+        }
+        for (peer, word) in said {
+            // Said again when it is due.
+            let _ = self.say_anyhow(now, peer, &word);
+        }
+        if let Some(at) = soonest {
+            self.hurry(at);
+        }
+    }
+
+    /// Peers some of whose rails are gone: when all of them are, and stay so, their process is.
+    fn tick_gone(&mut self, now: Time) {
+        let suspects: Vec<PeerId> =
+            self.peers.iter().filter(|peer| peer.may_be_gone() && !peer.told_gone).map(|peer| peer.id).collect();
+        for id in suspects {
+            // A destination that was reached since says that its rail is there.
+            let rails = &self.rails;
+            let Some(peer) = self.peers.get_mut(id) else { continue };
+            let mut alive: Vec<usize> = Vec::new();
+            for rail in rails {
+                for (remote, to) in peer.links_of(rail.index.index(), rail.epoch) {
+                    let fine = |d: &super::book::Destination| d.gone_since.is_none() && d.failures == 0;
+                    let asked = peer.perhaps_alive().contains(&remote.index());
+                    if !asked && rail.book.get(to).is_some_and(fine) {
+                        alive.push(remote.index());
+                    }
+                }
+            }
+            // Rails that several local ones are linked with: one that was not tried since says nothing.
+            for remote in alive {
+                let some_gone = rails.iter().any(|rail| {
+                    peer.links_of(rail.index.index(), rail.epoch).any(|(other, to)| {
+                        other.index() == remote
+                            && rail.book.get(to).is_some_and(|destination| destination.gone_since.is_some())
+                    })
+                });
+                if !some_gone {
+                    peer.rail_alive(remote);
+                }
+            }
+            if peer.is_gone(now) {
+                peer.told_gone = true;
+                self.backlog.push(Event::PeerGone { peer: id });
+                continue;
+            }
+            if !peer.may_be_gone() {
+                continue;
+            }
+            let unknown = peer.perhaps_alive();
+            let probe = peer.probe_due.is_none_or(|due| now >= due);
+            if probe {
+                peer.probe_due = Some(now + PROBE_AGAIN);
+                self.probe(now, id, &unknown);
+            }
+            self.hurry(now + PROBE_AGAIN / 2);
+        }
+    }
+
+    /// Says something to each of a peer's rails, so that their devices answer.
+    fn probe(&mut self, now: Time, peer: PeerId, remotes: &[usize]) {
+        for &remote in remotes {
+            let local = remote % self.rails.len().max(1);
+            let Ok(to) = self.link(peer, local, remote) else { continue };
+            let Some(port) = self.rails[local].port() else { continue };
+            let (rail, epoch) = (local as u16, self.rails[local].epoch);
+            let word = Word::Introduce { rail, epoch, endpoint: port.name.clone() };
+            self.say(now, peer, (local, remote), to, &word);
+        }
+    }
+}
