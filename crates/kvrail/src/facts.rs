@@ -100,13 +100,6 @@ impl Agent {
         }
         for facts in self.facts().transports {
             tracing::info!(agent = %core.name, "transport {facts}");
-            for line in facts
-                .ofi
-                .iter()
-                .flat_map(|ofi| ofi.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
-            {
-                tracing::info!(agent = %core.name, "ofi: {line}");
-            }
         }
         for (knob, value, source) in core.config.texts() {
             if matches!(source, Source::Environment(_)) {

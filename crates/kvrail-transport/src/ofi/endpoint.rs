@@ -293,12 +293,7 @@ impl Port {
     }
 
     /// Copies what came into a receive's buffer out of it.
-    pub(super) fn message<'a>(
-        &self,
-        index: u32,
-        len: usize,
-        room: &'a mut [u8; FRAGMENT_BYTES],
-    ) -> &'a [u8] {
+    pub(super) fn message<'a>(&self, index: u32, len: usize, room: &'a mut [u8; FRAGMENT_BYTES]) -> &'a [u8] {
         let bytes = &mut room[..len.min(FRAGMENT_BYTES)];
         self.memory.read(index as usize * FRAGMENT_BYTES, bytes);
         bytes
@@ -311,10 +306,7 @@ impl Port {
 
     /// Posts a send whose buffer was filled. Results as of [`outcome`].
     pub(super) fn send(&self, index: u32, len: usize, to: fi_addr_t) -> isize {
-        let at = self
-            .memory
-            .as_ptr()
-            .wrapping_add((self.shape.receives + index as usize) * FRAGMENT_BYTES);
+        let at = self.memory.as_ptr().wrapping_add((self.shape.receives + index as usize) * FRAGMENT_BYTES);
         let iov = libc::iovec { iov_base: at.cast(), iov_len: len.min(FRAGMENT_BYTES) };
         let mut desc = self.desc;
         let message = fi_msg {
