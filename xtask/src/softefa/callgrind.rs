@@ -2,9 +2,12 @@
 //!
 //! The format is one of lines: `ob=` says in which object the following costs lie, `cob=` and `calls=` announce a line with
 //! the inclusive cost of a call, other lines that begin with a position carry own costs. Names are given once with a
-//! number in brackets and then by that number alone.
+//! number in brackets and then by that number alone; objects and functions have numbers of their own.
 
 use std::collections::BTreeMap;
+
+/// libc's functions that call the program's `main`: what they include is the program's.
+const STARTS_MAIN: [&str; 2] = ["(below main)", "__libc_start"];
 
 /// Costs by object, one number per event.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,22 +23,20 @@ impl Profile {
     /// From a file of callgrind's.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let mut profile = Self::default();
-        let mut names: BTreeMap<String, String> = BTreeMap::new();
-        let mut name = |text: &str| match text.split_once(' ') {
-            Some((number, name)) if number.starts_with('(') => {
-                names.insert(number.to_owned(), name.to_owned());
-                name.to_owned()
-            }
-            _ => names.get(text).cloned().unwrap_or_else(|| text.to_owned()),
-        };
+        let (mut objects, mut functions) = (Names::default(), Names::default());
         let (mut object, mut called, mut is_call) = (String::new(), None, false);
+        let mut starts_main = false;
         for line in text.lines() {
             if let Some(events) = line.strip_prefix("events: ") {
                 profile.events = events.split_whitespace().map(str::to_owned).collect();
             } else if let Some(text) = line.strip_prefix("ob=") {
-                object = name(text);
+                object = objects.name(text);
             } else if let Some(text) = line.strip_prefix("cob=").or_else(|| line.strip_prefix("cobj=")) {
-                called = Some(name(text));
+                called = Some(objects.name(text));
+            } else if let Some(text) = line.strip_prefix("fn=") {
+                functions.name(text);
+            } else if let Some(text) = line.strip_prefix("cfn=") {
+                starts_main = STARTS_MAIN.iter().any(|name| functions.name(text).starts_with(name));
             } else if line.starts_with("calls=") {
                 is_call = true;
             } else if line
@@ -46,7 +47,9 @@ impl Profile {
                     costs.collect::<Result<_, _>>().map_err(|error| format!("`{line}`: {error}"))?;
                 if is_call {
                     let to = called.take().unwrap_or_else(|| object.clone());
-                    add(profile.calls.entry((object.clone(), to)).or_default(), &costs);
+                    if !starts_main {
+                        add(profile.calls.entry((object.clone(), to)).or_default(), &costs);
+                    }
                     is_call = false;
                 } else {
                     add(profile.own.entry(object.clone()).or_default(), &costs);
@@ -85,6 +88,22 @@ impl Profile {
     }
 }
 
+/// Names that are given once.
+#[derive(Debug, Default)]
+struct Names(BTreeMap<String, String>);
+
+impl Names {
+    fn name(&mut self, text: &str) -> String {
+        match text.split_once(' ') {
+            Some((number, name)) if number.starts_with('(') && number.ends_with(')') => {
+                self.0.insert(number.to_owned(), name.to_owned());
+                name.to_owned()
+            }
+            _ => self.0.get(text).cloned().unwrap_or_else(|| text.to_owned()),
+        }
+    }
+}
+
 /// Trailing zeros are left out in the file.
 fn add(sum: &mut Vec<u64>, costs: &[u64]) {
     sum.resize(sum.len().max(costs.len()), 0);
@@ -113,6 +132,10 @@ cob=(3) /lib/libc.so.6
 cfn=(3) memcpy
 calls=2 0
 17 60
+cob=(3)
+cfn=(4) (below main)
+calls=1 0
+17 99999
 calls=1 5
 18 33
 
