@@ -15,6 +15,8 @@ pub(super) struct Profile {
     pub(super) events: Vec<String>,
     /// Own costs of each object's code.
     own: BTreeMap<String, Vec<u64>>,
+    /// Own cost of each object's functions, of the first event.
+    functions: BTreeMap<(String, String), u64>,
     /// Inclusive costs of calls from one object into another.
     calls: BTreeMap<(String, String), Vec<u64>>,
 }
@@ -25,7 +27,7 @@ impl Profile {
         let mut profile = Self::default();
         let (mut objects, mut functions) = (Names::default(), Names::default());
         let (mut object, mut called, mut is_call) = (String::new(), None, false);
-        let mut starts_main = false;
+        let (mut function, mut starts_main) = (String::new(), false);
         for line in text.lines() {
             if let Some(events) = line.strip_prefix("events: ") {
                 profile.events = events.split_whitespace().map(str::to_owned).collect();
@@ -34,7 +36,7 @@ impl Profile {
             } else if let Some(text) = line.strip_prefix("cob=").or_else(|| line.strip_prefix("cobj=")) {
                 called = Some(objects.name(text));
             } else if let Some(text) = line.strip_prefix("fn=") {
-                functions.name(text);
+                function = functions.name(text);
             } else if let Some(text) = line.strip_prefix("cfn=") {
                 starts_main = STARTS_MAIN.iter().any(|name| functions.name(text).starts_with(name));
             } else if line.starts_with("calls=") {
@@ -53,6 +55,8 @@ impl Profile {
                     is_call = false;
                 } else {
                     add(profile.own.entry(object.clone()).or_default(), &costs);
+                    let place = (object.clone(), function.clone());
+                    *profile.functions.entry(place).or_default() += costs.first().copied().unwrap_or(0);
                 }
             }
         }
@@ -85,6 +89,16 @@ impl Profile {
             self.own.iter().map(|(path, costs)| (path.as_str(), first(costs))).collect();
         objects.sort_by_key(|(_, cost)| std::cmp::Reverse(*cost));
         objects
+    }
+}
+
+impl Profile {
+    /// The functions of the objects, most of the first event first.
+    pub(super) fn functions(&self, object: impl Fn(&str) -> bool) -> Vec<(&str, u64)> {
+        let of = self.functions.iter().filter(|((path, _), _)| object(path));
+        let mut functions: Vec<_> = of.map(|((_, name), cost)| (name.as_str(), *cost)).collect();
+        functions.sort_by_key(|(_, cost)| std::cmp::Reverse(*cost));
+        functions
     }
 }
 
@@ -157,6 +171,7 @@ fn=(3)
         assert_eq!(profile.calls(is("drive"), is("libc.so.6"), "Ir"), 60);
         assert_eq!(profile.calls(is("drive"), is("libfabric.so.1"), "Bcm"), 7);
         assert_eq!(profile.own(is("drive"), "DLmr"), 0);
+        assert_eq!(profile.functions(is("drive")), [("timed", 420)]);
         assert_eq!(profile.objects()[0], ("/lib/libfabric.so.1", 2900));
     }
 

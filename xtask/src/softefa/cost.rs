@@ -9,8 +9,9 @@
 //! of the first cache, 100 a miss of the last; and by the processor's clock. A real core retires several instructions a cycle,
 //! so the estimate is an upper bound in all but name.
 //!
-//! Where `perf` is there, the same program runs at full speed beside it and is sampled by the clock (`cpu-clock`): nanoseconds
-//! in the program's own code, polls for completions that are not there yet included.
+//! Where `perf` is there, the same program also runs at full speed, sampled by the clock (`cpu-clock`, which needs no
+//! counters of the processor's): CPU time in the program's own code, polls for completions that are not there yet included.
+//! That is the figure that is held against the bound; without `perf` it is the estimate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,9 @@ pub(super) struct Args {
     /// kvrail's transport, to see what the engine costs without libfabric
     #[arg(long, default_value = "ofi")]
     transport: String,
+    /// Functions of kvrail's that are named on stderr, most instructions first
+    #[arg(long, default_value_t = 10)]
+    functions: usize,
 }
 
 /// Per descriptor.
@@ -82,41 +86,44 @@ pub(super) fn run(args: &Args) -> Result<u8, String> {
         args.transport, args.provider, args.rails, args.transfers, args.blocks, args.block
     );
     println!(
-        "| op | kvrail, instructions | in libc for kvrail | estimated, ns | required | | everything, instructions | sampled, ns |"
+        "| op | kvrail, instructions | in libc for kvrail | estimated, ns | sampled, ns | required | | everything, instructions |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     let mut code = 0;
     for op in args.op.iter().map(|op| op.name()) {
         let (profile, descriptors) = count(args, &bench, &drive, op)?;
         let (own, libc) = costs(&profile, &drive, descriptors);
-        let everything = profile.own(|_| true, "Ir") as f64 / descriptors as f64;
-        let ns = (own.cycles + libc.cycles) / ghz;
-        let verdict = if ns <= NS_MAX { "met" } else { "**missed**" };
-        code = code.max(u8::from(ns > NS_MAX));
-        let sampled = match sample(args, &bench, &drive, op) {
-            Ok(ns) => format!("{ns:.0}"),
-            Err(why) => {
-                eprintln!("skipped: sampling by perf: {why}");
-                "–".into()
-            }
-        };
+        let per = |instructions: u64| instructions as f64 / descriptors as f64;
+        let estimated = (own.cycles + libc.cycles) / ghz;
+        let sampled =
+            sample(args, &bench, &drive, op).map_err(|why| eprintln!("skipped: sampling by perf: {why}"));
+        let missed = sampled.unwrap_or(estimated) > NS_MAX;
+        code = code.max(u8::from(missed));
         println!(
-            "| {op} | {:.0} | {:.0} | {ns:.0} | ≤ {NS_MAX:.0} | {verdict} | {everything:.0} | {sampled} |",
-            own.instructions, libc.instructions
+            "| {op} | {:.0} | {:.0} | {estimated:.0} | {} | ≤ {NS_MAX:.0} | {} | {:.0} |",
+            own.instructions,
+            libc.instructions,
+            sampled.map_or_else(|()| "–".into(), |ns| format!("{ns:.0}")),
+            if missed { "**missed**" } else { "met" },
+            per(profile.own(|_| true, "Ir")),
         );
-        for (object, instructions) in profile.objects().into_iter().take(6) {
-            eprintln!(
-                "{op}: {:8.0} instructions a descriptor in {object}",
-                instructions as f64 / descriptors as f64
-            );
+        for (object, instructions) in profile.objects().into_iter().take(5) {
+            eprintln!("{op}: {:8.1} instructions a descriptor in {object}", per(instructions));
+        }
+        for (function, instructions) in profile.functions(is_of(&drive)).into_iter().take(args.functions) {
+            eprintln!("{op}: {:8.1} of kvrail's in {function}", per(instructions));
         }
     }
     Ok(code)
 }
 
+/// Whether an object is the program.
+fn is_of(drive: &Path) -> impl Fn(&str) -> bool {
+    move |path| Path::new(path).file_name() == drive.file_name()
+}
+
 /// Of the program itself, and of libc on its behalf.
 fn costs(profile: &Profile, drive: &Path, descriptors: u64) -> (Cost, Cost) {
-    let is_drive = |path: &str| Path::new(path).file_name() == drive.file_name();
     let is_libc = |path: &str| {
         let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
         ["libc.so", "libc-", "libm.so", "libpthread", "libgcc_s", "ld-linux"]
@@ -132,7 +139,10 @@ fn costs(profile: &Profile, drive: &Path, descriptors: u64) -> (Cost, Cost) {
         let per = |figure: u64| figure as f64 / descriptors as f64;
         Cost { instructions: per(of("Ir")), cycles: per(cycles) }
     };
-    (per(&|event| profile.own(is_drive, event)), per(&|event| profile.calls(is_drive, is_libc, event)))
+    (
+        per(&|event| profile.own(is_of(drive), event)),
+        per(&|event| profile.calls(is_of(drive), is_libc, event)),
+    )
 }
 
 /// Runs the driver under callgrind; what it counted, and of how many descriptors.
@@ -155,17 +165,7 @@ fn sample(args: &Args, bench: &Bench, drive: &Path, op: &str) -> Result<f64, Str
     const TIMES: u32 = 40;
     let out: PathBuf = bench.target.join(node::name("perf"));
     let mut perf = Command::new("perf");
-    perf.args([
-        "record",
-        "--quiet",
-        "-e",
-        "cpu-clock:u",
-        "-c",
-        &SAMPLE_NS.to_string(),
-        "--call-graph",
-        "fp",
-        "-o",
-    ]);
+    perf.args(["record", "--quiet", "-e", "cpu-clock:u", "-c", &SAMPLE_NS.to_string(), "-o"]);
     perf.arg(&out).arg("--");
     let row = drive_under(args, bench, drive, op, args.transfers * TIMES, perf)?;
     let mut told = Command::new("perf");
@@ -179,14 +179,11 @@ fn sample(args: &Args, bench: &Bench, drive: &Path, op: &str) -> Result<f64, Str
     Ok(own_samples(&told.stdout, drive) as f64 * SAMPLE_NS as f64 / descriptors)
 }
 
-/// Samples whose innermost frame is the program's own. `perf script` puts a frame on a line, the innermost first, and an empty
-/// line between samples.
+/// Samples in the program's own code: `perf script` puts each on a line that ends in the object, in brackets.
 fn own_samples(script: &str, drive: &Path) -> usize {
     let name = drive.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let end = format!("/{name})");
-    let samples =
-        script.split("\n\n").filter_map(|sample| sample.lines().find(|line| !line.trim().is_empty()));
-    samples.filter(|innermost| innermost.trim_end().ends_with(&end)).count()
+    script.lines().filter(|line| line.trim_end().ends_with(&end)).count()
 }
 
 /// Runs both sides, the initiator under another program; what it printed.
@@ -275,11 +272,8 @@ mod tests {
     }
 
     #[test]
-    fn only_the_innermost_frame_says_whose_a_sample_is() {
-        let script = "\
-            \n 55d0 kvrail::plan (/t/release/drive)\n 55d1 main (/t/release/drive)\n\n \
-            7f00 fi_cq_read (/t/libfabric.so.1)\n 55d0 kvrail::turn (/t/release/drive)\n\n \
-            55d9 kvrail::turn (/t/release/drive)\n";
-        assert_eq!(own_samples(script, Path::new("/t/release/drive")), 2);
+    fn a_sample_is_the_program_s_when_its_object_is() {
+        let script = " 55d0 kvrail::plan (/t/release/drive)\n 7f00 fi_cq_read (/t/libfabric.so.1)\n 1 [unknown] ([unknown])\n";
+        assert_eq!(own_samples(script, Path::new("/t/release/drive")), 1);
     }
 }
