@@ -141,7 +141,10 @@ fn measure(run: &Run, address: Option<&str>, report: &mut Report, sink: &mut Sin
     // The target may be the one that is gone; then there is nobody to tell.
     let _ = match &ended {
         Ok(()) => link.send(Message::Bye),
-        Err(failure) => link.send(Message::Abort { failure: failure.clone() }),
+        // The advice is for whoever reads it here, beside the counters of this side.
+        Err(failure) => {
+            link.send(Message::Abort { failure: Failure { hints: Vec::new(), ..failure.clone() } })
+        }
     };
     ended
 }

@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::link::Link;
 use crate::measure::{self, Course, Extent, STAMPS_MAX, Samples, Track};
 use crate::pattern::{self, Pattern, Source};
-use crate::rails::{RailLog, RailRow, Say};
+use crate::rails::{RailLog, Say};
 use crate::report::{Carrier, Control, Row, Sides};
 use crate::run::{Effort, Run};
 use crate::signals;
@@ -92,7 +92,7 @@ pub(crate) fn run_case(link: &Link, run: &Run, case: &Case, audience: &mut Audie
     // Transfers that were measured before the interruption were verified, each in its round.
     let counts = open.samples.transfers > 0 && (measured.is_ok() || wrong || case.verify == Verify::Every);
     let (rails, events) = open.rails.sum_up(&open.carrier.transport);
-    for line in rails.iter().filter_map(RailRow::trouble) {
+    for line in rails.iter().filter_map(|rail| rail.trouble(measured.is_ok())) {
         (audience.rails)(&line);
     }
     let row = counts.then(|| Row::new(case, &open.carrier, &open.samples, verified, (rails, events)));

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::units;
 
-/// Lines of one case at most; what comes more often is only counted.
-const LINES_MAX: usize = 200;
+/// Failures of one route that are told one by one; what comes more often is only counted.
+const TOLD_MAX: u32 = 3;
 /// Events of one case that the report keeps.
 const EVENTS_MAX: usize = 10_000;
 
@@ -61,7 +61,8 @@ pub(crate) struct RailLog {
 #[derive(Default)]
 struct State {
     events: Vec<RailEvent>,
-    lines: usize,
+    /// How often each route went down.
+    downs: HashMap<Route, u32>,
     down: HashMap<Route, Instant>,
     sums: HashMap<u16, Sums>,
 }
@@ -98,27 +99,32 @@ impl RailLog {
         let at_s = (now - self.began).as_secs_f64();
         let posted = if why.is_none() { self.posted(route) } else { 0 };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *state;
         let sums = state.sums.entry(route.local.0).or_default();
+        let downs = state.downs.entry(route).or_default();
         let line = if let Some(why) = &why {
+            *downs += 1;
             sums.downs += 1;
             sums.posted_at_return = None;
             state.down.insert(route, now);
-            format!("{at_s:.1} s: rail {rail} down ({route}): {why}; its work goes over the others")
-        } else {
+            Some(format!("{at_s:.1} s: rail {rail} down ({route}): {why}; its work goes over the others"))
+        } else if let Some(since) = state.down.remove(&route) {
             sums.posted_at_return = Some(posted);
-            let was = state.down.remove(&route).map_or(Duration::ZERO, |since| now - since);
-            if let Some(sums) = state.sums.get_mut(&route.local.0) {
-                sums.down += was;
-            }
-            format!("{at_s:.1} s: rail {rail} up again ({route}) after {}", units::span(was))
+            sums.down += now - since;
+            let was = units::span(now - since);
+            Some(format!("{at_s:.1} s: rail {rail} up again ({route}) after {was}"))
+        } else {
+            // A pair of rails that was tried for the first time.
+            None
         };
-        state.lines += 1;
-        if state.lines <= LINES_MAX {
-            (self.say)(&line);
-        } else if state.lines == LINES_MAX + 1 {
-            (self.say)("more of this case is only counted");
+        if *downs == TOLD_MAX + 1 && why.is_some() {
+            (self.say)(&format!(
+                "{at_s:.1} s: rail {rail} fails again and again ({route}); from here on it is counted"
+            ));
+        } else if *downs <= TOLD_MAX {
+            line.iter().for_each(|line| (self.say)(line));
         }
-        if state.events.len() < EVENTS_MAX {
+        if state.events.len() < EVENTS_MAX && line.is_some() {
             let route = (route.local.0, route.remote.0);
             state.events.push(RailEvent { at_s, rail: rail.into(), route, up: why.is_none(), why });
         }
@@ -160,24 +166,24 @@ impl RailLog {
 }
 
 impl RailRow {
-    /// What became of a rail that failed; nothing for one that did not.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    /// What became of a rail that failed; nothing for one that did not. `made_good`: the case went on to its end.
+    pub(crate) fn trouble(&self, made_good: bool) -> Option<String> {
         if self.downs == 0 && self.ops_failed == 0 {
             return None;
         }
-        let times = if self.downs == 1 { "once".into() } else { format!("{} times", self.downs) };
-        let after = match self.bytes_since_return {
-            Some(bytes) => format!("carried {} since its return", units::about(bytes)),
-            None if self.downs > 0 => "did not return".into(),
-            None => "stayed in use".into(),
-        };
-        Some(format!(
-            "rail {}: {} of {} ops failed and were repeated; down {times}, {} in all; {after}",
-            self.name,
-            units::grouped(self.ops_failed),
-            units::grouped(self.ops_posted),
-            units::span(Duration::from_secs_f64(self.down_s)),
-        ))
+        let repeated = if made_good && self.ops_failed > 0 { " and were repeated" } else { "" };
+        let (failed, posted) = (units::grouped(self.ops_failed), units::grouped(self.ops_posted));
+        let mut line = format!("rail {}: {failed} of {posted} ops failed{repeated}", self.name);
+        if self.downs > 0 {
+            let times = if self.downs == 1 { "once".into() } else { format!("{} times", self.downs) };
+            let span = units::span(Duration::from_secs_f64(self.down_s));
+            line += &format!("; down {times}, {span} in all; ");
+            line += &match self.bytes_since_return {
+                Some(bytes) => format!("carried {} since its return", units::about(bytes)),
+                None => "has not returned".into(),
+            };
+        }
+        Some(line)
     }
 }
 
@@ -201,12 +207,13 @@ mod tests {
 
     #[test]
     fn only_a_rail_that_failed_is_told_of() {
-        assert_eq!(
-            row().trouble().unwrap(),
-            "rail rdmap79s0: 10 of 12,800 ops failed and were repeated; down once, 3 s in all; carried 512 MiB since its \
-             return"
-        );
-        assert!(RailRow { bytes_since_return: None, ..row() }.trouble().unwrap().ends_with("did not return"));
-        assert_eq!(RailRow { downs: 0, ops_failed: 0, ..row() }.trouble(), None);
+        let text = "rail rdmap79s0: 10 of 12,800 ops failed and were repeated; down once, 3 s in all; carried 512 MiB since \
+                    its return";
+        assert_eq!(row().trouble(true).unwrap(), text);
+        let gone = RailRow { bytes_since_return: None, ..row() };
+        assert!(gone.trouble(true).unwrap().ends_with("; has not returned"));
+        assert_eq!(RailRow { downs: 0, ops_failed: 0, ..row() }.trouble(true), None);
+        let refused = RailRow { downs: 0, ..row() }.trouble(false);
+        assert_eq!(refused.unwrap(), "rail rdmap79s0: 10 of 12,800 ops failed");
     }
 }

@@ -6,7 +6,7 @@ mod nics;
 use std::collections::BTreeSet;
 
 use crate::files::{Fault, Tree};
-use crate::model::{Facts, NumaNode};
+use crate::model::{Facts, NUMA_NODES_MAX, NumaNode};
 use crate::sets;
 
 /// Reads everything; what is missing or bad becomes a warning.
@@ -69,6 +69,7 @@ impl Reader<'_> {
         let mut ids: Vec<u32> =
             names.iter().filter_map(|name| name.strip_prefix("node")?.parse().ok()).collect();
         ids.sort_unstable();
+        ids.truncate(NUMA_NODES_MAX);
         if ids.is_empty() {
             self.warn(NODES, "no NUMA node is shown; devices of different root complexes cannot be compared");
         }

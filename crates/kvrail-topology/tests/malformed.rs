@@ -39,12 +39,13 @@ fn damage() -> impl Strategy<Value = Damage> {
         Just("64.0 GT/s PCIe".into()),
         Just("NaN GT/s".into()),
     ];
+    // A damaged structure makes all of a capture an error, so most damage is to values.
     prop_oneof![
-        at().prop_map(Damage::Drop),
-        (at(), content).prop_map(|(at, text)| Damage::Content(at, text)),
-        (at(), at()).prop_map(|(at, to)| Damage::Link(at, to)),
-        (at(), at()).prop_map(|(one, other)| Damage::Swap(one, other)),
-        (at(), "[ a-z0-9:/.>\t-]{0,24}").prop_map(|(at, line)| Damage::Line(at, line)),
+        8 => at().prop_map(Damage::Drop),
+        40 => (at(), content).prop_map(|(at, text)| Damage::Content(at, text)),
+        20 => (at(), at()).prop_map(|(at, to)| Damage::Link(at, to)),
+        1 => (at(), at()).prop_map(|(one, other)| Damage::Swap(one, other)),
+        1 => (at(), "[ a-z0-9:/.>\t-]{0,24}").prop_map(|(at, line)| Damage::Line(at, line)),
     ]
 }
 
@@ -77,6 +78,28 @@ fn damaged(text: &str, damages: &[Damage]) -> String {
     lines.join("\n")
 }
 
+/// A value of an attribute: of another one, or nonsense.
+fn value() -> impl Strategy<Value = String> {
+    let known = [
+        "OSDev",
+        "PCIDev",
+        "Bridge",
+        "NUMANode",
+        "3",
+        "0-1",
+        "0x00000003",
+        "0xf...f",
+        "0000:10:1b.0",
+        "0000:[10-1",
+        "0302 [10de:",
+    ];
+    prop_oneof![
+        prop::sample::select(known.to_vec()).prop_map(String::from),
+        "-?[0-9.e]{0,20}",
+        "[a-zA-Z0-9:.,x\\[\\] -]{0,16}"
+    ]
+}
+
 proptest! {
     #[test]
     fn no_damaged_capture_panics(damages in prop::collection::vec(damage(), 1..30), which in 0usize..3) {
@@ -89,13 +112,21 @@ proptest! {
 
     #[test]
     fn no_damaged_xml_panics(
-        damages in prop::collection::vec((any::<prop::sample::Index>(), "[<>/=\"a-zA-Z0-9 \\[\\]:&;-]{0,6}", 0usize..12), 1..8),
-        end in prop::option::of(any::<prop::sample::Index>()),
+        values in prop::collection::vec((any::<prop::sample::Index>(), value()), 0..40),
+        bytes in prop::collection::vec((any::<prop::sample::Index>(), "[<>/=\"a-z0-9&;]{0,6}", 0usize..12), 0..2),
+        end in prop::option::weighted(0.1, any::<prop::sample::Index>()),
         which in 0usize..2,
     ) {
         let name = ["p4d.hwloc1.xml", "gb200.hwloc2.xml"][which];
-        let mut text = std::fs::read(path(name)).unwrap();
-        for (at, put, take) in damages {
+        let whole = std::fs::read_to_string(path(name)).unwrap();
+        // Every second piece between quotes is a value.
+        let mut pieces: Vec<&str> = whole.split('"').collect();
+        for (at, value) in &values {
+            let at = at.index(pieces.len() / 2) * 2 + 1;
+            pieces[at] = value;
+        }
+        let mut text = pieces.join("\"").into_bytes();
+        for (at, put, take) in bytes {
             let at = at.index(text.len());
             let end = (at + take).min(text.len());
             text.splice(at..end, put.into_bytes());

@@ -122,6 +122,9 @@ impl Handle {
     /// Ends the agent's work. Handles stay and answer that it is closed.
     pub(crate) fn close(&self) -> usize {
         let core = &self.core;
+        let deadline = core.clock.after(core.config.ms(Id::CloseTimeout));
+        // As long as peers know this agent, a word makes them give up its regions; later they would have to be cut off.
+        core.bury_until(deadline, true);
         let left = core.shut_down();
         core.stop.store(true, Ordering::Release);
         core.sleeper.kick();
@@ -132,7 +135,7 @@ impl Handle {
         {
             let _ = thread.join();
         }
-        core.bury(core.clock.now());
+        core.bury_until(deadline, false);
         core.abandon_regions();
         left
     }

@@ -5,13 +5,19 @@
 //! name and with the reason; with `CI=true` that is a failure.
 
 mod bench;
+mod callgrind;
+mod compare;
+mod cost;
+mod engines;
 mod fabtests;
+mod failover;
 mod faults;
 mod kvrail_faults;
 mod kvrail_soak;
 mod nixl;
 mod node;
 mod pingpong;
+mod scaling;
 mod scenario;
 mod seeds;
 mod soak;
@@ -43,6 +49,14 @@ enum Lane {
     Nixl(nixl::Args),
     /// What the real NIXL does under each fault, as a table
     NixlFaults(faults::Args),
+    /// kvrail, the real NIXL and a bare fi_read/fi_write loop in turns: medians, ratios, verdicts
+    Compare(compare::Args),
+    /// Whether twice the rails carry twice the bytes
+    Scaling(scaling::Args),
+    /// What a rail's death in the middle of a transfer costs
+    Failover(failover::Args),
+    /// What a descriptor costs of kvrail's own code, by callgrind and perf
+    Cost(cost::Args),
     /// Random fault schedules: nothing may be lost, wrong or left behind
     Soak(soak::Args),
     /// Random transfers of kvrail's own agents under faults, kills and restarts: nothing may be lost, wrong, early or late
@@ -122,6 +136,10 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Lane::Fabtests(args) => fabtests::run(args),
         Lane::Nixl(args) => nixl::run(args),
         Lane::NixlFaults(args) => faults::run(args),
+        Lane::Compare(args) => compare::run(args),
+        Lane::Scaling(args) => scaling::run(args),
+        Lane::Failover(args) => failover::run(args),
+        Lane::Cost(args) => cost::run(args),
         Lane::Soak(args) => soak::run(args),
         Lane::KvrailSoak(args) => kvrail_soak::run(args),
         Lane::KvrailFaults(args) => kvrail_faults::run(args),
@@ -173,14 +191,19 @@ fn kvrail(named: Option<&Path>) -> Result<PathBuf, String> {
     if let Some(named) = named {
         return absolute(named);
     }
+    build("kvrail-cli", "kvrail")
+}
+
+/// Builds a package's program for speed; where it is.
+fn build(package: &str, program: &str) -> Result<PathBuf, String> {
     let root = root()?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root).args(["build", "--release", "--quiet", "-p", "kvrail-cli"]);
+    cargo.current_dir(root).args(["build", "--release", "--quiet", "-p", package]);
     let built = cargo.status().map_err(|error| format!("cargo does not start: {error}"))?;
     if built.success() {
-        Ok(target(root).join("release/kvrail"))
+        Ok(target(root).join("release").join(program))
     } else {
-        Err("kvrail does not build".into())
+        Err(format!("{program} does not build"))
     }
 }
 

@@ -57,9 +57,31 @@ impl Run {
         self
     }
 
+    /// The finished run of a program on each of two nodes.
+    pub(super) fn on_two_nodes(self, node0: &Command, node1: &Command) -> Command {
+        let words = |command: &Command| -> Vec<OsString> {
+            std::iter::once(command.get_program()).chain(command.get_args()).map(ToOwned::to_owned).collect()
+        };
+        self.on_next_node(words(node0)).on_next_node(words(node1)).command()
+    }
+
     pub(super) fn command(self) -> Command {
         self.command
     }
+}
+
+/// Tells programs on kvrail which rails to use.
+pub(super) fn on_ofi(run: Run, provider: &str, rails: u32) -> Run {
+    run.environment("KVRAIL_TRANSPORT", "ofi")
+        .environment("KVRAIL_OFI_PROVIDER", provider)
+        .environment("KVRAIL_OFI_RAILS", rails.to_string())
+}
+
+/// The last error that a node told, else the last line.
+pub(super) fn words(stderr: &str) -> String {
+    let mut lines = stderr.lines().rev().filter(|line| !line.trim().is_empty());
+    let last = lines.clone().next().unwrap_or("nothing on stderr");
+    lines.find(|line| line.contains("error")).unwrap_or(last).trim().to_owned()
 }
 
 /// Names of fabrics are one per user: several lanes may run.
@@ -70,4 +92,15 @@ pub(super) fn name(lane: &str) -> String {
 /// Seconds as `--deadline` takes them.
 pub(super) fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_more_than_the_last_word() {
+        assert_eq!(words("node0 | error: no rail\nnode1 (exit 1)\n"), "node0 | error: no rail");
+        assert_eq!(words("\n"), "nothing on stderr");
+    }
 }

@@ -337,6 +337,7 @@ impl<H: Hazards> Engine<H> {
             plan: plan.clone(),
             direction,
             notification: options.notification,
+            carried: None,
             posted_at: now,
             first_op_at: now,
             deadline,

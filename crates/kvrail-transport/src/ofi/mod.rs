@@ -52,6 +52,7 @@ pub mod evidence;
 pub mod facts;
 pub mod fragment;
 pub mod key;
+pub mod offers;
 mod open;
 mod peers;
 mod rail;
