@@ -140,7 +140,8 @@ pub(super) struct Port {
     endpoint: Endpoint,
     pub(super) queue: CompletionQueue,
     pub(super) addresses: AddressVector,
-    registration: MemoryRegion,
+    /// Ended when the endpoint is closed.
+    _registration: MemoryRegion,
     pub(super) ops: Contexts<OpEntry>,
     pub(super) sends: Contexts<SendEntry>,
     receives: Contexts<()>,
@@ -215,7 +216,7 @@ impl Port {
             endpoint,
             queue,
             addresses,
-            registration,
+            _registration: registration,
             ops: Contexts::new(shape.ops),
             sends: Contexts::new(shape.sends),
             receives: Contexts::new(shape.receives),
@@ -234,11 +235,6 @@ impl Port {
 
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
-    }
-
-    /// The key of the registration for messages: one that is in use.
-    pub(super) fn own_key(&self) -> u64 {
-        self.registration.key()
     }
 
     /// Whose completion a context stands for.
@@ -293,12 +289,7 @@ impl Port {
     }
 
     /// Copies what came into a receive's buffer out of it.
-    pub(super) fn message<'a>(
-        &self,
-        index: u32,
-        len: usize,
-        room: &'a mut [u8; FRAGMENT_BYTES],
-    ) -> &'a [u8] {
+    pub(super) fn message<'a>(&self, index: u32, len: usize, room: &'a mut [u8; FRAGMENT_BYTES]) -> &'a [u8] {
         let bytes = &mut room[..len.min(FRAGMENT_BYTES)];
         self.memory.read(index as usize * FRAGMENT_BYTES, bytes);
         bytes
@@ -311,10 +302,7 @@ impl Port {
 
     /// Posts a send whose buffer was filled. Results as of [`outcome`].
     pub(super) fn send(&self, index: u32, len: usize, to: fi_addr_t) -> isize {
-        let at = self
-            .memory
-            .as_ptr()
-            .wrapping_add((self.shape.receives + index as usize) * FRAGMENT_BYTES);
+        let at = self.memory.as_ptr().wrapping_add((self.shape.receives + index as usize) * FRAGMENT_BYTES);
         let iov = libc::iovec { iov_base: at.cast(), iov_len: len.min(FRAGMENT_BYTES) };
         let mut desc = self.desc;
         let message = fi_msg {

@@ -240,7 +240,9 @@ impl Ofi {
         ofi.address.rails = (0..ofi.rails.len()).map(|rail| ofi.rail_address(rail)).collect();
         let mut bytes = Vec::new();
         if ofi.address.encode(&mut bytes).is_err() {
-            let limit = format!("their addresses do not fit {ADDRESS_BYTES_MAX} bytes; an agent has at most {RAILS_MAX}");
+            let limit = format!(
+                "their addresses do not fit {ADDRESS_BYTES_MAX} bytes; an agent has at most {RAILS_MAX}"
+            );
             return Err(OpenError::TooManyRails { found: ofi.rails.len(), limit });
         }
         for rail in 0..ofi.rails.len() {
@@ -311,7 +313,12 @@ impl Ofi {
     }
 
     /// Gathers from rails, one after the other.
-    fn with_intake<R>(&mut self, now: Time, events: &mut Vec<Event>, f: impl FnOnce(&mut [Rail], &mut Intake<'_>) -> R) -> R {
+    fn with_intake<R>(
+        &mut self,
+        now: Time,
+        events: &mut Vec<Event>,
+        f: impl FnOnce(&mut [Rail], &mut Intake<'_>) -> R,
+    ) -> R {
         let mut intake = Intake::new(
             now,
             events,
@@ -346,7 +353,10 @@ impl Ofi {
                 Ok(to)
             }
             Err(error) => {
-                log::warn!("rail {}: the address of {peer} remote rail {remote} is refused: {error}", rail.name);
+                log::warn!(
+                    "rail {}: the address of {peer} remote rail {remote} is refused: {error}",
+                    rail.name
+                );
                 Err(PostError::RouteDown)
             }
         }

@@ -16,11 +16,11 @@ use std::sync::Arc;
 use kvrail_core::id::{LocalRail, RailSet};
 use kvrail_core::transport::{Caps, Evidence, RailInfo};
 use kvrail_sys::libfabric::abi::{
-    self, FI_CONTEXT, FI_CONTEXT2, FI_EP_RDM, FI_HMEM, FI_LINK_DOWN, FI_MR_ALLOCATED, FI_MR_HMEM, FI_MR_LOCAL,
-    FI_MR_PROV_KEY, FI_MR_VIRT_ADDR, FI_MSG, FI_PROGRESS_MANUAL, FI_RMA, FI_RX_CQ_DATA, FI_THREAD_DOMAIN,
-    FI_THREAD_SAFE,
+    self, FI_CONTEXT, FI_CONTEXT2, FI_EP_RDM, FI_HMEM, FI_LINK_DOWN, FI_MR_ALLOCATED, FI_MR_HMEM,
+    FI_MR_LOCAL, FI_MR_PROV_KEY, FI_MR_VIRT_ADDR, FI_MSG, FI_PROGRESS_MANUAL, FI_RMA, FI_RX_CQ_DATA,
+    FI_THREAD_DOMAIN, FI_THREAD_SAFE,
 };
-use kvrail_sys::libfabric::{Entry, Fabric, FabricError, Info, LoadError, Library, Search, Wait};
+use kvrail_sys::libfabric::{Entry, Fabric, FabricError, Info, Library, LoadError, Search, Wait};
 use kvrail_topology::{LinkState, Source, Topology};
 
 use super::config::{Config, Provider};
@@ -33,7 +33,7 @@ use super::fragment::MESSAGE_BYTES_MAX;
 use super::key::Addressing;
 use super::rail::Rail;
 use super::region::Terms;
-use super::select::{self, Answer, ChosenRail, Choice, HostNic, Offer, OfferedNic, Pci};
+use super::select::{self, Answer, Choice, ChosenRail, HostNic, Offer, OfferedNic, Pci};
 use super::status::Family;
 
 /// Longest op, bytes: long enough that a NIC of 400 Gb/s is busy for 160 µs, short enough that the overlap of pieces
@@ -127,16 +127,14 @@ pub(super) fn open(config: &Config, mut key: impl FnMut() -> u64) -> Result<Open
         Provider::Auto => Vec::new(),
     };
     let mut asked = None;
-    let choice = select::choose(config, &nics, &shown, &has, |name| {
-        match ask(&library, name) {
-            Ok(answer) => {
-                let offers = answer.offers.clone();
-                asked = Some(answer);
-                Answer::Offers(offers)
-            }
-            Err(error) if error.is(abi::FI_ENODATA) && !has.is_empty() && !is_there(&has, name) => Answer::Absent,
-            Err(error) => Answer::Nothing(error.to_string()),
+    let choice = select::choose(config, &nics, &shown, &has, |name| match ask(&library, name) {
+        Ok(answer) => {
+            let offers = answer.offers.clone();
+            asked = Some(answer);
+            Answer::Offers(offers)
         }
+        Err(error) if error.is(abi::FI_ENODATA) && !has.is_empty() && !is_there(&has, name) => Answer::Absent,
+        Err(error) => Answer::Nothing(error.to_string()),
     })?;
     // `choose` takes what it asked for last.
     let Some(asked) = asked else {
@@ -222,7 +220,9 @@ fn offer(entry: &Entry<'_>) -> Offer {
     if entry.mode() & !(FI_CONTEXT | FI_CONTEXT2 | FI_RX_CQ_DATA) != 0 {
         lacks.push("a mode that kvrail can meet");
     }
-    if !matches!(entry.threading(), FI_THREAD_DOMAIN | FI_THREAD_SAFE) && entry.threading() != abi::FI_THREAD_FID {
+    if !matches!(entry.threading(), FI_THREAD_DOMAIN | FI_THREAD_SAFE)
+        && entry.threading() != abi::FI_THREAD_FID
+    {
         lacks.push("a threading level that kvrail can meet");
     }
     let pci = |nic: &kvrail_sys::libfabric::Nic<'_>| {
@@ -310,7 +310,10 @@ fn rails(
     let entries: Vec<Entry<'_>> = asked.info.entries().collect();
     let entry_of = |chosen: &ChosenRail| entries.get(chosen.offer).copied();
     let Some(first) = choice.rails.first().and_then(entry_of) else {
-        return Err(OpenError::NoProvider { library: library.path().display().to_string(), passed: Vec::new() });
+        return Err(OpenError::NoProvider {
+            library: library.path().display().to_string(),
+            passed: Vec::new(),
+        });
     };
     let is_efa = matches!(provider, "efa" | "efa-direct");
     let posted = first.mode() & FI_RX_CQ_DATA != 0;
@@ -448,10 +451,14 @@ fn open_rail(
             info,
             Family::of(provider),
             *shape,
+            provider == "efa",
             key(),
         );
         match rail {
-            Ok(rail) if shape.wait == Wait::Fd && rail.port().is_some_and(|port| port.queue.wait_fd().is_err()) => {
+            Ok(rail)
+                if shape.wait == Wait::Fd
+                    && rail.port().is_some_and(|port| port.queue.wait_fd().is_err()) =>
+            {
                 shape.wait = Wait::None;
             }
             Ok(rail) => return Ok(rail),

@@ -56,7 +56,8 @@ impl Peer {
 
     /// Its rails, for the engine.
     pub(super) fn rails(&self) -> Vec<RailInfo> {
-        let info = |rail: &super::address::RailAddress| RailInfo { name: rail.nic.clone(), rate_bps: rail.rate_bps };
+        let info =
+            |rail: &super::address::RailAddress| RailInfo { name: rail.nic.clone(), rate_bps: rail.rate_bps };
         self.address.rails.iter().map(info).collect()
     }
 
@@ -168,10 +169,6 @@ impl Peers {
         self.slots.iter().flatten().map(Box::as_ref)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
-        self.slots.iter_mut().flatten().map(Box::as_mut)
-    }
-
     /// A peer in a slot that is free.
     pub(super) fn insert(&mut self, peer: Peer) -> Result<(), PeerError> {
         let index = peer.id.index();
@@ -215,12 +212,8 @@ mod tests {
             rate_bps: 0,
             numa: None,
         };
-        let address = Address {
-            provider: "efa".into(),
-            format: 0,
-            instance: 7,
-            rails: (0..rails).map(rail).collect(),
-        };
+        let address =
+            Address { provider: "efa".into(), format: 0, instance: 7, rails: (0..rails).map(rail).collect() };
         Peer::new(PeerId { slot: 3, generation: Generation(1) }, address, 2)
     }
 
@@ -235,7 +228,11 @@ mod tests {
         assert_eq!(peer.link(1, 0, 3), None, "the remote end is another");
         assert_eq!(peer.set_link(1, 3, Link { to: 6, epoch: 0, remote_epoch: 1 }), Some(5));
         assert_eq!((peer.link(1, 0, 3), peer.link(1, 0, 9), peer.link(9, 0, 0)), (Some(6), None, None));
-        assert_eq!(peer.set_link(1, 3, Link { to: 1, epoch: 1, remote_epoch: 1 }), None, "of an endpoint that is closed");
+        assert_eq!(
+            peer.set_link(1, 3, Link { to: 1, epoch: 1, remote_epoch: 1 }),
+            None,
+            "of an endpoint that is closed"
+        );
     }
 
     #[test]
@@ -258,7 +255,9 @@ mod tests {
         peer.revoke(RegionId(1), Generation(5));
         peer.revoke(RegionId(1), Generation(4));
         assert!(peer.has_revoked(RegionId(1), Generation(5)) && peer.has_revoked(RegionId(1), Generation(2)));
-        assert!(!peer.has_revoked(RegionId(1), Generation(6)) && !peer.has_revoked(RegionId(2), Generation(1)));
+        assert!(
+            !peer.has_revoked(RegionId(1), Generation(6)) && !peer.has_revoked(RegionId(2), Generation(1))
+        );
         peer.revoke(RegionId(1), Generation(u32::MAX));
         assert!(peer.has_revoked(RegionId(1), Generation(5)), "those that wrapped are behind");
     }

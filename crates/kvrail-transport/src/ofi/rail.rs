@@ -11,14 +11,12 @@ use std::collections::VecDeque;
 use kvrail_core::id::{LocalRail, PeerId, RemoteRail, Route, Token};
 use kvrail_core::time::Time;
 use kvrail_core::transport::{Event, OpError, RailCounters};
-use kvrail_sys::libfabric::abi::{
-    FI_EAGAIN, FI_EAVAIL, FI_EINTR, FI_REMOTE_CQ_DATA, fi_cq_data_entry,
-};
+use kvrail_sys::libfabric::abi::{FI_EAGAIN, FI_EAVAIL, FI_EINTR, FI_REMOTE_CQ_DATA, fi_cq_data_entry};
 use kvrail_sys::libfabric::{CqFailure, Domain, EventQueue, Fabric, Info, outcome};
 
 use super::book::Book;
 use super::counters::Counters;
-use super::endpoint::{Carries, Owner, OpEntry, Port, PortError, SendEntry, Shape};
+use super::endpoint::{Carries, OpEntry, Owner, Port, PortError, SendEntry, Shape};
 use super::fragment::{FRAGMENT_BYTES, Outgoing, Reassembly};
 use super::region::Imports;
 use super::status::{self, Family, Scope};
@@ -153,12 +151,13 @@ impl Rail {
         info: Info,
         family: Family,
         shape: Shape,
+        keeps_addresses: bool,
         key: u64,
     ) -> Result<Self, PortError> {
         let port = Port::open(&domain, &info, events.as_ref(), shape, key)?;
         Ok(Self {
             state: State::Up(Box::new(port)),
-            book: Book::default(),
+            book: Book::new(keeps_addresses),
             events,
             domain,
             fabric,
@@ -256,7 +255,9 @@ impl Rail {
                 intake.completed(op.token, op.index);
             }
             Owner::Send(index) => {
-                let Some(send) = port.sends.release(index) else { return self.stray("a send that had ended") };
+                let Some(send) = port.sends.release(index) else {
+                    return self.stray("a send that had ended");
+                };
                 self.counters.completed += 1;
                 if let Some(destination) = self.book.get_mut(send.to) {
                     destination.reached();
@@ -316,7 +317,9 @@ impl Rail {
                 op.to
             }
             Owner::Send(index) => {
-                let Some(send) = port.sends.release(index) else { return self.stray("a send that had ended") };
+                let Some(send) = port.sends.release(index) else {
+                    return self.stray("a send that had ended");
+                };
                 self.counters.failed += 1;
                 if let Some(destination) = self.book.get_mut(send.to) {
                     destination.sends = destination.sends.saturating_sub(1);
@@ -340,7 +343,12 @@ impl Rail {
             destination.failures += 1;
             if destination.failures == 1 && decoded.error != OpError::BadKey {
                 let route = Route { local: self.index, remote: destination.remote };
-                log::debug!("rail {} {} {route}: {decoded}: {}", self.name, destination.peer, failure.provider_text);
+                log::debug!(
+                    "rail {} {} {route}: {decoded}: {}",
+                    self.name,
+                    destination.peer,
+                    failure.provider_text
+                );
             }
             if decoded.scope == Scope::Peer {
                 destination.gone_since.get_or_insert(intake.now);
@@ -435,10 +443,19 @@ impl Rail {
     }
 
     /// Puts one fragment into a buffer, which there is, and posts it or queues it.
-    fn send(&mut self, now: Time, to: u32, bytes: &[u8], carries: Carries, (peer, remote): (PeerId, RemoteRail)) {
+    fn send(
+        &mut self,
+        now: Time,
+        to: u32,
+        bytes: &[u8],
+        carries: Carries,
+        (peer, remote): (PeerId, RemoteRail),
+    ) {
         let State::Up(port) = &mut self.state else { return };
         let len = bytes.len() as u16;
-        let Ok(index) = port.sends.take(SendEntry { peer, remote, to, carries, len, since: now }) else { return };
+        let Ok(index) = port.sends.take(SendEntry { peer, remote, to, carries, len, since: now }) else {
+            return;
+        };
         port.fill(index, bytes);
         self.outbox.push_back(index);
         let mut late = std::mem::take(&mut self.late);
@@ -509,7 +526,8 @@ impl Rail {
     pub(super) fn replace(&mut self, intake: &mut Intake<'_>, shape: Shape, key: u64) {
         self.read(intake, LAST_READS_MAX);
         self.wounded = None;
-        let down = State::Down { why: "its endpoint is being replaced".into(), retry: intake.now, attempts: 0 };
+        let down =
+            State::Down { why: "its endpoint is being replaced".into(), retry: intake.now, attempts: 0 };
         if let State::Up(port) = std::mem::replace(&mut self.state, down) {
             self.end(*port, intake);
         }

@@ -148,8 +148,8 @@ impl Region {
                 };
                 // SAFETY: who registers a region with the transport vouches for its memory until it is deregistered,
                 // which drops the registration; nobody lends references to it.
-                let registration = unsafe { domain.register(&what) }
-                    .map_err(|error| refused(&error, rail, &what))?;
+                let registration =
+                    unsafe { domain.register(&what) }.map_err(|error| refused(&error, rail, &what))?;
                 descs[rail * count + piece as usize] = registration.desc();
                 public.push(registration.key());
                 registrations.push(registration);

@@ -91,7 +91,14 @@ impl Ofi {
         }
     }
 
-    fn say(&mut self, now: Time, peer: PeerId, (local, remote): (usize, usize), to: u32, word: &Word) -> bool {
+    fn say(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        (local, remote): (usize, usize),
+        to: u32,
+        word: &Word,
+    ) -> bool {
         let bytes = word.encode(self.address.instance);
         let Some(rail) = self.rails.get_mut(local) else { return false };
         let said = rail.say(now, to, &bytes, (peer, RemoteRail(remote as u16)));
@@ -145,7 +152,9 @@ impl Ofi {
         if now.since(since) < REVOKE_WITHIN {
             return Err(format!("{id} is still being withdrawn from {count} peers"));
         }
-        log::warn!("{count} peers did not give up {id} within {REVOKE_WITHIN:?}: what is in flight from them is cut off");
+        log::warn!(
+            "{count} peers did not give up {id} within {REVOKE_WITHIN:?}: what is in flight from them is cut off"
+        );
         if self.manners.replace {
             for rail in 0..self.rails.len() {
                 self.replace(now, rail);
@@ -381,8 +390,12 @@ impl Ofi {
 
     /// Peers some of whose rails are gone: when all of them are, and stay so, their process is.
     fn tick_gone(&mut self, now: Time) {
-        let suspects: Vec<PeerId> =
-            self.peers.iter().filter(|peer| peer.may_be_gone() && !peer.told_gone).map(|peer| peer.id).collect();
+        let suspects: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.may_be_gone() && !peer.told_gone)
+            .map(|peer| peer.id)
+            .collect();
         for id in suspects {
             // A destination that was reached since says that its rail is there.
             let rails = &self.rails;

@@ -18,7 +18,8 @@ use super::fragment::FRAGMENT_BYTES;
 
 const MAGIC: [u8; 3] = *b"KVw";
 const HEAD_BYTES: usize = MAGIC.len() + 1 + 16 + 1;
-const _: () = assert!(HEAD_BYTES + 1 + 5 + 2 + ENDPOINT_BYTES_MAX <= FRAGMENT_BYTES, "a word is one fragment");
+const _: () =
+    assert!(HEAD_BYTES + 1 + 5 + 2 + ENDPOINT_BYTES_MAX <= FRAGMENT_BYTES, "a word is one fragment");
 
 /// What is said.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -123,9 +124,11 @@ impl Word {
                 let endpoint = from.bytes(ENDPOINT_BYTES_MAX, "endpoint")?.to_vec();
                 Self::Introduce { rail, epoch, endpoint }
             }
-            INTRODUCED => {
-                Self::Introduced { rail: rail(&mut from)?, of: rail(&mut from)?, epoch: number(&mut from, "epoch")? }
-            }
+            INTRODUCED => Self::Introduced {
+                rail: rail(&mut from)?,
+                of: rail(&mut from)?,
+                epoch: number(&mut from, "epoch")?,
+            },
             REVOKE | REVOKED => {
                 let region = RegionId(number(&mut from, "region")?);
                 let generation = Generation(number(&mut from, "generation")?);
@@ -161,8 +164,11 @@ mod tests {
         prop_oneof![
             (rail.clone(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..=ENDPOINT_BYTES_MAX))
                 .prop_map(|(rail, epoch, endpoint)| Word::Introduce { rail, epoch, endpoint }),
-            (rail.clone(), rail, any::<u32>())
-                .prop_map(|(rail, of, epoch)| Word::Introduced { rail, of, epoch }),
+            (rail.clone(), rail, any::<u32>()).prop_map(|(rail, of, epoch)| Word::Introduced {
+                rail,
+                of,
+                epoch
+            }),
             region().prop_map(|(r, g)| Word::Revoke { region: RegionId(r), generation: Generation(g) }),
             region().prop_map(|(r, g)| Word::Revoked { region: RegionId(r), generation: Generation(g) }),
         ]
