@@ -6,6 +6,9 @@ the initiator says. The initiator announces each stage before it enters it, with
 a stage that overruns, a worker that dies and a worker that raises all end the run with one JSON object
 `{"error": ...}` on stdout and exit code 2. Nothing waits without a deadline, not even inside NIXL's C code.
 
+With --role each side is a program of its own, on a host or emulated node of its own; they meet at --meet, where the
+target listens.
+
 Results are JSON lines on stdout in the field names of `kvrail bench --format json`. A figure is printed
 only with the outcome of the check of every byte: the blocks moved, and the poison around them.
 """
@@ -16,7 +19,9 @@ import gc
 import json
 import mmap
 import multiprocessing
+import multiprocessing.connection
 import os
+import socket
 import sys
 import time
 import traceback
@@ -353,6 +358,8 @@ def spread(samples):
 
 def run_initiator(args, target, supervisor):
     try:
+        if target is None:
+            target = reach_target(args, supervisor)
         Initiator(args, target, supervisor).run()
     except BaseException as error:
         supervisor.send(("failed", f"{type(error).__name__}: {error}"))
@@ -360,17 +367,57 @@ def run_initiator(args, target, supervisor):
     os._exit(0)
 
 
+def meeting_place(args):
+    host, _, port = args.meet.rpartition(":")
+    return host, int(port)
+
+
+def connection(stream):
+    """What a pipe between the workers would be, over a socket."""
+    stream.setblocking(True)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return multiprocessing.connection.Connection(stream.detach())
+
+
+def reach_target(args, supervisor):
+    """The connection to a target that is a program of its own and may start later."""
+    supervisor.send(("stage", f"waiting for a target at {args.meet}"))
+    until = time.monotonic() + args.deadline_s
+    while True:
+        try:
+            return connection(socket.create_connection(meeting_place(args)))
+        except ConnectionRefusedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
+def await_initiator(args):
+    """Waits for an initiator that is a program of its own, and is its target until it leaves."""
+    with socket.create_server(meeting_place(args)) as listener:
+        # A target that nobody comes to ends as well.
+        listener.settimeout(args.deadline_s)
+        try:
+            stream, _ = listener.accept()
+        except TimeoutError:
+            print(f"nobody came to {args.meet} within {args.deadline_s} s", file=sys.stderr)
+            return 2
+    conn = connection(stream)
+    run_target(args, conn)
+
+
 def supervise(args):
     """Runs the workers and prints what the initiator says; the exit code."""
     # A fresh interpreter for each worker: none inherits another's threads or mappings.
     context = multiprocessing.get_context("spawn")
-    initiator_end, target_end = context.Pipe()
     supervisor_end, report_end = context.Pipe()
-    workers = [context.Process(target=run_target, args=(args, target_end), daemon=True),
-               context.Process(target=run_initiator, args=(args, initiator_end, report_end), daemon=True)]
+    initiator_end, target_end = (None, None) if args.role else context.Pipe()
+    workers = [context.Process(target=run_initiator, args=(args, initiator_end, report_end), daemon=True)]
+    if target_end:
+        workers.append(context.Process(target=run_target, args=(args, target_end), daemon=True))
     for worker in workers:
         worker.start()
-    for end in (initiator_end, target_end, report_end):
+    for end in filter(None, (initiator_end, target_end, report_end)):
         end.close()
     doing, error = "the workers' start", None
     while error is None:
@@ -418,9 +465,13 @@ def main():
     parser.add_argument("--regions", type=int, default=10000, help="control: how many regions are registered")
     parser.add_argument("--region-size", type=size, default=size("64KiB"))
     parser.add_argument("--deadline-s", type=float, default=60.0, help="the longest any one stage may take")
+    parser.add_argument("--role", choices=["initiator", "target"], help="be this side only")
+    parser.add_argument("--meet", metavar="HOST:PORT", help="where the two sides meet; the target listens there")
     args = parser.parse_args()
+    if bool(args.role) != bool(args.meet):
+        parser.error("--role and --meet go together")
     os.environ.setdefault("NIXL_LOG_LEVEL", "ERROR")
-    sys.exit(supervise(args))
+    sys.exit(await_initiator(args) if args.role == "target" else supervise(args))
 
 
 if __name__ == "__main__":

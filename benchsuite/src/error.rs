@@ -18,6 +18,16 @@ pub(crate) enum LimitError {
     WrongBytes { slot: usize, offset: usize, found: u64, expected: u64 },
     /// The other process said something that the protocol does not allow, or closed its end.
     Peer { said: String },
+    /// The other process closed its end.
+    Gone,
+    /// There is no libfabric to measure, or it has not what was asked for.
+    NoFabric { why: String },
+    /// A call of libfabric failed.
+    Fabric { doing: &'static str, rail: usize, code: i64, says: String },
+    /// An operation on the fabric ended with an error.
+    Completion { rail: usize, error: i32, provider_error: i32, says: String },
+    /// Nothing more arrived.
+    Stalled { doing: &'static str, done: usize, of: usize },
 }
 
 impl LimitError {
@@ -47,6 +57,16 @@ impl fmt::Display for LimitError {
                 write!(f, "slot {slot} offset {offset} holds {found:#018x}, expected {expected:#018x}")
             }
             Self::Peer { said } => write!(f, "the target: {said}"),
+            Self::Gone => write!(f, "the other process is gone"),
+            Self::NoFabric { why } => write!(f, "no fabric: {why}"),
+            Self::Fabric { doing, rail, code, says } => write!(f, "{doing} on rail {rail}: {says} ({code})"),
+            Self::Completion { rail, error, provider_error, says } => {
+                write!(
+                    f,
+                    "an operation on rail {rail} failed with {error}, the provider's {provider_error}: {says}"
+                )
+            }
+            Self::Stalled { doing, done, of } => write!(f, "{doing}: no progress after {done} of {of}"),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::LimitError;
 
@@ -17,7 +17,7 @@ const POISON: u64 = 0xA5A5_A5A5_A5A5_A5A5;
 const WORD_BYTES: usize = size_of::<u64>();
 
 /// Kind of memory behind a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Memory {
     /// A memory file that both processes map, ordinary pages
@@ -89,6 +89,11 @@ impl Pool {
 
     pub(crate) fn address(&self) -> usize {
         self.base as usize
+    }
+
+    /// Bytes of all slots together.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots * self.block_bytes
     }
 
     /// Start of a slot; `block_bytes` from here are inside the mapping.

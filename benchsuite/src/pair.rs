@@ -1,19 +1,19 @@
-//! The two processes of a case: an initiator that drives and times the loop, and a target that is forked from
-//! it, owns the other pool, fills or poisons it on request and checks what reached it.
+//! The two processes of a case: an initiator that drives and times the loop, and a target that owns the other pool,
+//! fills or poisons it on request and checks what reached it.
 //!
-//! They speak in JSON lines over a socket pair, outside the timed part. The target sleeps between requests, so
-//! a one-sided loop has its core for itself. The initiator waits for nothing without a
-//! deadline; the target ends with it.
+//! They speak outside the timed part. The target sleeps between requests, so a one-sided loop has its core for
+//! itself. It is forked from the initiator and ends with it; the fabric's target may also be a program of its own,
+//! on another (emulated) node. Nobody waits for anything without a deadline.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::process;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::LimitError;
+use crate::fabric::{self, Fabric, RailOffer};
+use crate::line::Line;
 use crate::memcpy::Memcpy;
 use crate::memory::{Backing, Pool};
 use crate::process_vm::ProcessVm;
@@ -23,6 +23,8 @@ use crate::workload::{Case, Kind, Op, Slots};
 
 /// The longest that either process waits for the other.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// The same for a target of its own, which also waits while the initiator fills and checks its pool.
+const IDLE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// A loop that moves one batch a call.
 pub(crate) trait BatchLoop {
@@ -32,13 +34,19 @@ pub(crate) trait BatchLoop {
 
 /// What the initiator asks the target to do.
 #[derive(Debug, Serialize, Deserialize)]
-enum Request {
+pub(crate) enum Request {
+    /// The case, for a target that is a program of its own.
+    Take { case: Case },
+    /// The initiator's rails.
+    Meet { rails: Vec<RailOffer> },
     /// Fill the pool: it is the source.
     Fill { seed: u64 },
     /// Poison the pool: it is the destination.
     Poison,
     /// Take part in this many batches.
     Run { batches: usize },
+    /// The batches are over: stop serving the fabric.
+    Stop,
     /// Check the pool.
     Check { seed: u64 },
 }
@@ -46,8 +54,8 @@ enum Request {
 /// What the target answers.
 #[derive(Debug, Serialize, Deserialize)]
 enum Reply {
-    /// The pool is mapped here.
-    Ready { address: usize },
+    /// The pool is mapped here; the rails that lead to it, where the loop has any.
+    Ready { address: usize, rails: Vec<RailOffer> },
     /// Done as asked.
     Done,
     /// The pool holds a wrong word.
@@ -56,13 +64,13 @@ enum Reply {
     Failed { said: String },
 }
 
-/// Measures one case, verified in every repetition.
+/// Measures one case with a target that is forked for it, verified in every repetition.
 pub(crate) fn measure(case: &Case) -> Result<Row, LimitError> {
     let slots = Slots::of(case)?;
     let own = Backing::of(case.memory(), slots.in_pool * case.block_bytes)?;
     let targets = Backing::of(case.memory(), slots.in_pool * case.block_bytes)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(LimitError::os("listening"))?;
-    let (near, far) = UnixStream::pair().map_err(LimitError::os("making a socket pair"))?;
+    let (near, mut far) = Line::pair(DEADLINE)?;
 
     // SAFETY: this process has a single thread, so the child's copy of its memory is in no half-made state.
     let pid = unsafe { libc::fork() };
@@ -73,26 +81,23 @@ pub(crate) fn measure(case: &Case) -> Result<Row, LimitError> {
         drop((near, own));
         let served = prepare_target(case).and_then(|()| {
             let pool = Pool::map(targets.as_ref(), slots.in_pool, case.block_bytes)?;
-            serve(case, &slots, &pool, &listener, &mut Line { reader: BufReader::new(far) })
+            serve(case, &slots, &pool, Some(&listener), &mut far)
         });
-        if let Err(error) = &served {
+        // Its end is the initiator's doing: dropping that end is how the target is told to leave.
+        let failed = served.as_ref().err().filter(|error| !matches!(error, LimitError::Gone));
+        if let Some(error) = failed {
             eprintln!("error: the target: {error}");
         }
-        process::exit(i32::from(served.is_err()));
+        process::exit(i32::from(failed.is_some()));
     }
     drop(far);
-    // The target's own waits need no deadline: its life ends with ours.
-    near.set_read_timeout(Some(DEADLINE)).map_err(LimitError::os("setting a deadline"))?;
-    let mut target = Target { pid, line: Line { reader: BufReader::new(near) } };
+    let mut target = Target { child: Some(pid), line: near };
     if case.pin {
         pin_to(0)?;
     }
     let pool = Pool::map(own.as_ref(), slots.in_pool, case.block_bytes)?;
     pool.poison();
-    let address = match target.line.receive()? {
-        Reply::Ready { address } => address,
-        other => return Err(LimitError::Peer { said: format!("{other:?}") }),
-    };
+    let (address, rails) = target.ready()?;
     match case.kind {
         Kind::Memcpy => {
             let peers = Pool::map(targets.as_ref(), slots.in_pool, case.block_bytes)?;
@@ -113,7 +118,51 @@ pub(crate) fn measure(case: &Case) -> Result<Row, LimitError> {
             let end = tcp_end(case, stream, &pool, own_slots(case.op, &slots, true), part)?;
             repetitions(case, &slots, &pool, &mut target, end)
         }
+        Kind::Fabric => over_fabric(case, &slots, &pool, &mut target, rails),
     }
+}
+
+/// Measures one case of the fabric with a target that waits at `place`.
+pub(crate) fn initiate(case: &Case, place: &str) -> Result<Row, LimitError> {
+    let slots = Slots::of(case)?;
+    let mut target = Target { child: None, line: Line::call(place, DEADLINE)? };
+    target.line.send(&Request::Take { case: case.clone() })?;
+    let pool = Pool::map(None, slots.in_pool, case.block_bytes)?;
+    pool.poison();
+    let (_, rails) = target.ready()?;
+    over_fabric(case, &slots, &pool, &mut target, rails)
+}
+
+/// Is the target of one case, for an initiator that comes to `place`. `library` is this side's.
+pub(crate) fn be_target(place: &str, library: Option<std::path::PathBuf>) -> Result<(), LimitError> {
+    let mut line = Line::answer(place, IDLE_DEADLINE)?;
+    let case = match line.receive()? {
+        Request::Take { case } => Case { library, ..case },
+        other => return Err(LimitError::Peer { said: format!("{other:?} instead of a case") }),
+    };
+    let served = Slots::of(&case).and_then(|slots| {
+        let pool = Pool::map(None, slots.in_pool, case.block_bytes)?;
+        serve(&case, &slots, &pool, None, &mut line)
+    });
+    match served {
+        Err(LimitError::Gone) => Ok(()),
+        other => other,
+    }
+}
+
+fn over_fabric(
+    case: &Case,
+    slots: &Slots,
+    pool: &Pool,
+    target: &mut Target,
+    rails: Vec<RailOffer>,
+) -> Result<Row, LimitError> {
+    let mut own = Fabric::open(&case.fabric_options(), false, pool)?;
+    own.meet(&rails)?;
+    target.ask(&Request::Meet { rails: own.offers().to_vec() })?;
+    let about = own.facts();
+    let loop_ = fabric::Initiator::new(own, case, slots, pool);
+    Ok(repetitions(case, slots, pool, target, loop_)?.over(about))
 }
 
 /// Warm-up, then fresh patterns and poison, then the timed requests, then the check of every byte.
@@ -164,11 +213,21 @@ fn tcp_end<'a>(
 
 /// The target as the initiator sees it. Dropping it ends the process.
 struct Target {
-    pid: libc::pid_t,
+    /// None of a program of its own.
+    child: Option<libc::pid_t>,
     line: Line,
 }
 
 impl Target {
+    /// Waits until its pool and rails are there.
+    fn ready(&mut self) -> Result<(usize, Vec<RailOffer>), LimitError> {
+        match self.line.receive()? {
+            Reply::Ready { address, rails } => Ok((address, rails)),
+            Reply::Failed { said } => Err(LimitError::Peer { said }),
+            other => Err(LimitError::Peer { said: format!("{other:?}") }),
+        }
+    }
+
     fn ask(&mut self, request: &Request) -> Result<(), LimitError> {
         self.line.send(request)?;
         self.done()
@@ -192,7 +251,7 @@ impl Target {
         batches: usize,
         loop_: &mut impl BatchLoop,
     ) -> Result<RequestsUs, LimitError> {
-        let both_sides = case.kind == Kind::Tcp;
+        let both_sides = matches!(case.kind, Kind::Tcp | Kind::Fabric);
         if both_sides {
             self.line.send(&Request::Run { batches })?;
         }
@@ -201,6 +260,9 @@ impl Target {
             let began = Instant::now();
             loop_.batch()?;
             requests_us.push(began.elapsed().as_secs_f64() * 1e6);
+        }
+        if case.kind == Kind::Fabric {
+            self.line.send(&Request::Stop)?;
         }
         if both_sides {
             self.done()?;
@@ -211,10 +273,11 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
+        let Some(pid) = self.child else { return };
         // SAFETY: `pid` is our own child, not yet waited for, so it names no other process.
-        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        unsafe { libc::kill(pid, libc::SIGKILL) };
         // SAFETY: as above; a null status is allowed.
-        unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
     }
 }
 
@@ -227,23 +290,42 @@ fn prepare_target(case: &Case) -> Result<(), LimitError> {
     if case.pin { pin_to(1) } else { Ok(()) }
 }
 
-/// The target's life: requests until the initiator closes its end.
+/// The target's other end of a loop that takes both sides.
+enum End<'a> {
+    Passive,
+    Tcp(Tcp<'a>),
+    Fabric(fabric::Target<'a>),
+}
+
+/// The target's life: requests until the initiator closes its end. `listener` is for the tcp loop's connection.
 fn serve(
     case: &Case,
     slots: &Slots,
     pool: &Pool,
-    listener: &TcpListener,
+    listener: Option<&TcpListener>,
     line: &mut Line,
 ) -> Result<(), LimitError> {
     pool.poison();
-    line.send(&Reply::Ready { address: pool.address() })?;
-    let mut connection = match case.kind {
-        Kind::Tcp => {
+    let fabric = match case.kind {
+        Kind::Fabric => match Fabric::open(&case.fabric_options(), true, pool) {
+            Ok(fabric) => Some(fabric),
+            Err(error) => {
+                line.send(&Reply::Failed { said: error.to_string() })?;
+                return Err(error);
+            }
+        },
+        _ => None,
+    };
+    let rails = fabric.as_ref().map(|fabric| fabric.offers().to_vec()).unwrap_or_default();
+    line.send(&Reply::Ready { address: pool.address(), rails })?;
+    let mut end = match (case.kind, listener, fabric) {
+        (Kind::Tcp, Some(listener), _) => {
             let (stream, _) = listener.accept().map_err(LimitError::os("accepting the initiator"))?;
             let part = if case.op == Op::Read { Part::TakeThenSend } else { Part::TakeThenConfirm };
-            Some(tcp_end(case, stream, pool, own_slots(case.op, slots, false), part)?)
+            End::Tcp(tcp_end(case, stream, pool, own_slots(case.op, slots, false), part)?)
         }
-        Kind::Memcpy | Kind::ProcessVm => None,
+        (_, _, Some(fabric)) => End::Fabric(fabric::Target::new(fabric, case)),
+        _ => End::Passive,
     };
     loop {
         let outcome = match line.receive()? {
@@ -255,10 +337,17 @@ fn serve(
                 pool.poison();
                 Ok(())
             }
-            Request::Run { batches } => {
-                connection.as_mut().map_or(Ok(()), |end| (0..batches).try_for_each(|_| end.batch()))
-            }
+            Request::Meet { rails } => match &mut end {
+                End::Fabric(fabric) => fabric.meet(&rails),
+                End::Passive | End::Tcp(_) => Ok(()),
+            },
+            Request::Run { batches } => match &mut end {
+                End::Passive => Ok(()),
+                End::Tcp(tcp) => (0..batches).try_for_each(|_| tcp.batch()),
+                End::Fabric(fabric) => fabric.serve(line),
+            },
             Request::Check { seed } => pool.check(seed, &slots.destination, &slots.source),
+            Request::Take { .. } | Request::Stop => continue,
         };
         line.send(&match outcome {
             Ok(()) => Reply::Done,
@@ -267,26 +356,6 @@ fn serve(
             }
             Err(error) => Reply::Failed { said: error.to_string() },
         })?;
-    }
-}
-
-/// One process's end of the socket pair.
-struct Line {
-    reader: BufReader<UnixStream>,
-}
-
-impl Line {
-    fn send(&mut self, message: &impl Serialize) -> Result<(), LimitError> {
-        let doing = "speaking to the other process";
-        let mut text = serde_json::to_vec(message).map_err(|error| LimitError::os(doing)(error.into()))?;
-        text.push(b'\n');
-        self.reader.get_mut().write_all(&text).map_err(LimitError::os(doing))
-    }
-
-    fn receive<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T, LimitError> {
-        let mut text = String::new();
-        self.reader.read_line(&mut text).map_err(LimitError::os("waiting for the other process"))?;
-        serde_json::from_str(&text).map_err(|_| LimitError::Peer { said: format!("{text:?}, not an answer") })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::fabric::Facts;
 use crate::memory::Memory;
 use crate::workload::{Case, Kind, Layout, Op, Wait};
 
@@ -54,6 +55,8 @@ pub(crate) struct Row {
     slices_per_call: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     wait: Option<Wait>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fabric: Option<Facts>,
     iterations: usize,
     repetitions: usize,
     /// Median over the repetitions, GB = 10^9 bytes.
@@ -84,7 +87,8 @@ impl Row {
             batch: case.batch,
             pool_bytes: case.pool_bytes,
             slices_per_call: (case.kind == Kind::ProcessVm).then_some(case.slices_per_call),
-            wait: (case.kind == Kind::Tcp).then_some(case.wait),
+            wait: matches!(case.kind, Kind::Tcp | Kind::Fabric).then_some(case.wait),
+            fabric: None,
             iterations: case.iterations,
             repetitions: repetitions.len(),
             bandwidth_gbps: bandwidth_spread_gbps.median,
@@ -96,6 +100,11 @@ impl Row {
             },
             verified: true,
         }
+    }
+
+    /// With what the fabric was.
+    pub(crate) fn over(self, fabric: Facts) -> Self {
+        Self { fabric: Some(fabric), ..self }
     }
 }
 

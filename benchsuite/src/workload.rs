@@ -2,14 +2,17 @@
 
 use std::fmt;
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::LimitError;
+use crate::fabric::Options;
 use crate::memory::Memory;
 
 /// The loop that moves the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// libc's memcpy between pools that both processes map
@@ -18,10 +21,12 @@ pub(crate) enum Kind {
     ProcessVm,
     /// send and recv on one loopback connection, complete when the last byte has arrived
     Tcp,
+    /// fi_write or fi_read on a libfabric provider, over one or more rails
+    Fabric,
 }
 
 /// Direction, seen from the process that drives the loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Op {
     /// From the target to the initiator
@@ -31,7 +36,7 @@ pub(crate) enum Op {
 }
 
 /// Where the blocks lie in their pools.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Layout {
     /// In random slots, different ones on the two sides
@@ -40,8 +45,8 @@ pub(crate) enum Layout {
     Contiguous,
 }
 
-/// How a tcp side waits for bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+/// How a side of tcp, or the target of the fabric, waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Wait {
     /// Asleep in the kernel
@@ -51,7 +56,7 @@ pub(crate) enum Wait {
 }
 
 /// One measurement, as asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Case {
     pub(crate) kind: Kind,
     pub(crate) op: Op,
@@ -62,6 +67,15 @@ pub(crate) struct Case {
     pub(crate) pool_bytes: usize,
     pub(crate) slices_per_call: usize,
     pub(crate) wait: Wait,
+    /// The fabric's provider.
+    pub(crate) provider: String,
+    /// Endpoints of the fabric.
+    pub(crate) rails: u16,
+    /// Operations in flight on a rail of the fabric; none: as many as the provider takes.
+    pub(crate) depth: Option<u32>,
+    /// The libfabric of this side.
+    #[serde(skip)]
+    pub(crate) library: Option<PathBuf>,
     pub(crate) iterations: usize,
     pub(crate) warmup: usize,
     pub(crate) repetitions: usize,
@@ -73,12 +87,27 @@ impl Case {
     pub(crate) fn memory(&self) -> Memory {
         if self.kind == Kind::Memcpy { self.memory } else { Memory::Private }
     }
+
+    /// What the fabric is opened with.
+    pub(crate) fn fabric_options(&self) -> Options {
+        Options {
+            library: self.library.clone(),
+            provider: self.provider.clone(),
+            rails: usize::from(self.rails),
+            depth: self.depth.map(|depth| depth as usize),
+            wait: self.wait,
+        }
+    }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, op, batch, block_bytes, .. } = self;
-        write!(f, "{kind:?} {op:?} of {batch} x {block_bytes} bytes")
+        write!(f, "{kind:?} {op:?} of {batch} x {block_bytes} bytes")?;
+        if *kind == Kind::Fabric {
+            write!(f, " on {} over {} rails", self.provider, self.rails)?;
+        }
+        Ok(())
     }
 }
 

@@ -59,6 +59,7 @@ Examples:
   kvrail bench --role target --listen 0.0.0.0:7100        there
   kvrail bench --role initiator --connect node-2:7100     here; either may start first
   kvrail bench --role auto --rendezvous node-2:7100       the same command on both hosts
+  kvrail bench --transport ofi --connect node-2:7100      over every NIC of the best RDMA fabric (EFA)
   kvrail bench --format json --output run.json            table on stdout, everything in the file
 
 GB/s are decimal (10^9 bytes), block sizes binary (1 KiB = 1,024 bytes). Latency is per transfer, that is per batch: \
@@ -149,6 +150,8 @@ pub(crate) struct Bench {
     /// Transports, comma-separated [default: auto]
     #[arg(long, value_enum, value_delimiter = ',', help_heading = "Workload")]
     pub(crate) transport: Vec<Transport>,
+    #[command(flatten)]
+    pub(crate) ofi: crate::ofi::Flags,
     /// Posting threads of the initiator [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX as i64), help_heading = "Workload")]
     pub(crate) threads: Option<u32>,

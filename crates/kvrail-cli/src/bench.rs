@@ -3,6 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -11,9 +13,10 @@ use crate::case::Verify;
 use crate::control::{Hello, Message};
 use crate::environment::{self, Environment, PROFILE, VERSION};
 use crate::failure::Failure;
-use crate::initiator;
+use crate::initiator::{self, Audience};
 use crate::link::{self, Link};
-use crate::report::{Report, SCHEMA, Sides};
+use crate::rails::Say;
+use crate::report::{Carrier, Report, SCHEMA, Sides};
 use crate::run::{Place, Run};
 use crate::signals;
 use crate::spawn::{self, Spawned};
@@ -26,6 +29,7 @@ use crate::target;
 /// What ended it early; all that was measured has been written by then.
 pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
     let run = bench.resolve(environment::random_seed())?;
+    run.ofi.check(|variable| std::env::var(variable).ok())?;
     if run.spawned {
         signals::ignore_interrupt()?;
     } else {
@@ -79,7 +83,7 @@ fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> 
     if !run.spawned {
         eprintln!("initiator {from} on {} is here", link.hello.environment.host);
     }
-    let ended = target::serve(&link, run.injection, run.timeout);
+    let ended = target::serve(&link, run);
     // The parent of a spawned target tells the user; two voices would say the same.
     if run.spawned { Ok(()) } else { ended }
 }
@@ -93,6 +97,7 @@ fn initiate(bench: &Bench, run: &Run, address: Option<&str>) -> Result<(), Failu
         failure: None,
         seed: run.seed,
         environment: Sides { initiator: Some(Environment::read()), target: None },
+        transports: Vec::new(),
         results: Vec::new(),
         control: None,
         controls: Vec::new(),
@@ -136,12 +141,16 @@ fn measure(run: &Run, address: Option<&str>, report: &mut Report, sink: &mut Sin
     // The target may be the one that is gone; then there is nobody to tell.
     let _ = match &ended {
         Ok(()) => link.send(Message::Bye),
-        Err(failure) => link.send(Message::Abort { failure: failure.clone() }),
+        // The advice is for whoever reads it here, beside the counters of this side.
+        Err(failure) => {
+            link.send(Message::Abort { failure: Failure { hints: Vec::new(), ..failure.clone() } })
+        }
     };
     ended
 }
 
 fn measure_all(run: &Run, link: &Link, report: &mut Report, sink: &mut Sink) -> Result<(), Failure> {
+    let began = Instant::now();
     if let Some(transports) = &run.control {
         for &transport in transports {
             let control = initiator::run_control(link, run, transport)?;
@@ -159,14 +168,20 @@ fn measure_all(run: &Run, link: &Link, report: &mut Report, sink: &mut Sink) -> 
     sink.expect(run.cases.len());
     for case in &run.cases {
         sink.begin(&case.to_string());
-        let (row, ended) = initiator::run_case(link, run, case, &mut |now| {
-            if carrier.as_ref().is_none_or(|was: &crate::report::Carrier| {
-                (&was.transport, &was.reason) != (&now.transport, &now.reason)
-            }) {
+        let mut met = None;
+        let mut said = |now: &Carrier| {
+            met = Some(now.sides.clone());
+            if carrier
+                .as_ref()
+                .is_none_or(|was: &Carrier| (&was.transport, &was.reason) != (&now.transport, &now.reason))
+            {
                 sink.say(&format!("transport {}: {}", now.transport, now.reason));
                 carrier = Some(now.clone());
             }
-        });
+        };
+        let mut audience = Audience { began, rails: sink.speaker(), carrier: &mut said };
+        let (row, ended) = initiator::run_case(link, run, case, &mut audience);
+        report.transports.extend(met.filter(|sides| !report.transports.contains(sides)));
         if let Some(row) = row {
             sink.text(&table.row(&row))?;
             report.results.push(row);
@@ -219,6 +234,12 @@ impl Sink {
     /// Talk, on stderr.
     fn say(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
+    }
+
+    /// The same, from anywhere.
+    fn speaker(&self) -> Say {
+        let bar = self.bar.clone();
+        Arc::new(move |line| bar.suspend(|| eprintln!("{line}")))
     }
 
     /// A part of the table, unless stdout is for a document.

@@ -46,6 +46,8 @@ pub(crate) enum Transport {
     Auto,
     /// Same host: shared mappings, or batched process_vm calls for private memory.
     Shm,
+    /// libfabric: the rails of EFA, Slingshot, InfiniBand, RoCE; other providers by --provider.
+    Ofi,
     /// Any two hosts.
     Tcp,
 }

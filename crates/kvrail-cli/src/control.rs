@@ -17,7 +17,7 @@ use crate::pattern::Damage;
 /// First bytes on the wire.
 pub(crate) const MAGIC: [u8; 4] = *b"KVRB";
 /// Raised with every change that an older program would misread.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 /// Bytes of the preamble.
 pub(crate) const PREAMBLE_BYTES: usize = 8;
 /// Bytes of a frame's header.
@@ -50,7 +50,10 @@ pub(crate) enum Message {
         case: Box<Case>,
     },
     /// Target: memory and agent are ready.
-    Opened,
+    Opened {
+        /// What each of its transports runs on.
+        carriages: Vec<crate::carriage::Carriage>,
+    },
     /// Initiator: prepare your memory for a round (poison it, or fill it when it is the source). Answer: `Done`.
     Reset {
         /// The round's number: part of the pattern.

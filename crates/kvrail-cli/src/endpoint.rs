@@ -3,6 +3,7 @@
 //! Everything else in this crate speaks of cases and rounds. Errors of the library become failures here, facts from
 //! their `Display`, advice from their hints.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvrail::engine_error::{OpError, TransferError as EngineError};
@@ -12,10 +13,13 @@ use kvrail::{
     TransportConfig,
 };
 
+use crate::carriage::Carriage;
 use crate::case::{Cooperate, Memory, Op, Progress, Transport};
 use crate::failure::Failure;
 use crate::link::Pulse;
+use crate::ofi::Flags;
 use crate::pattern::Bytes;
+use crate::rails::{RailLog, Say};
 use crate::signals;
 use crate::units;
 
@@ -25,6 +29,20 @@ const POLLS: u32 = 8192;
 const NAP: Duration = Duration::from_millis(100);
 /// Rounds of progress between two looks at the control link.
 const DRIVES: u32 = 1024;
+
+/// What an agent is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) transport: Transport,
+    pub(crate) cooperate: Cooperate,
+    /// Where tcp listens.
+    pub(crate) ip: &'a str,
+    pub(crate) ofi: &'a Flags,
+    pub(crate) progress: Progress,
+    /// Deadline of a transfer.
+    pub(crate) timeout: Duration,
+}
 
 /// An agent.
 pub(crate) struct Endpoint {
@@ -55,6 +73,7 @@ pub(crate) struct Remote {
 pub(crate) struct Prepared {
     plan: Plan,
     transfer: Option<Transfer>,
+    rails: Arc<RailLog>,
     inline: bool,
 }
 
@@ -97,19 +116,14 @@ impl Endpoint {
     ///
     /// # Errors
     /// When one of them is not possible here.
-    pub(crate) fn create(
-        name: &str,
-        transport: Transport,
-        cooperate: Cooperate,
-        ip: &str,
-        progress: Progress,
-        timeout: Duration,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn create(setup: Setup<'_>) -> Result<Self, Failure> {
+        let Setup { name, transport, cooperate, ip, ofi, progress, timeout } = setup;
         let address = if ip.contains(':') { format!("[{ip}]:0") } else { format!("{ip}:0") };
         let shm = TransportConfig::shm().cooperate(cooperate == Cooperate::On);
         let transports = match transport {
-            Transport::Auto => vec![shm, TransportConfig::tcp(address)],
+            Transport::Auto => vec![shm, ofi.transport().if_possible(), TransportConfig::tcp(address)],
             Transport::Shm => vec![shm],
+            Transport::Ofi => vec![ofi.transport()],
             Transport::Tcp => vec![TransportConfig::tcp(address)],
         };
         let inline = progress == Progress::Inline;
@@ -153,6 +167,16 @@ impl Endpoint {
         self.agent.metadata().map_err(|e| advised(Failure::environment(e.to_string()), &e))
     }
 
+    /// What each of its transports runs on.
+    pub(crate) fn carriages(&self) -> Vec<Carriage> {
+        self.agent.facts().transports.iter().map(Carriage::new).collect()
+    }
+
+    /// Listens to its rails, for a run that began at `began`.
+    pub(crate) fn listen_to_rails(&self, began: Instant, say: Say) -> Arc<RailLog> {
+        RailLog::new(self.agent.clone(), began, say)
+    }
+
     /// Imports a peer without waiting for it.
     ///
     /// # Errors
@@ -185,20 +209,18 @@ impl Endpoint {
             match remote.peer.state() {
                 PeerState::Ready => return Ok(remote),
                 PeerState::Lost(cause) => {
-                    return Err(Failure::peer(format!(
-                        "{} over {}: {cause}",
-                        remote.peer.name(),
-                        remote.transport()
-                    )));
+                    let silence = remote.peer.silence();
+                    let failure = Failure::peer(format!("{}: {cause}; {silence}", remote.peer.name()));
+                    return Err(silence.hints().into_iter().fold(failure, Failure::hint));
                 }
                 _ if Instant::now() >= deadline => {
-                    return Err(Failure::peer(format!(
-                        "{} does not answer over {} within {}",
+                    let silence = remote.peer.silence();
+                    let failure = Failure::peer(format!(
+                        "{} does not answer within {}; {silence}",
                         remote.peer.name(),
-                        remote.transport(),
                         units::span(within)
-                    ))
-                    .hint("check that a firewall lets the transport's ports through in both directions"));
+                    ));
+                    return Err(silence.hints().into_iter().fold(failure, Failure::hint));
                 }
                 _ if signals::interrupted() => return Err(Failure::interrupted()),
                 _ => std::thread::sleep(Duration::from_micros(100)),
@@ -224,7 +246,7 @@ impl Endpoint {
     /// When the library refuses the blocks.
     pub(crate) fn prepare(
         &self,
-        remote: &Remote,
+        (remote, rails): (&Remote, &Arc<RailLog>),
         pool: &Pool,
         here: &[u64],
         there: &[u64],
@@ -241,7 +263,7 @@ impl Endpoint {
         let took = start.elapsed();
         // The blocks are right by construction: what is refused here is a peer that is no longer known.
         let plan = plan.map_err(|e| advised(Failure::peer(e.to_string()), &e))?;
-        Ok((Prepared { plan, transfer: None, inline: self.inline }, took))
+        Ok((Prepared { plan, transfer: None, rails: rails.clone(), inline: self.inline }, took))
     }
 
     /// Takes the notifications that have come, at most `awaited` and as soon as those are there; how many.
@@ -348,6 +370,7 @@ impl Prepared {
                     None => {}
                 }
             }
+            self.rails.look();
             // The library's own deadline ends a transfer; these two only make that quicker.
             if signals::interrupted() {
                 transfer.cancel();

@@ -9,18 +9,21 @@
 //! 5. every byte is checked, where it arrived;
 //! 6. the plain copy runs over the same blocks.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::carriage::Carriage;
 use crate::case::{Case, Cooperate, Geometry, Memory, Op, Transport, Verify};
 use crate::ceiling::Ceiling;
 use crate::control::{Message, Wound};
-use crate::endpoint::{self, Endpoint, Pool, Prepared, Remote};
+use crate::endpoint::{self, Endpoint, Pool, Prepared, Remote, Setup};
 use crate::environment;
 use crate::failure::Failure;
 use crate::link::Link;
 use crate::measure::{self, Course, Extent, STAMPS_MAX, Samples, Track};
 use crate::pattern::{self, Pattern, Source};
-use crate::report::{Carrier, Control, Row};
+use crate::rails::{RailLog, Say};
+use crate::report::{Carrier, Control, Row, Sides};
 use crate::run::{Effort, Run};
 use crate::signals;
 use crate::target::{CONTROL_REGION_BYTES, stray, verify};
@@ -61,29 +64,43 @@ struct Open<'a> {
     /// CPU time of the target for the words around one lap.
     talk: Duration,
     carrier: Carrier,
+    rails: Arc<RailLog>,
     case: &'a Case,
     link: &'a Link,
     run: &'a Run,
 }
 
-/// Measures one case. `said` hears what carries it, before the first transfer.
-pub(crate) fn run_case(link: &Link, run: &Run, case: &Case, said: &mut dyn FnMut(&Carrier)) -> Ended {
-    let mut open = match Open::new(link, run, case) {
+/// Whom the run talks to, and since when.
+pub(crate) struct Audience<'a> {
+    pub(crate) began: Instant,
+    /// Hears of rails that fail and return.
+    pub(crate) rails: Say,
+    /// Hears what carries a case, before its first transfer.
+    pub(crate) carrier: &'a mut dyn FnMut(&Carrier),
+}
+
+/// Measures one case.
+pub(crate) fn run_case(link: &Link, run: &Run, case: &Case, audience: &mut Audience<'_>) -> Ended {
+    let mut open = match Open::new(link, run, case, audience) {
         Ok(open) => open,
         Err(failure) => return (None, Err(failure)),
     };
-    said(&open.carrier);
+    (audience.carrier)(&open.carrier);
     let measured = open.measure().and_then(|()| open.close_target()).map_err(|f| link.explain(f));
     let wrong = matches!(&measured, Err(f) if f.kind == crate::failure::Kind::Check);
     let verified = !wrong && case.verify != Verify::Off;
     // Transfers that were measured before the interruption were verified, each in its round.
     let counts = open.samples.transfers > 0 && (measured.is_ok() || wrong || case.verify == Verify::Every);
-    let row = counts.then(|| Row::new(case, &open.carrier, &open.samples, verified));
+    let (rails, events) = open.rails.sum_up(&open.carrier.transport);
+    for line in rails.iter().filter_map(|rail| rail.trouble(measured.is_ok())) {
+        (audience.rails)(&line);
+    }
+    let row = counts.then(|| Row::new(case, &open.carrier, &open.samples, verified, (rails, events)));
     (row, measured)
 }
 
 impl<'a> Open<'a> {
-    fn new(link: &'a Link, run: &'a Run, case: &'a Case) -> Result<Self, Failure> {
+    fn new(link: &'a Link, run: &'a Run, case: &'a Case, audience: &Audience<'_>) -> Result<Self, Failure> {
         let local = case.pool_bytes + Ceiling::bytes(case);
         let shared_host = link.same_host(&environment::boot_id());
         let both = if shared_host { local + case.pool_bytes } else { local };
@@ -92,22 +109,23 @@ impl<'a> Open<'a> {
         link.send(Message::Open { case: Box::new(case.clone()) })?;
         let geometry = Geometry::new(case);
         let name = format!("kvrail-bench-initiator-{}-{}", std::process::id(), case.index);
-        let endpoint = Endpoint::create(
-            &name,
-            case.transport,
-            case.cooperate,
-            &link.local_ip(),
-            run.progress,
-            run.timeout,
-        )?;
+        let endpoint = Endpoint::create(Setup {
+            name: &name,
+            transport: case.transport,
+            cooperate: case.cooperate,
+            ip: &link.local_ip(),
+            ofi: &run.ofi,
+            progress: run.progress,
+            timeout: run.timeout,
+        })?;
         let pool = endpoint.register(endpoint::allocate(case.memory, case.pool_bytes)?)?;
         pattern::poison(&pool, 0, case.pool_bytes);
         let ceiling = Ceiling::new(case, &geometry)?;
         let within = run.timeout + handling(case.pool_bytes);
-        match link.receive("its memory", within)? {
-            Message::Opened => {}
+        let there = match link.receive("its memory", within)? {
+            Message::Opened { carriages } => carriages,
             other => return Err(link.unexpected("its memory", &other)),
-        }
+        };
         let metadata = link.receive_blob("its metadata", run.timeout)?;
         let remote = endpoint.connect(&metadata, run.timeout)?;
         let mut reason = reason(case.transport, &remote, shared_host);
@@ -121,11 +139,15 @@ impl<'a> Open<'a> {
             reason +=
                 "; not process_vm, which the kernel denies: private memory is copied twice, through a ring";
         }
-        let carrier = Carrier { reason, transport: remote.transport(), pages: pool.pages() };
+        let transport = remote.transport();
+        let of = |carriages: Vec<Carriage>| carriages.into_iter().find(|c| c.transport == transport);
+        let sides = Sides { initiator: of(endpoint.carriages()), target: of(there) };
+        let carrier = Carrier { reason, transport: transport.clone(), pages: pool.pages(), sides };
         let source = match case.op {
             Op::Write => Source::Initiator,
             Op::Read => Source::Target,
         };
+        let rails = endpoint.listen_to_rails(audience.began, audience.rails.clone());
         let mut open = Self {
             plans: Vec::new(),
             tracks: (0..case.threads).map(|_| Track::new()).collect(),
@@ -139,6 +161,7 @@ impl<'a> Open<'a> {
             ceiling,
             geometry,
             carrier,
+            rails,
             case,
             link,
             run,
@@ -154,8 +177,13 @@ impl<'a> Open<'a> {
     fn prepare(&mut self, thread: u32, slot: u32) -> Result<Prepared, Failure> {
         let blocks = Geometry::slot(self.case, thread, slot);
         let (local, remote) = (&self.geometry.initiator[blocks.clone()], &self.geometry.target[blocks]);
-        let (prepared, took) =
-            self.endpoint.prepare(&self.remote, &self.pool, local, remote, self.case.block_bytes)?;
+        let (prepared, took) = self.endpoint.prepare(
+            (&self.remote, &self.rails),
+            &self.pool,
+            local,
+            remote,
+            self.case.block_bytes,
+        )?;
         measure::record(&mut self.samples.prepare, took);
         Ok(prepared)
     }
@@ -197,6 +225,7 @@ impl<'a> Open<'a> {
         if signals::interrupted() {
             return Err(Failure::interrupted());
         }
+        self.rails.look();
         let slots = u64::from(self.case.slots).min(left) as usize;
         // The last transfers on each slot are left to a verified round.
         let room = usize::try_from(left - slots as u64).unwrap_or(usize::MAX).min(STAMPS_MAX);
@@ -379,7 +408,7 @@ fn reason(asked: Transport, remote: &Remote, same_host: bool) -> String {
         (Transport::Auto, "shm", _) => vec!["the fastest, both processes are on this host".into()],
         (Transport::Auto, _, false) => vec!["the processes are on different hosts".into()],
         (Transport::Auto, ..) => vec!["the best of those that reach the target".into()],
-        (Transport::Shm | Transport::Tcp, ..) => vec!["as told by --transport".into()],
+        (Transport::Shm | Transport::Ofi | Transport::Tcp, ..) => vec!["as told by --transport".into()],
     };
     reasons.extend(remote.passed_over());
     reasons.join("; ")
@@ -429,8 +458,15 @@ pub(crate) fn run_control(link: &Link, run: &Run, transport: Transport) -> Resul
         let metadata = link.receive_blob("its metadata", run.timeout)?;
         metadata_bytes = metadata.len() as u64;
         let agent = format!("kvrail-bench-initiator-{}-c{repetition}", std::process::id());
-        let endpoint =
-            Endpoint::create(&agent, transport, Cooperate::On, &link.local_ip(), run.progress, run.timeout)?;
+        let endpoint = Endpoint::create(Setup {
+            name: &agent,
+            transport,
+            cooperate: Cooperate::On,
+            ip: &link.local_ip(),
+            ofi: &run.ofi,
+            progress: run.progress,
+            timeout: run.timeout,
+        })?;
         let start = Instant::now();
         let remote = endpoint.import(&metadata)?;
         times[3].push(start.elapsed().as_nanos().try_into().unwrap_or(u64::MAX));

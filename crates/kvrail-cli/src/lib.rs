@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod carriage;
 mod case;
 mod ceiling;
 mod control;
@@ -14,7 +15,9 @@ mod failure;
 mod initiator;
 mod link;
 mod measure;
+mod ofi;
 mod pattern;
+mod rails;
 mod report;
 mod run;
 mod signals;

@@ -3,10 +3,12 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::carriage::{self, Carriage};
 use crate::case::{Case, Cooperate, Layout, Memory, Op, Verify};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::measure::Samples;
+use crate::rails::{RailEvent, RailRow};
 
 /// Name and version of the schema. Fields are added under the same version; a changed meaning raises it.
 pub(crate) const SCHEMA: &str = "kvrail.bench.v1";
@@ -23,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) failure: Option<Failure>,
     pub(crate) seed: u64,
     pub(crate) environment: Sides<Option<Environment>>,
+    /// What each transport that carried a case runs on.
+    pub(crate) transports: Vec<Sides<Option<Carriage>>>,
     pub(crate) results: Vec<Row>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) control: Option<Control>,
@@ -31,7 +35,7 @@ pub(crate) struct Report {
 }
 
 /// One value per side.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Sides<T> {
     pub(crate) initiator: T,
     pub(crate) target: T,
@@ -40,12 +44,27 @@ pub(crate) struct Sides<T> {
 /// What really carried the bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Carrier {
-    /// `shm` or `tcp`.
+    /// `shm`, `ofi` or `tcp`.
     pub(crate) transport: String,
     /// Why that one.
     pub(crate) reason: String,
     /// The pages that the initiator's memory is on.
     pub(crate) pages: String,
+    /// What it runs on.
+    pub(crate) sides: Sides<Option<Carriage>>,
+}
+
+impl Carrier {
+    /// What stands above the figures in a table.
+    fn head(&self) -> Vec<String> {
+        let Sides { initiator, target } = &self.sides;
+        initiator.as_ref().map_or_else(Vec::new, |here| carriage::head(here, target.as_ref()))
+    }
+
+    /// The lower of both sides' line rates, GB/s, where it is known.
+    fn line_rate_gbps(&self) -> Option<f64> {
+        carriage::line_rate_gbps(self.sides.initiator.as_ref()?, self.sides.target.as_ref())
+    }
 }
 
 /// One case.
@@ -84,10 +103,24 @@ pub(crate) struct Row {
     /// `bandwidth_gbps` in percent of the ceiling.
     pub(crate) ceiling_percent: Option<f64>,
     pub(crate) above_ceiling: bool,
+    /// The lower of both sides' sums of line rates, where all are known.
+    pub(crate) line_rate_gbps: Option<f64>,
+    /// The initiator's rails, over the whole case: warm-up, timed and verified transfers.
+    pub(crate) rails: Vec<RailRow>,
+    pub(crate) rail_events: Vec<RailEvent>,
+    /// What stands above the figures in a table.
+    #[serde(skip)]
+    pub(crate) head: Vec<String>,
 }
 
 impl Row {
-    pub(crate) fn new(case: &Case, carrier: &Carrier, samples: &Samples, verified: bool) -> Self {
+    pub(crate) fn new(
+        case: &Case,
+        carrier: &Carrier,
+        samples: &Samples,
+        verified: bool,
+        (rails, rail_events): (Vec<RailRow>, Vec<RailEvent>),
+    ) -> Self {
         let bandwidth_gbps = samples.bandwidth_gbps(case);
         let ceiling_gbps = samples.ceiling_gbps(case);
         let ceiling_percent = ceiling_gbps.map(|c| bandwidth_gbps / c * 100.0);
@@ -123,6 +156,10 @@ impl Row {
             ceiling_gbps,
             ceiling_percent,
             above_ceiling: ceiling_percent.is_some_and(|p| p > 100.0),
+            line_rate_gbps: carrier.line_rate_gbps(),
+            rails,
+            rail_events,
+            head: carrier.head(),
         }
     }
 }
@@ -258,9 +295,13 @@ pub(crate) mod tests {
         let case = crate::case::example();
         let mut samples = Samples::new();
         samples.latency.record(1500).unwrap();
-        let carrier =
-            Carrier { transport: "shm".into(), reason: "same host".into(), pages: "4, \"KiB\"".into() };
-        let row = Row::new(&case, &carrier, &samples, true);
+        let carrier = Carrier {
+            transport: "shm".into(),
+            reason: "same host".into(),
+            pages: "4, \"KiB\"".into(),
+            sides: Sides { initiator: None, target: None },
+        };
+        let row = Row::new(&case, &carrier, &samples, true, Default::default());
         Report {
             schema: SCHEMA,
             complete: true,
@@ -268,6 +309,7 @@ pub(crate) mod tests {
             failure: None,
             seed: 1,
             environment: Sides { initiator: None, target: None },
+            transports: Vec::new(),
             results: vec![row],
             control: None,
             controls: Vec::new(),

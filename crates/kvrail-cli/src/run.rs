@@ -42,6 +42,8 @@ pub(crate) struct Run {
     pub(crate) effort: Effort,
     pub(crate) warmup: u32,
     pub(crate) progress: Progress,
+    /// What this side asks of libfabric.
+    pub(crate) ofi: crate::ofi::Flags,
     pub(crate) seed: u64,
     pub(crate) spawned: bool,
     pub(crate) injection: Option<Injection>,
@@ -72,6 +74,12 @@ impl Bench {
         let timeout = self.timeout.unwrap_or(TIMEOUT);
         let seed = self.seed.unwrap_or(random_seed);
         let transports = unique(&self.transport, "--transport", Transport::Auto)?;
+        if let Some(flag) = self.ofi.first()
+            && !matches!(place, Place::Target(_))
+            && !transports.iter().any(|t| matches!(t, Transport::Ofi | Transport::Auto))
+        {
+            return Err(Failure::usage(format!("{flag} has no effect without --transport ofi")));
+        }
         let control = (self.kind == What::Control).then(|| transports.clone());
         let cases = if control.is_some() { Vec::new() } else { self.cases(&transports, seed, timeout)? };
         let effort = match (self.iterations, self.duration) {
@@ -86,6 +94,7 @@ impl Bench {
             effort,
             warmup: self.warmup.unwrap_or(1),
             progress: self.progress.unwrap_or(Progress::Inline),
+            ofi: self.ofi.clone(),
             seed,
             spawned: self.spawned,
             injection: self.inject_corruption,
@@ -328,6 +337,11 @@ mod tests {
             "--op write,write",
             "--op copy",
             "--transport rdma",
+            "--transport tcp --provider efa",
+            "--transport ofi --rails 0",
+            "--transport ofi --rails 65",
+            "--transport ofi --provider no,way",
+            "--transport ofi --affinity near",
             "--block 64KiB..4KiB",
             "--block 4KB",
             "--batch 0",
@@ -339,6 +353,13 @@ mod tests {
         ] {
             assert!(resolve(flags).is_err(), "{flags}");
         }
+    }
+
+    #[test]
+    fn each_side_has_its_own_flags_of_libfabric() {
+        let run = resolve("--transport ofi --provider efa --rails 4 --connect a:1").unwrap();
+        assert_eq!((run.cases[0].transport, run.ofi.rails), (Transport::Ofi, Some(4)));
+        assert_eq!(resolve("--role target --provider efa --devices a,b").unwrap().ofi.devices, ["a", "b"]);
     }
 
     #[test]
@@ -375,6 +396,11 @@ mod tests {
             "--pool",
             "--memory",
             "--transport",
+            "--provider",
+            "--devices",
+            "--rails",
+            "--libfabric",
+            "--affinity",
             "--threads",
             "--progress",
             "--notify",
@@ -397,6 +423,9 @@ mod tests {
             "1MiB",
             "private",
             "shm",
+            "ofi",
+            "efa",
+            "all",
             "4",
             "inline",
             "1s",

@@ -43,6 +43,7 @@ impl Spawned {
             "--timeout",
             &timeout,
         ]);
+        command.args(run.ofi.words());
         if let Some(injection) = run.injection {
             command.arg("--inject-corruption").arg(injection.to_string());
         }

@@ -88,7 +88,8 @@ impl Table {
         );
         if self.above.as_ref() != Some(&above) {
             let gap = if self.above.is_some() { "\n" } else { "" };
-            out += &format!("{gap}{above}\n{}{}", spans(), line(HEADS));
+            let head: String = row.head.iter().map(|line| format!("{line}\n")).collect();
+            out += &format!("{gap}{above}\n{head}{}{}", spans(), line(HEADS));
             self.above = Some(above);
         }
         self.marked |= row.above_ceiling;

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use crate::args::Injection;
 use crate::case::{Case, GUARD_BYTES, Geometry, Op, Progress, Transport};
 use crate::control::{Message, Wound};
-use crate::endpoint::{self, Endpoint, Pool};
+use crate::endpoint::{self, Endpoint, Pool, Setup};
 use crate::environment;
 use crate::failure::Failure;
 use crate::link::Link;
 use crate::measure;
 use crate::pattern::{self, Block, Bytes, Pattern, Source};
+use crate::run::Run;
 use crate::signals;
 
 /// Longest wait for the initiator's next word inside a case: a round of large transfers may take this long. (A dead
@@ -30,8 +31,8 @@ pub(crate) const CONTROL_REGION_BYTES: u64 = 4096;
 ///
 /// # Errors
 /// What ended the run early; the initiator has been told, too.
-pub(crate) fn serve(link: &Link, injection: Option<Injection>, timeout: Duration) -> Result<(), Failure> {
-    let ended = serve_cases(link, injection, timeout);
+pub(crate) fn serve(link: &Link, run: &Run) -> Result<(), Failure> {
+    let ended = serve_cases(link, run);
     if let Err(failure) = &ended {
         // If the link is gone, so is who would want to know.
         let _ = link.send(Message::Abort { failure: failure.clone() });
@@ -39,12 +40,12 @@ pub(crate) fn serve(link: &Link, injection: Option<Injection>, timeout: Duration
     ended
 }
 
-fn serve_cases(link: &Link, injection: Option<Injection>, timeout: Duration) -> Result<(), Failure> {
+fn serve_cases(link: &Link, run: &Run) -> Result<(), Failure> {
     let awaited = "the next case";
     loop {
         match link.receive(awaited, ROUND_MAX)? {
-            Message::Open { case } => Served::open(link, *case, injection, timeout)?.run(link)?,
-            Message::OpenControl { regions, transport } => serve_control(link, regions, transport, timeout)?,
+            Message::Open { case } => Served::open(link, *case, run)?.run(link)?,
+            Message::OpenControl { regions, transport } => serve_control(link, regions, transport, run)?,
             Message::Bye => return Ok(()),
             other => return Err(link.unexpected(awaited, &other)),
         }
@@ -62,27 +63,23 @@ struct Served {
 }
 
 impl Served {
-    fn open(
-        link: &Link,
-        case: Case,
-        injection: Option<Injection>,
-        timeout: Duration,
-    ) -> Result<Self, Failure> {
+    fn open(link: &Link, case: Case, run: &Run) -> Result<Self, Failure> {
         case.check()?;
         environment::check_memory(case.pool_bytes, "the target")?;
-        let injection = injection.filter(|i| i.case == case.index);
+        let injection = run.injection.filter(|i| i.case == case.index);
         if injection.is_some_and(|i| i.block >= case.blocks() || i.offset >= case.block_bytes) {
             return Err(Failure::usage(format!("--inject-corruption is outside of {case}")));
         }
         let name = format!("kvrail-bench-target-{}-{}", std::process::id(), case.index);
-        let endpoint = Endpoint::create(
-            &name,
-            case.transport,
-            case.cooperate,
-            &link.local_ip(),
-            Progress::Thread,
-            timeout,
-        )?;
+        let endpoint = Endpoint::create(Setup {
+            name: &name,
+            transport: case.transport,
+            cooperate: case.cooperate,
+            ip: &link.local_ip(),
+            ofi: &run.ofi,
+            progress: Progress::Thread,
+            timeout: run.timeout,
+        })?;
         let pool = endpoint.register(endpoint::allocate(case.memory, case.pool_bytes)?)?;
         pattern::poison(&pool, 0, case.pool_bytes);
         let source = match case.op {
@@ -91,7 +88,7 @@ impl Served {
         };
         let pattern = Pattern::new(case.seed, source);
         let geometry = Geometry::new(&case);
-        link.send(Message::Opened)?;
+        link.send(Message::Opened { carriages: endpoint.carriages() })?;
         link.send_blob(endpoint.metadata()?)?;
         Ok(Self { case, geometry, pool, endpoint, pattern, injection })
     }
@@ -231,7 +228,7 @@ pub(crate) fn stray(case: &Case, blocks: &[u64], pool: &Pool) -> Option<u64> {
 
 const _: () = assert!(GUARD_BYTES > 0, "contiguous blocks have something before and behind them to look at");
 
-fn serve_control(link: &Link, regions: u32, transport: Transport, timeout: Duration) -> Result<(), Failure> {
+fn serve_control(link: &Link, regions: u32, transport: Transport, run: &Run) -> Result<(), Failure> {
     if regions == 0 || regions > CONTROL_REGIONS_MAX {
         return Err(Failure::usage(format!("{regions} regions are not within 1 to {CONTROL_REGIONS_MAX}")));
     }
@@ -240,14 +237,15 @@ fn serve_control(link: &Link, regions: u32, transport: Transport, timeout: Durat
     let backing = endpoint::allocate(crate::case::Memory::Shared, bytes)?;
     let start = Instant::now();
     let name = format!("kvrail-bench-target-{}", std::process::id());
-    let endpoint = Endpoint::create(
-        &name,
+    let endpoint = Endpoint::create(Setup {
+        name: &name,
         transport,
-        crate::case::Cooperate::On,
-        &link.local_ip(),
-        Progress::Thread,
-        timeout,
-    )?;
+        cooperate: crate::case::Cooperate::On,
+        ip: &link.local_ip(),
+        ofi: &run.ofi,
+        progress: Progress::Thread,
+        timeout: run.timeout,
+    })?;
     let created = Instant::now();
     let parts = endpoint.register_parts(&backing, regions)?;
     let registered = Instant::now();

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use kvrail_core::id::{PeerId, RegionId, Route};
+use kvrail_core::id::{PeerId, RailSet, RegionId, Route};
 use kvrail_core::time::Time;
 use kvrail_core::transport::{
-    Batch, Caps, Event, Op, PeerError, PostError, RailInfo, RegionInfo, RegisterError, Transport,
+    Batch, Caps, Event, Op, PeerError, PostError, RailCounters, RailInfo, RegionInfo, RegisterError,
+    Transport,
 };
 
 use crate::{Limitations, NodeId, Property, Rig, Violation, World, properties};
@@ -34,6 +35,8 @@ pub enum Fault {
     FlipsABitOfAMessage,
     /// Resets do nothing, and nothing fails by itself.
     IgnoresResets,
+    /// Peers are looked for where they were.
+    IgnoresMoves,
     /// Peers stay.
     IgnoresRemovals,
     /// Regions stay registered.
@@ -252,6 +255,30 @@ impl Transport for Tampered<'_> {
 
     fn region_key(&self, region: RegionId, out: &mut Vec<u8>) {
         self.inner.region_key(region, out);
+    }
+
+    fn region_rails(&self, region: RegionId) -> RailSet {
+        self.inner.region_rails(region)
+    }
+
+    fn imported_rails(&self, peer: PeerId, region: RegionId) -> RailSet {
+        self.inner.imported_rails(peer, region)
+    }
+
+    fn readdress(&mut self, now: Time, peer: PeerId, address: &[u8]) -> Result<bool, PeerError> {
+        if self.tamper.fault == Fault::IgnoresMoves {
+            Ok(false)
+        } else {
+            self.inner.readdress(now, peer, address)
+        }
+    }
+
+    fn served(&self) -> bool {
+        self.inner.served()
+    }
+
+    fn rail_counters(&mut self) -> Vec<RailCounters> {
+        self.inner.rail_counters()
     }
 
     fn deregister(&mut self, region: RegionId) -> Result<(), String> {

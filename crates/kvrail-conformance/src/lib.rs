@@ -175,6 +175,9 @@ macro_rules! for_each_property {
             a_reset_pays_all_debts
             a_reset_towards_a_silent_peer_pays_all_debts
             a_route_works_again_after_a_reset
+            messages_and_ops_survive_a_reset_of_another_route
+            a_reset_does_not_change_what_peers_reach_for_long
+            a_region_is_moved_only_over_its_rails
             removing_a_peer_flushes_its_ops
             a_removed_peer_can_be_added_again
             a_vanished_peer_is_reported

@@ -1,9 +1,10 @@
 //! What properties hold in their hands: a world, its nodes introduced to each other, and the books of every node.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use kvrail_core::id::{Generation, LocalRail, PeerId, RegionId, RemoteRail, Route, Token};
+use kvrail_core::id::{Generation, LocalRail, PeerId, RailSet, RegionId, RemoteRail, Route, Token};
+use kvrail_core::limits::RAILS_MAX;
 use kvrail_core::time::Time;
 use kvrail_core::transport::{
     Batch, Caps, Device, Direction, Event, Evidence, Op, PeerError, PostError, RegionInfo, Transport,
@@ -33,6 +34,8 @@ struct Node {
     immediates: Vec<u32>,
     messages: Vec<Vec<u8>>,
     sends_failed: usize,
+    /// Its address changed; the others are told with the next [`Rig::pump`].
+    moved: bool,
     gone: Vec<PeerId>,
     events: Vec<Event>,
 }
@@ -52,6 +55,8 @@ pub struct Rig<'w> {
     tamper: Option<Tamper>,
     nodes: Vec<Node>,
     peers: HashMap<(usize, usize), (PeerId, Vec<Route>)>,
+    /// Peers that a node removed.
+    removed: HashSet<(usize, PeerId)>,
     postings: HashMap<Token, Posting>,
     tokens: u32,
     regions: u32,
@@ -73,6 +78,7 @@ impl<'w> Rig<'w> {
             tamper: None,
             nodes: Vec::new(),
             peers: HashMap::new(),
+            removed: HashSet::new(),
             postings: HashMap::new(),
             tokens: 0,
             regions: 0,
@@ -121,6 +127,7 @@ impl<'w> Rig<'w> {
             immediates: Vec::new(),
             messages: Vec::new(),
             sends_failed: 0,
+            moved: false,
             gone: Vec::new(),
             events: Vec::new(),
         });
@@ -158,12 +165,48 @@ impl<'w> Rig<'w> {
         Ok(())
     }
 
+    /// Removes a peer.
+    pub(crate) fn remove_peer(&mut self, of: usize, other: usize) {
+        let peer = self.peer(of, other);
+        self.removed.insert((of, peer));
+        self.on(of, |t, now| t.remove_peer(now, peer));
+    }
+
     pub(crate) fn peer(&self, of: usize, other: usize) -> PeerId {
         self.peers[&(of, other)].0
     }
 
     pub(crate) fn routes(&self, of: usize, other: usize) -> &[Route] {
         &self.peers[&(of, other)].1
+    }
+
+    /// The rails at both ends that an op may use, as the transport says, and that there are.
+    pub(crate) fn rails_for(&mut self, of: usize, other: usize, op: &Op) -> (RailSet, RailSet) {
+        let peer = self.peer(of, other);
+        let count = (self.nodes[of].rails, self.nodes[other].rails);
+        let here = self.on(of, |t, _| t.region_rails(op.local_region));
+        let there = self.on(of, |t, _| t.imported_rails(peer, op.remote_region));
+        (existing(here, count.0), existing(there, count.1))
+    }
+
+    /// Routes that an op may use, each rail of both ends on one; all of them where the transport knows no such regions.
+    pub(crate) fn routes_for(&mut self, of: usize, other: usize, op: &Op) -> Vec<Route> {
+        let (here, there) = self.rails_for(of, other, op);
+        let l: Vec<_> = here.below(RAILS_MAX).collect();
+        let r: Vec<_> = there.below(RAILS_MAX).collect();
+        if l.is_empty() || r.is_empty() {
+            return self.routes(of, other).to_vec();
+        }
+        let route = |i: usize| Route {
+            local: LocalRail(l[i % l.len()] as u16),
+            remote: RemoteRail(r[i % r.len()] as u16),
+        };
+        (0..l.len().max(r.len())).map(route).collect()
+    }
+
+    /// Rails of a node.
+    pub(crate) fn rails(&self, node: usize) -> usize {
+        self.nodes[node].rails
     }
 
     /// The node's process vanishes.
@@ -329,7 +372,7 @@ impl<'w> Rig<'w> {
         Ok(token)
     }
 
-    /// Posts all ops on the first route.
+    /// Posts all ops on the first route that they may use.
     pub(crate) fn post(
         &mut self,
         from: usize,
@@ -337,7 +380,7 @@ impl<'w> Rig<'w> {
         direction: Direction,
         ops: &[Op],
     ) -> Result<Token, Violation> {
-        let route = self.routes(from, to)[0];
+        let route = self.routes_for(from, to, &ops[0])[0];
         self.post_on(from, to, route, direction, ops)
     }
 
@@ -353,15 +396,32 @@ impl<'w> Rig<'w> {
 
     /// One attempt to send.
     pub(crate) fn try_send(&mut self, from: usize, to: usize, message: &[u8]) -> Result<bool, PostError> {
-        let (peer, route) = (self.peer(from, to), self.routes(from, to)[0]);
+        let route = self.routes(from, to)[0];
+        self.try_send_on(from, to, route, message)
+    }
+
+    fn try_send_on(
+        &mut self,
+        from: usize,
+        to: usize,
+        route: Route,
+        message: &[u8],
+    ) -> Result<bool, PostError> {
+        let peer = self.peer(from, to);
         self.on(from, |t, now| t.send(now, peer, route, message))
     }
 
-    /// Sends, waiting while the peer is full.
+    /// Sends on the first route, waiting while the peer is full.
     pub(crate) fn send(&mut self, from: usize, to: usize, message: &[u8]) -> Verdict {
+        let route = self.routes(from, to)[0];
+        self.send_on(from, to, route, message)
+    }
+
+    /// Sends, waiting while the peer is full.
+    pub(crate) fn send_on(&mut self, from: usize, to: usize, route: Route, message: &[u8]) -> Verdict {
         let give_up = self.now() + self.limits.patience;
         loop {
-            match self.try_send(from, to, message) {
+            match self.try_send_on(from, to, route, message) {
                 Ok(true) => return Ok(()),
                 Ok(false) | Err(PostError::RouteDown) => {
                     demand!(self.now() < give_up, "send took nothing for {:?}", self.limits.patience);
@@ -405,7 +465,33 @@ impl<'w> Rig<'w> {
             }
             Event::SendFailed { .. } => node.sends_failed += 1,
             Event::PeerGone { peer } => node.gone.push(peer),
-            Event::RailDown { .. } | Event::RailUp { .. } | Event::AddressChanged => {}
+            Event::AddressChanged => node.moved = true,
+            Event::RailDown { .. } | Event::RailUp { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// What an engine's greeting does after [`Event::AddressChanged`]: the nodes that know this one learn where it is now.
+    fn tell_of_moves(&mut self) -> Verdict {
+        for node in 0..self.nodes.len() {
+            if !self.nodes[node].alive || !std::mem::take(&mut self.nodes[node].moved) {
+                continue;
+            }
+            let mut address = Vec::new();
+            self.on(node, |t, _| t.address(&mut address));
+            let knows = self.peers.iter().filter(|((_, other), _)| *other == node);
+            let mut knows: Vec<_> = knows.map(|((of, _), (peer, _))| (*of, *peer)).collect();
+            knows.sort_unstable();
+            for (of, peer) in knows {
+                if self.nodes[of].alive {
+                    let answer = self.on(of, |t, now| t.readdress(now, peer, &address));
+                    if let Err(e) = answer
+                        && !self.removed.contains(&(of, peer))
+                    {
+                        violated!("readdress refused a live node's new address: {e}");
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -417,6 +503,7 @@ impl<'w> Rig<'w> {
                 self.poll(node)?;
             }
         }
+        self.tell_of_moves()?;
         self.world.step();
         Ok(())
     }
@@ -492,6 +579,12 @@ impl<'w> Rig<'w> {
         Ok(())
     }
 
+    /// Resets one route to a peer.
+    pub(crate) fn reset_route(&mut self, node: usize, other: usize, route: Route) {
+        let peer = self.peer(node, other);
+        self.on(node, |t, now| t.reset(now, peer, route));
+    }
+
     /// Resets all routes to a peer.
     pub(crate) fn reset(&mut self, node: usize, other: usize) {
         let (peer, routes) = self.peers[&(node, other)].clone();
@@ -499,4 +592,9 @@ impl<'w> Rig<'w> {
             self.on(node, |t, now| t.reset(now, peer, route));
         }
     }
+}
+
+/// The rails of a set that exist.
+fn existing(set: RailSet, count: usize) -> RailSet {
+    set.below(count).fold(RailSet::NONE, RailSet::with)
 }

@@ -189,6 +189,14 @@ impl RailSet {
         self.0 == 0
     }
 
+    /// The set as it is among `count` rails: [`RailSet::ALL`] if each of them belongs to it, else without those that do
+    /// not exist.
+    #[must_use]
+    pub const fn among(self, count: usize) -> Self {
+        let existing = if count >= crate::limits::RAILS_MAX { u64::MAX } else { (1 << count) - 1 };
+        if self.0 & existing == existing { Self::ALL } else { Self(self.0 & existing) }
+    }
+
     /// Indices of the set's rails below `count`, ascending.
     pub fn below(self, count: usize) -> impl Iterator<Item = usize> {
         (0..count).filter(move |&index| self.contains(index))
@@ -196,3 +204,18 @@ impl RailSet {
 }
 
 const _: () = assert!(crate::limits::RAILS_MAX <= 64, "a rail set is one word");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_among_rails_names_all_of_them_or_only_those_that_exist() {
+        assert_eq!(RailSet::ALL.among(3), RailSet::ALL);
+        assert_eq!(RailSet::from_bits(0b111).among(3), RailSet::ALL);
+        assert_eq!(RailSet::from_bits(0b1_0101).among(4), RailSet::from_bits(0b0101));
+        assert_eq!(RailSet::from_bits(0b1_0000).among(4), RailSet::NONE);
+        assert_eq!(RailSet::ALL.among(64), RailSet::ALL);
+        assert_eq!(RailSet::NONE.among(64), RailSet::NONE);
+    }
+}

@@ -3,8 +3,9 @@
 /// Rails of one agent, local or remote. P5 has 32; two of every kind still fit.
 pub const RAILS_MAX: usize = 64;
 
-/// Routes to one peer: every local rail and every remote rail is on at least one.
-pub const ROUTES_MAX: usize = RAILS_MAX;
+/// Routes to one peer: each pairing of a local rail with a remote one, at most once. A peer begins with one per rail of
+/// the larger side; further ones are made when a plan's regions, or a failover, need them.
+pub const ROUTES_MAX: usize = RAILS_MAX * RAILS_MAX;
 
 /// Regions of one agent.
 pub const REGIONS_MAX: usize = 1 << 20;
@@ -49,8 +50,7 @@ pub const UNACKNOWLEDGED_MAX: usize = CONTROL_WINDOW + 2 * SLOTS_PER_PEER;
 const _: () = assert!(UNACKNOWLEDGED_MAX <= 64, "the receiver remembers 64 messages beyond the first gap");
 const _: () = assert!(SLOTS_PER_PEER <= crate::wire::control::GREETING_SLOTS_MAX);
 
-const _: () =
-    assert!(ROUTES_MAX >= RAILS_MAX, "an unequal pairing needs as many routes as the larger side has rails");
+const _: () = assert!(ROUTES_MAX <= 1 << 16, "a route's position is kept in 16 bits");
 const _: () = assert!(
     MESSAGE_BYTES_MIN >= NOTIFICATION_BYTES_MAX + 64 * RAILS_MAX / 4 + 512,
     "a close message carries a notification and a count per rail"

@@ -6,13 +6,17 @@
 //!
 //! Ops are an array of 32-byte structs in the caller's order: the fabric needs all fields of an op together, so one
 //! cache line serves two ops, and the division among routes is a handful of ranges ([`crate::stripe`]).
+//!
+//! A region is reachable on certain rails only: its keys exist nowhere else. Where a plan's regions differ in that, its
+//! ops are put together by the rails of both ends (in the caller's order within that), each such [`Part`] is divided
+//! among routes of its own, and a failover never leaves them.
 
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::descriptor::{Descriptors, Run};
-use crate::id::{Generation, PeerId, RegionId};
+use crate::id::{Generation, PeerId, RailSet, RegionId};
 use crate::limits::PLAN_OPS_MAX;
 use crate::region::RegionView;
 use crate::stripe::{self, Segment};
@@ -25,10 +29,37 @@ pub struct Plan {
     pub(crate) peer: PeerId,
     pub(crate) ops: Vec<Op>,
     pub(crate) segments: Vec<Segment>,
+    /// By the rails that the ops may use; in op order, covering all.
+    pub(crate) parts: Vec<Part>,
     pub(crate) local: Side,
     pub(crate) remote: Side,
     bytes: u64,
     descriptors: u64,
+}
+
+/// Ops of a plan that may use the same rails: from the end of the part before up to `end`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Part {
+    /// Where the local regions are registered.
+    pub(crate) local: RailSet,
+    /// Where the remote regions are registered.
+    pub(crate) remote: RailSet,
+    /// One past its last op.
+    pub(crate) end: u32,
+}
+
+/// Routes between two sets of rails: where a part is divided.
+pub(crate) struct Lane<'a> {
+    /// Their positions in the peer's list; empty when it is the first `weights.len()` of that list.
+    pub(crate) routes: &'a [u16],
+    /// Their weights.
+    pub(crate) weights: &'a [u64],
+}
+
+/// Gives lanes; makes the routes that are missing.
+pub(crate) trait Lanes {
+    /// The lane between two sets, each as [`RailSet::among`] makes it and not empty.
+    fn lane(&mut self, local: RailSet, remote: RailSet) -> Lane<'_>;
 }
 
 /// The regions of one side that a plan uses, and the epoch at which they were last seen to be current.
@@ -49,6 +80,17 @@ impl Side {
             self.valid_at.store(view.epoch, Ordering::Relaxed);
         }
         stale.map(|(id, _)| *id)
+    }
+
+    /// The rails of all the regions; none where they differ.
+    fn rails(&self, side: SideName, view: &RegionView) -> Result<Option<RailSet>, PlanError> {
+        let sets = self.regions.iter().map(|(id, _)| (*id, view.rails(*id)));
+        if let Some((region, _)) = sets.clone().find(|(_, rails)| rails.is_empty()) {
+            return Err(PlanError::NoRails { side, region });
+        }
+        let mut sets = sets.map(|(_, rails)| rails);
+        let first = sets.next().unwrap_or(RailSet::ALL);
+        Ok(sets.all(|rails| rails == first).then_some(first))
     }
 
     pub(crate) fn uses(&self, region: RegionId) -> bool {
@@ -85,6 +127,12 @@ impl Plan {
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// The part that an op of the plan belongs to.
+    pub(crate) fn part_of(&self, op: u32) -> Part {
+        let all = Part { local: RailSet::ALL, remote: RailSet::ALL, end: self.ops.len() as u32 };
+        self.parts.get(self.parts.partition_point(|part| part.end <= op)).copied().unwrap_or(all)
     }
 }
 
@@ -161,6 +209,13 @@ pub enum PlanError {
     },
     /// More than [`PLAN_OPS_MAX`] ops.
     TooManyOps,
+    /// The region is registered on no rail that its owner still has: nothing can move it.
+    NoRails {
+        /// Which side.
+        side: SideName,
+        /// The region.
+        region: RegionId,
+    },
 }
 
 impl fmt::Display for PlanError {
@@ -183,6 +238,7 @@ impl fmt::Display for PlanError {
                 "slice {index}: {len} bytes at offset {offset} end outside {side} {region} of {region_len} bytes"
             ),
             Self::TooManyOps => write!(f, "a plan has at most {PLAN_OPS_MAX} ops; make several plans"),
+            Self::NoRails { side, region } => write!(f, "{side} {region} can be moved over no rail"),
         }
     }
 }
@@ -194,9 +250,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) peer: PeerId,
     pub(crate) local: &'a RegionView,
     pub(crate) remote: &'a RegionView,
-    /// One weight per route of the peer.
-    pub(crate) weights: &'a [u64],
-    /// Route that begins.
+    /// Route of a lane that begins.
     pub(crate) rotate: usize,
     pub(crate) op_bytes_max: u32,
     pub(crate) stripe_bytes_min: u32,
@@ -204,6 +258,7 @@ pub(crate) struct Inputs<'a> {
 
 pub(crate) fn prepare(
     inputs: &Inputs<'_>,
+    lanes: &mut dyn Lanes,
     local: &Descriptors,
     remote: &Descriptors,
 ) -> Result<Plan, PlanError> {
@@ -226,16 +281,70 @@ pub(crate) fn prepare(
         bytes = bytes.saturating_add(l.len);
         append(&mut ops, &l, &r, inputs.op_bytes_max)?;
     }
-    let (ops, segments) = stripe::divide(ops, inputs.weights, inputs.rotate, inputs.stripe_bytes_min);
+    let (here, there) = (here.finish(), there.finish());
+    let one = here.rails(SideName::Local, inputs.local)?.zip(there.rails(SideName::Remote, inputs.remote)?);
+    let Assigned { ops, segments, parts } = match one {
+        Some((local, remote)) => assign(inputs, lanes, ops, local, remote),
+        None => assign_by_rails(inputs, lanes, ops),
+    };
     Ok(Plan {
         peer: inputs.peer,
         ops,
         segments,
-        local: here.finish(),
-        remote: there.finish(),
+        parts,
+        local: here,
+        remote: there,
         bytes,
         descriptors: local.len(),
     })
+}
+
+/// Ops with their routes and rails.
+#[derive(Default)]
+struct Assigned {
+    ops: Vec<Op>,
+    segments: Vec<Segment>,
+    parts: Vec<Part>,
+}
+
+/// Divides ops that may all use the same rails.
+fn assign(
+    inputs: &Inputs<'_>,
+    lanes: &mut dyn Lanes,
+    ops: Vec<Op>,
+    local: RailSet,
+    remote: RailSet,
+) -> Assigned {
+    let lane = lanes.lane(local, remote);
+    let (ops, mut segments) = stripe::divide(ops, lane.weights, inputs.rotate, inputs.stripe_bytes_min);
+    if !lane.routes.is_empty() {
+        segments.iter_mut().for_each(|segment| segment.route = lane.routes[usize::from(segment.route)]);
+    }
+    let parts = alloc::vec![Part { local, remote, end: ops.len() as u32 }];
+    Assigned { ops, segments, parts }
+}
+
+/// Puts together what may use the same rails, and divides each of that.
+fn assign_by_rails(inputs: &Inputs<'_>, lanes: &mut dyn Lanes, mut ops: Vec<Op>) -> Assigned {
+    let rails = |op: &Op| (inputs.local.rails(op.local_region), inputs.remote.rails(op.remote_region));
+    ops.sort_by_key(|op| {
+        let (local, remote) = rails(op);
+        (local.bits(), remote.bits())
+    });
+    let mut all = Assigned::default();
+    for alike in ops.chunk_by(|a, b| rails(a) == rails(b)) {
+        let (local, remote) = rails(&alike[0]);
+        let part = assign(inputs, lanes, alike.to_vec(), local, remote);
+        let shift = all.ops.len() as u32;
+        all.segments.extend(part.segments.iter().map(|s| Segment {
+            first: s.first + shift,
+            end: s.end + shift,
+            ..*s
+        }));
+        all.parts.extend(part.parts.iter().map(|p| Part { end: p.end + shift, ..*p }));
+        all.ops.extend(part.ops);
+    }
+    all
 }
 
 /// Adds a pair of slices: longer by extending the last op where both sides go on without a gap, else as new ops of
@@ -346,15 +455,29 @@ mod tests {
     fn view(lens: &[u64]) -> RegionView {
         let mut view = RegionView::default();
         for (id, &len) in lens.iter().enumerate() {
-            view.set(RegionInfo {
-                id: RegionId(id as u32),
-                generation: Generation(1),
-                base: 0x10_0000,
-                len,
-                device: Device::Host,
-            });
+            view.set(info(id as u32, len), RailSet::ALL);
         }
         view
+    }
+
+    fn info(id: u32, len: u64) -> RegionInfo {
+        let device = Device::Host;
+        RegionInfo { id: RegionId(id), generation: Generation(1), base: 0x10_0000, len, device }
+    }
+
+    /// Two routes; or, between other sets than all rails, one per asking, with the sets that were asked for.
+    #[derive(Default)]
+    struct Asked(Vec<(RailSet, RailSet)>, Vec<u16>);
+
+    impl Lanes for Asked {
+        fn lane(&mut self, local: RailSet, remote: RailSet) -> Lane<'_> {
+            self.0.push((local, remote));
+            if (local, remote) == (RailSet::ALL, RailSet::ALL) {
+                return Lane { routes: &[], weights: &[1, 1] };
+            }
+            self.1 = alloc::vec![1 + self.0.len() as u16];
+            Lane { routes: &self.1, weights: &[7] }
+        }
     }
 
     fn plan_of(
@@ -368,12 +491,11 @@ mod tests {
             peer: PeerId { slot: 0, generation: Generation(1) },
             local: &view,
             remote: &view,
-            weights: &[1, 1],
             rotate: 0,
             op_bytes_max,
             stripe_bytes_min: 128 << 10,
         };
-        prepare(&inputs, local, remote)
+        prepare(&inputs, &mut Asked::default(), local, remote)
     }
 
     fn list(slices: &[(u32, u64, u64)]) -> Descriptors {
@@ -438,6 +560,41 @@ mod tests {
             Err(PlanError::UnknownRegion { side: SideName::Remote, .. })
         ));
         assert_eq!(plan_of(&[KIB], &list(&[]), &list(&[]), 4096).unwrap_err(), PlanError::Empty);
+    }
+
+    #[test]
+    fn each_op_goes_to_a_lane_between_the_rails_of_its_own_regions() {
+        let near = |bits| RailSet::from_bits(bits);
+        let mut view = RegionView::default();
+        view.set(info(0, 64 * KIB), near(0b0011));
+        view.set(info(1, 64 * KIB), near(0b1100));
+        view.set(info(2, 64 * KIB), RailSet::NONE);
+        let inputs = Inputs {
+            peer: PeerId { slot: 0, generation: Generation(1) },
+            local: &view,
+            remote: &view,
+            rotate: 0,
+            op_bytes_max: 4096,
+            stripe_bytes_min: 128 << 10,
+        };
+        let local = list(&[(0, 0, KIB), (1, 0, KIB), (0, 2 * KIB, KIB), (1, 4 * KIB, KIB)]);
+        let remote = list(&[(1, 0, KIB), (1, 2 * KIB, KIB), (1, 4 * KIB, KIB), (0, 0, KIB)]);
+        let mut asked = Asked::default();
+        let plan = prepare(&inputs, &mut asked, &local, &remote).unwrap();
+        let sets = [(near(0b0011), near(0b1100)), (near(0b1100), near(0b0011)), (near(0b1100), near(0b1100))];
+        assert_eq!(asked.0, sets);
+        for (at, op) in plan.ops().iter().enumerate() {
+            let part = plan.part_of(at as u32);
+            assert_eq!(
+                (part.local, part.remote),
+                (view.rails(op.local_region), view.rails(op.remote_region))
+            );
+        }
+        let routes: Vec<_> = plan.segments().iter().map(|s| (s.route, s.first, s.end)).collect();
+        assert_eq!(routes, [(2, 0, 2), (3, 2, 3), (4, 3, 4)]);
+        assert_eq!(plan.bytes(), 4 * KIB);
+        let nowhere = prepare(&inputs, &mut Asked::default(), &list(&[(0, 0, 1)]), &list(&[(2, 0, 1)]));
+        assert_eq!(nowhere.unwrap_err(), PlanError::NoRails { side: SideName::Remote, region: RegionId(2) });
     }
 
     #[test]

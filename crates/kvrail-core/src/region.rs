@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::id::{Generation, RegionId};
+use crate::id::{Generation, RailSet, RegionId};
 use crate::limits::REGIONS_MAX;
 use crate::transport::{Device, RegionInfo};
 
@@ -121,26 +121,31 @@ impl RegionTable {
 /// Regions as one side of a plan sees them: indexed by id, with an epoch that changes whenever anything does.
 #[derive(Debug, Default)]
 pub(crate) struct RegionView {
-    regions: Vec<Option<RegionInfo>>,
+    regions: Vec<Option<(RegionInfo, RailSet)>>,
     pub(crate) epoch: u64,
 }
 
 impl RegionView {
     pub(crate) fn get(&self, id: RegionId) -> Option<&RegionInfo> {
-        self.regions.get(id.index())?.as_ref()
+        self.regions.get(id.index())?.as_ref().map(|(info, _)| info)
     }
 
     pub(crate) fn holds(&self, id: RegionId, generation: Generation) -> bool {
         self.get(id).is_some_and(|region| region.generation == generation)
     }
 
-    /// The caller has checked `id` against [`REGIONS_MAX`].
-    pub(crate) fn set(&mut self, region: RegionInfo) {
+    /// The rails of its owner that a region may be moved over; none if it is not there.
+    pub(crate) fn rails(&self, id: RegionId) -> RailSet {
+        self.regions.get(id.index()).and_then(Option::as_ref).map_or(RailSet::NONE, |(_, rails)| *rails)
+    }
+
+    /// The caller has checked `id` against [`REGIONS_MAX`], and `rails` are among those that exist.
+    pub(crate) fn set(&mut self, region: RegionInfo, rails: RailSet) {
         let index = region.id.index();
         if index >= self.regions.len() {
             self.regions.resize(index + 1, None);
         }
-        self.regions[index] = Some(region);
+        self.regions[index] = Some((region, rails));
         self.epoch += 1;
     }
 
@@ -152,7 +157,7 @@ impl RegionView {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &RegionInfo> {
-        self.regions.iter().flatten()
+        self.regions.iter().flatten().map(|(info, _)| info)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::id::{LocalRail, RemoteRail, Route};
+use crate::id::{LocalRail, RailSet, RemoteRail, Route};
 use crate::transport::RailInfo;
 
 /// A route and its share of large transfers.
@@ -18,15 +18,27 @@ pub struct WeightedRoute {
 /// on at least one; a rail that is on several shares its rate among them.
 #[must_use]
 pub fn pair(local: &[RailInfo], remote: &[RailInfo]) -> Vec<WeightedRoute> {
-    let count = if local.is_empty() || remote.is_empty() { 0 } else { local.len().max(remote.len()) };
-    let share = |rails: &[RailInfo], index: usize| {
-        let routes_of = count / rails.len() + usize::from(index < count % rails.len());
-        rails[index].rate_bps / routes_of as u64
+    pair_within((&rates(local), RailSet::ALL), (&rates(remote), RailSet::ALL))
+}
+
+/// Line rates in the order of the rails, bits per second.
+pub(crate) fn rates(rails: &[RailInfo]) -> Vec<u64> {
+    rails.iter().map(|rail| rail.rate_bps).collect()
+}
+
+/// As [`pair`], for the rails of two sets only: both sides as all their rates and the rails that may be used.
+pub(crate) fn pair_within(local: (&[u64], RailSet), remote: (&[u64], RailSet)) -> Vec<WeightedRoute> {
+    let rails = |(rates, set): (&[u64], RailSet)| set.below(rates.len()).collect::<Vec<usize>>();
+    let (locals, remotes) = (rails(local), rails(remote));
+    let count = if locals.is_empty() || remotes.is_empty() { 0 } else { locals.len().max(remotes.len()) };
+    let share = |rate: u64, rails: usize, k: usize| {
+        let routes_of = count / rails + usize::from(k % rails < count % rails);
+        rate / routes_of as u64
     };
     (0..count)
         .map(|k| {
-            let (l, r) = (k % local.len(), k % remote.len());
-            let weight = match (share(local, l), share(remote, r)) {
+            let (l, r) = (locals[k % locals.len()], remotes[k % remotes.len()]);
+            let weight = match (share(local.0[l], locals.len(), k), share(remote.0[r], remotes.len(), k)) {
                 (0, known) | (known, 0) => known,
                 (a, b) => a.min(b),
             };
@@ -68,6 +80,27 @@ mod tests {
             for x in &routes {
                 prop_assert!(x.route.local.index() < local.len() && x.route.remote.index() < remote.len());
                 prop_assert!(x.weight > 0);
+            }
+        }
+
+        #[test]
+        fn a_pairing_of_subsets_uses_each_of_their_rails_and_no_other(
+            local in (1usize..=64, any::<u64>()),
+            remote in (1usize..=64, any::<u64>()),
+        ) {
+            let sets = [local, remote].map(|(_, bits)| RailSet::from_bits(bits));
+            let rates = [local, remote].map(|(count, _)| alloc::vec![100; count]);
+            let routes = pair_within((&rates[0], sets[0]), (&rates[1], sets[1]));
+            let rails = [0, 1].map(|side: usize| sets[side].below(rates[side].len()).collect::<Vec<_>>());
+            if rails.iter().any(Vec::is_empty) {
+                prop_assert!(routes.is_empty());
+            } else {
+                prop_assert_eq!(routes.len(), rails[0].len().max(rails[1].len()));
+                for &l in &rails[0] { prop_assert!(routes.iter().any(|x| x.route.local.index() == l)); }
+                for &r in &rails[1] { prop_assert!(routes.iter().any(|x| x.route.remote.index() == r)); }
+                for x in &routes {
+                    prop_assert!(sets[0].contains(x.route.local.index()) && sets[1].contains(x.route.remote.index()));
+                }
             }
         }
     }

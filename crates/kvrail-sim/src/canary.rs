@@ -6,7 +6,7 @@
 use core::cell::Cell;
 
 use kvrail_core::hazards::Hazards;
-use kvrail_core::id::{PeerId, RegionId, RemoteRail, Route};
+use kvrail_core::id::{PeerId, RailSet, RegionId, RemoteRail, Route};
 use kvrail_core::time::Time;
 use kvrail_core::transport::{
     Batch, Caps, Event, Op, PeerError, PostError, RailInfo, RegionInfo, RegisterError, Transport,
@@ -40,11 +40,15 @@ pub enum Canary {
     QueueMisread,
     /// A deregistration never reaches the fabric.
     LeakedRegistration,
+    /// Every region is believed to be registered on every rail.
+    RailsIgnored,
+    /// Nobody is told that an endpoint was replaced.
+    SecretMove,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::DroppedDedup,
         Self::MissingFence,
         Self::LocalFence,
@@ -56,6 +60,8 @@ impl Canary {
         Self::TrailingBytes,
         Self::QueueMisread,
         Self::LeakedRegistration,
+        Self::RailsIgnored,
+        Self::SecretMove,
     ];
 
     /// Its name on the command line.
@@ -73,6 +79,8 @@ impl Canary {
             Self::TrailingBytes => "trailing-bytes",
             Self::QueueMisread => "queue-misread",
             Self::LeakedRegistration => "leaked-registration",
+            Self::RailsIgnored => "rails-ignored",
+            Self::SecretMove => "secret-move",
         }
     }
 
@@ -97,6 +105,8 @@ impl Canary {
             Self::TrailingBytes => &[Checker::Bytes],
             Self::QueueMisread => &[Checker::Credits],
             Self::LeakedRegistration => &[Checker::Leaks],
+            Self::RailsIgnored => &[Checker::Addressing],
+            Self::SecretMove => &[Checker::Progress],
         }
     }
 }
@@ -135,6 +145,8 @@ pub struct Saboteur {
     caps: Caps,
     /// Refused deregistrations stay the wrapper's secret.
     leaked: Cell<u32>,
+    /// The address at the beginning.
+    first_address: Vec<u8>,
 }
 
 impl Saboteur {
@@ -145,7 +157,9 @@ impl Saboteur {
         if canary == Some(Canary::QueueMisread) {
             caps.receives_max = caps.receives_max.saturating_mul(64);
         }
-        Self { inner, canary, caps, leaked: Cell::new(0) }
+        let mut first_address = Vec::new();
+        inner.address(&mut first_address);
+        Self { inner, canary, caps, leaked: Cell::new(0), first_address }
     }
 
     fn is(&self, canary: Canary) -> bool {
@@ -163,7 +177,11 @@ impl Transport for Saboteur {
     }
 
     fn address(&self, out: &mut Vec<u8>) {
-        self.inner.address(out);
+        if self.is(Canary::SecretMove) {
+            out.extend(&self.first_address);
+        } else {
+            self.inner.address(out);
+        }
     }
 
     fn register(&mut self, region: &RegionInfo) -> Result<(), RegisterError> {
@@ -177,6 +195,18 @@ impl Transport for Saboteur {
 
     fn region_key(&self, region: RegionId, out: &mut Vec<u8>) {
         self.inner.region_key(region, out);
+    }
+
+    fn region_rails(&self, region: RegionId) -> RailSet {
+        if self.is(Canary::RailsIgnored) { RailSet::ALL } else { self.inner.region_rails(region) }
+    }
+
+    fn imported_rails(&self, peer: PeerId, region: RegionId) -> RailSet {
+        if self.is(Canary::RailsIgnored) { RailSet::ALL } else { self.inner.imported_rails(peer, region) }
+    }
+
+    fn readdress(&mut self, now: Time, peer: PeerId, address: &[u8]) -> Result<bool, PeerError> {
+        self.inner.readdress(now, peer, address)
     }
 
     fn deregister(&mut self, region: RegionId) -> Result<(), String> {
@@ -226,13 +256,16 @@ impl Transport for Saboteur {
     fn poll(&mut self, now: Time, events: &mut Vec<Event>) {
         let start = events.len();
         self.inner.poll(now, events);
-        if self.is(Canary::ErrorLost) {
-            let mut at = 0;
-            events.retain(|event| {
-                at += 1;
-                at <= start || !matches!(event, Event::Failed { .. })
-            });
-        }
+        let mut at = 0;
+        events.retain(|event| {
+            at += 1;
+            let withheld = match event {
+                Event::Failed { .. } => self.is(Canary::ErrorLost),
+                Event::AddressChanged => self.is(Canary::SecretMove),
+                _ => false,
+            };
+            at <= start || !withheld
+        });
     }
 
     fn reset(&mut self, now: Time, peer: PeerId, route: Route) {

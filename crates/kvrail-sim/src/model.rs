@@ -57,6 +57,9 @@ pub struct Model {
     pub poll_budget: usize,
     /// A target answers only initiators that it has added as a peer (EFA's address vector; status 14 otherwise).
     pub target_knows_initiator: bool,
+    /// A reset replaces the endpoint of its local rail: whatever is in flight on the rail is flushed, and the address of the
+    /// process changes, of which its peers must be told. Fabrics that cannot take one op back do it so.
+    pub reset_replaces_endpoint: bool,
     /// More unread immediates than receives are a violation: nothing but the engine's credit holds them back (KR-8).
     /// Messages are held back by the fabric: they wait for a receive, and fail as receiver not ready in the end.
     pub overflow_is_violation: bool,
@@ -86,6 +89,7 @@ impl Default for Model {
             receives_max: 4096,
             poll_budget: 256,
             target_knows_initiator: true,
+            reset_replaces_endpoint: false,
             overflow_is_violation: true,
         }
     }

@@ -117,10 +117,12 @@ impl Scenario {
     #[must_use]
     pub fn summary(&self) -> String {
         let rails: Vec<usize> = self.nodes.iter().map(|node| node.rails.len()).collect();
+        let sockets: Vec<usize> = self.nodes.iter().map(|node| node.sockets).collect();
         format!(
-            "{} evidence, rails {rails:?}, mtu {}, commit ≤ {} µs, linger {} µs, queue {}, receives {}, {} transfers, {} \
-             troubles",
+            "{} evidence, rails {rails:?} on sockets {sockets:?}{}, mtu {}, commit ≤ {} µs, linger {} µs, queue {}, \
+             receives {}, {} transfers, {} troubles",
             self.model.evidence,
+            if self.model.reset_replaces_endpoint { ", resets replace endpoints" } else { "" },
             self.model.mtu,
             self.model.commit_max / US,
             self.model.linger / US,
@@ -140,7 +142,13 @@ fn model(rng: &mut Rng) -> Model {
         Evidence::Counted => rng.pick(&[0, linger / 4, linger]),
         Evidence::Delivered => 0,
     };
-    let stall_timeout = rng.pick(&[2 * MS, 5 * MS, 10 * MS]);
+    let reset_replaces_endpoint = rng.chance(400_000);
+    // Where a reset costs an endpoint, what is merely late must not be taken for lost: the tail ends at 4 ms.
+    let stall_timeout = if reset_replaces_endpoint {
+        rng.pick(&[10 * MS, 20 * MS])
+    } else {
+        rng.pick(&[2 * MS, 5 * MS, 10 * MS])
+    };
     Model {
         evidence,
         mtu: rng.pick(&[64, 256, 1024, 8928]),
@@ -157,6 +165,7 @@ fn model(rng: &mut Rng) -> Model {
         receives_max: rng.pick(&[16, 16, 32, 64, 512]),
         poll_budget: rng.pick(&[1, 8, 256]),
         target_knows_initiator: rng.chance(500_000),
+        reset_replaces_endpoint,
         ..Model::default()
     }
 }
@@ -166,12 +175,12 @@ fn nodes(rng: &mut Rng) -> Vec<NodeSpec> {
     let equal = rng.chance(300_000).then(|| rng.within(1, 4));
     (0..count)
         .map(|_| {
-            let rails = equal.unwrap_or_else(|| rng.pick(&[1, 1, 2, 2, 3, 4, 8]));
+            let rails = equal.unwrap_or_else(|| rng.pick(&[1, 1, 2, 2, 3, 4, 4, 8, 8, 32]));
             let rates = [100_000_000_000, 200_000_000_000, 400_000_000_000];
             let first = rng.pick(&rates);
             let mixed = rng.chance(200_000);
             let rails = (0..rails).map(|_| if mixed { rng.pick(&rates) } else { first }).collect();
-            NodeSpec { rails, memory: rng.pick(&[16 << 10, 32 << 10]) }
+            NodeSpec { rails, memory: rng.pick(&[16 << 10, 32 << 10]), sockets: rng.pick(&[1, 1, 2, 2, 4]) }
         })
         .collect()
 }

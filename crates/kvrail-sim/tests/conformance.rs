@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kvrail_conformance::faults::{Canary, Fault, catch};
 use kvrail_conformance::{Limitations, NodeId, World};
 use kvrail_core::time::Time;
 use kvrail_core::transport::{Evidence, Transport};
@@ -19,6 +20,7 @@ const EARLY: &[(&str, &str)] = &[
 struct SimWorld {
     fabric: SimFabric,
     not_claimed: &'static [(&'static str, &'static str)],
+    sockets: usize,
     nodes: Vec<SimTransport>,
 }
 
@@ -35,14 +37,33 @@ impl SimWorld {
         let fabric = SimFabric::new(1, model, Vec::new(), false);
         fabric.self_clocked();
         let not_claimed = if commit_max > 0 { EARLY } else { &[] };
-        Self { fabric, not_claimed, nodes: Vec::new() }
+        Self { fabric, not_claimed, sockets: 1, nodes: Vec::new() }
+    }
+
+    /// Regions are on the rails near them only, and a reset replaces the endpoint of its rail.
+    fn with_topology(evidence: Evidence) -> Self {
+        let model = Model {
+            evidence,
+            op_bytes_max: 1 << 20,
+            ops_in_flight_max: 256,
+            overflow_is_violation: false,
+            reset_replaces_endpoint: true,
+            ..Model::default()
+        };
+        let fabric = SimFabric::new(1, model, Vec::new(), false);
+        fabric.self_clocked();
+        Self { fabric, not_claimed: &[], sockets: 2, nodes: Vec::new() }
     }
 }
 
 impl World for SimWorld {
     fn add_node(&mut self) -> NodeId {
-        let rails = vec![100_000_000_000; 1 + self.nodes.len() % 3];
-        let node = self.fabric.add_node(NodeSpec { rails, memory: 0 });
+        let rails = match self.sockets {
+            1 => 1 + self.nodes.len() % 3,
+            _ => 4 + 2 * self.nodes.len() % 4,
+        };
+        let rails = vec![100_000_000_000; rails];
+        let node = self.fabric.add_node(NodeSpec { rails, memory: 0, sockets: self.sockets });
         self.nodes.push(self.fabric.transport(node));
         NodeId(node)
     }
@@ -106,3 +127,17 @@ mod delivered {
 }
 
 kvrail_conformance::conformance_canaries!(|| SimWorld::new(Evidence::Counted, 0));
+
+mod near_rails_and_replaced_endpoints {
+    kvrail_conformance::conformance_suite!(|| super::SimWorld::with_topology(super::Evidence::Counted));
+    kvrail_conformance::conformance_canaries!(|| super::SimWorld::with_topology(super::Evidence::Delivered));
+}
+
+#[test]
+fn a_transport_that_looks_for_peers_where_they_were_is_caught() {
+    let name = "a_reset_does_not_change_what_peers_reach_for_long";
+    let check = kvrail_conformance::properties::a_reset_does_not_change_what_peers_reach_for_long;
+    let caught_by = kvrail_conformance::Property { name, check };
+    let canary = Canary { fault: Fault::IgnoresMoves, caught_by };
+    catch(&mut SimWorld::with_topology(Evidence::Counted), &canary).unwrap();
+}

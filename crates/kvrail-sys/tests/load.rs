@@ -124,6 +124,7 @@ fn a_library_that_is_no_libfabric_is_refused_before_it_is_mapped() {
         maps.lines().find_map(|l| l.split_whitespace().last().filter(|p| p.contains("/libc.so"))).unwrap();
     let error = Library::load(&Search::new(Some(Path::new(libc)))).unwrap_err();
     let LoadError::MissingSymbol { symbol: "fi_getinfo", .. } = &error else { panic!("{error}") };
+    assert!(error.to_string().ends_with("has no fi_getinfo@FABRIC_1.3 (no FABRIC symbols)"), "{error}");
 }
 
 /// A stand-in for a libfabric, built from C: the versions of its symbols, and what its `fi_version` says.
@@ -175,6 +176,39 @@ fn an_old_or_maimed_libfabric_is_refused_with_what_is_needed_and_found() {
         panic!("{error}")
     };
     assert!(error.to_string().ends_with("has no fi_fabric@FABRIC_1.1 (symbols up to FABRIC_1.6)"), "{error}");
+}
+
+/// Set in a child that looks for a libfabric in an environment that its parent has made.
+const CHILD: &str = "KVRAIL_SYS_TEST_CHILD";
+
+#[test]
+fn a_broken_one_before_a_good_one_is_passed_over_and_told() {
+    if std::env::var_os(CHILD).is_some() {
+        let library = Library::load(&Search::new(None)).unwrap();
+        assert_eq!(library.origin(), Origin::Wheel, "{library}");
+        let [LoadError::Refused { dlerror, .. }] = library.passed_over() else {
+            panic!("{:?}", library.passed_over())
+        };
+        assert!(dlerror.contains("libfabric.so.1"), "{dlerror}");
+        return;
+    }
+    let Some(good) = installed("a broken libfabric before a good one") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let wheel = directory.path().join("lib/mpich");
+    std::fs::create_dir_all(&wheel).unwrap();
+    std::fs::write(directory.path().join("libfabric.so.1"), b"no library").unwrap();
+    std::os::unix::fs::symlink(good.path(), wheel.join("libfabric.so.1")).unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_broken_one_before_a_good_one_is_passed_over_and_told"])
+        .env(CHILD, "1")
+        .env("LD_LIBRARY_PATH", directory.path())
+        .env("VIRTUAL_ENV", directory.path())
+        .env_remove("CONDA_PREFIX")
+        .env_remove(VARIABLE)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[test]

@@ -205,7 +205,10 @@ fn a_message_and_a_write_arrive_and_everything_closes() {
     assert_eq!(wait(&a, &b).unwrap().op_context.cast(), &raw mut wrote);
     assert_eq!(&b.memory[2048..2053], b"hello");
     a.addresses.remove(at_b).unwrap();
-    drop(b);
+    let Side { endpoint, region, memory, .. } = b;
+    endpoint.close().unwrap();
+    region.close().unwrap();
+    drop(memory);
     drop(a);
     assert_eq!(ERRORS.load(Ordering::SeqCst), before, "something did not close");
 }
@@ -219,7 +222,8 @@ fn a_receive_that_is_taken_back_ends_as_cancelled() {
     // SAFETY: the memory is registered, and nobody touches it before the failure below.
     let result = unsafe { a.endpoint.receive(into, 64, a.region.desc(), at) };
     assert_eq!(outcome(result), Ok(()));
-    a.endpoint.cancel(at).unwrap();
+    // SAFETY: the context is that of the receive above.
+    unsafe { a.endpoint.cancel(at) }.unwrap();
     assert_eq!(wait(&a, &b).unwrap_err(), FI_ECANCELED);
 }
 

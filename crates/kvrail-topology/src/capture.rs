@@ -5,7 +5,7 @@
 //! bus/pci/devices/
 //!  0000:4f:00.0 -> ../../../devices/pci0000:44/0000:44:00.0/0000:45:00.0/0000:46:01.0/0000:4f:00.0
 //! devices/system/node/
-//!  online	0-1
+//!  online<TAB>0-1
 //! ```
 //!
 //! A line that ends in `/` names a directory; the lines below it that begin with one space are of that directory, all

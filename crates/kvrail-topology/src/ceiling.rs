@@ -164,8 +164,10 @@ fn flow(
 }
 
 fn name_bound(gpu: Option<&Gpu>, ways: &Ways<'_>, link: PciAddress) -> Bound {
-    if gpu.is_some_and(|gpu| gpu.address == link) {
-        Bound::GpuLink(link)
+    // The port above the GPU is the other end of the GPU's link.
+    let port_of = |gpu: &Gpu| gpu.path.as_ref().and_then(|path| path.bridges.last().copied());
+    if let Some(gpu) = gpu.filter(|gpu| gpu.address == link || port_of(gpu) == Some(link)) {
+        Bound::GpuLink(gpu.address)
     } else if ways.iter().any(|(nic, _)| nic.pci == Some(link)) {
         Bound::NicLink(link)
     } else {

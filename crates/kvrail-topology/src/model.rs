@@ -179,6 +179,12 @@ pub enum Origin {
 /// Most warnings that are kept; a malformed source can have one for each file.
 const WARNINGS_MAX: usize = 256;
 
+/// Most GPUs, NICs and NUMA nodes that are kept: several times what any host has (Linux is built for 1,024 nodes), so that
+/// a malformed source cannot make the tables between them large.
+const GPUS_MAX: usize = 256;
+const NICS_MAX: usize = 1024;
+pub(crate) const NUMA_NODES_MAX: usize = 1024;
+
 /// What a source says, collected. [`Topology::new`] brings it in order.
 #[derive(Default)]
 pub(crate) struct Facts {
@@ -191,6 +197,21 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// Leaves out what is more than any host has.
+    fn bound(&mut self) {
+        let counts = [
+            ("GPUs", self.gpus.len(), GPUS_MAX),
+            ("NICs", self.nics.len(), NICS_MAX),
+            ("NUMA nodes", self.numa_nodes.len(), NUMA_NODES_MAX),
+        ];
+        for (what, count, most) in counts.into_iter().filter(|(_, count, most)| count > most) {
+            self.warn("source", format!("{count} {what}, of which only the first {most} are shown"));
+        }
+        self.gpus.truncate(GPUS_MAX);
+        self.nics.truncate(NICS_MAX);
+        self.numa_nodes.truncate(NUMA_NODES_MAX);
+    }
+
     pub(crate) fn warn(&mut self, place: impl Into<String>, what: impl Into<String>) {
         match self.warnings.len() {
             0..WARNINGS_MAX => self.warnings.push(Warning { place: place.into(), what: what.into() }),
@@ -218,7 +239,8 @@ pub struct Topology {
 
 impl Topology {
     /// Puts GPUs and NICs in PCI order (those without an address last, by name) and numbers them.
-    pub(crate) fn new(origin: Origin, facts: Facts) -> Self {
+    pub(crate) fn new(origin: Origin, mut facts: Facts) -> Self {
+        facts.bound();
         let Facts { mut machine, mut numa_nodes, bridges, mut gpus, mut nics, mut warnings } = facts;
         numa_nodes.sort_by_key(|node| node.id);
         numa_nodes.dedup_by_key(|node| node.id);

@@ -3,25 +3,30 @@
 pub(crate) mod devices;
 mod nics;
 
+use std::collections::BTreeSet;
+
 use crate::files::{Fault, Tree};
-use crate::model::{Facts, NumaNode};
+use crate::model::{Facts, NUMA_NODES_MAX, NumaNode};
 use crate::sets;
 
 /// Reads everything; what is missing or bad becomes a warning.
 pub(crate) fn read(tree: &Tree<'_>) -> Facts {
-    let mut reader = Reader { tree, facts: Facts::default() };
+    let mut reader = Reader { tree, facts: Facts::default(), without_numa: BTreeSet::new() };
     reader.facts.machine = reader.text("class/dmi/id/product_name").filter(|name| !name.is_empty());
     reader.numa_nodes();
     reader.gpus();
     reader.rdma_devices();
     reader.interfaces();
     reader.bridges();
+    reader.report_missing_nodes();
     reader.facts
 }
 
 struct Reader<'a> {
     tree: &'a Tree<'a>,
     facts: Facts,
+    /// Devices that name no NUMA node on a host with several.
+    without_numa: BTreeSet<String>,
 }
 
 impl Reader<'_> {
@@ -53,8 +58,7 @@ impl Reader<'_> {
         let text = self.text(path)?;
         let value = parse(&text);
         if value.is_none() {
-            let shown: String = text.chars().take(40).collect();
-            self.warn(path, format!("`{}` makes no sense; {otherwise}", shown.escape_default()));
+            self.warn(path, format!("`{}` makes no sense; {otherwise}", shown(&text)));
         }
         value
     }
@@ -65,6 +69,7 @@ impl Reader<'_> {
         let mut ids: Vec<u32> =
             names.iter().filter_map(|name| name.strip_prefix("node")?.parse().ok()).collect();
         ids.sort_unstable();
+        ids.truncate(NUMA_NODES_MAX);
         if ids.is_empty() {
             self.warn(NODES, "no NUMA node is shown; devices of different root complexes cannot be compared");
         }
@@ -85,6 +90,11 @@ impl Reader<'_> {
             });
         }
     }
+}
+
+/// The beginning of a text, to be quoted.
+fn shown(text: &str) -> String {
+    text.chars().take(40).flat_map(char::escape_default).collect()
 }
 
 /// `MemTotal` of a node's `meminfo`.

@@ -25,4 +25,20 @@ pub trait Fabric: Transport + Send {
     /// Asks for a wake-up through [`Fabric::wait_fd`] on the next arrival. Returns false when something is pending
     /// already: poll again instead of sleeping. The wake-up holds until the next [`Transport::poll`].
     fn arm(&mut self) -> bool;
+
+    /// What it runs on, beyond its rails: for people and reports.
+    fn facts(&self) -> Facts {
+        Facts::Plain
+    }
+}
+
+/// What a fabric runs on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Facts {
+    /// Nothing but the operating system.
+    Plain,
+    /// A provider of libfabric.
+    #[cfg(target_os = "linux")]
+    Ofi(Box<ofi::Facts>),
 }

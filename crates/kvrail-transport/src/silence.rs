@@ -67,12 +67,14 @@ pub enum Cause {
         /// Ops and messages posted.
         posted: u64,
     },
-    /// Packets go both ways: the fabric works, and the peer's process does not answer.
+    /// Packets go both ways, or the peer's NIC acknowledges: the fabric works, and the peer's process does not answer.
     PeerDoesNotAnswer {
         /// Packets sent.
         sent: u64,
         /// Packets received.
         received: u64,
+        /// Ops and messages that the fabric reported as done.
+        completed: u64,
     },
     /// Some rails work and others are dead: indices of the dead ones.
     SomeRails {
@@ -105,8 +107,9 @@ enum Sign {
 fn sign(rail: &Growth) -> Sign {
     match rail.packets {
         None => Sign::Uncounted,
-        // Something came over this rail for us, whatever others on the device do.
-        Some((_, rx)) if rx > 0 => Sign::Alive,
+        // Something came over this rail, or the peer's NIC acknowledged: without that nothing completes on a fabric
+        // whose device counts.
+        Some((_, rx)) if rx > 0 || rail.completed > 0 => Sign::Alive,
         Some((tx, _)) if tx > 0 => Sign::NothingReturns,
         Some(_) if rail.posted > rail.completed => Sign::NothingLeaves,
         Some(_) => Sign::Idle,
@@ -135,7 +138,7 @@ pub fn probable_cause(rails: &[Growth]) -> Cause {
     let dead = with(&[Sign::NothingReturns, Sign::NothingLeaves]);
     if !alive.is_empty() {
         return if dead.is_empty() {
-            Cause::PeerDoesNotAnswer { sent, received }
+            Cause::PeerDoesNotAnswer { sent, received, completed }
         } else {
             Cause::SomeRails { dead, alive }
         };
@@ -181,10 +184,10 @@ impl fmt::Display for Cause {
                 "{posted} operations were posted and the devices sent no packet: probably the wrong device, or one \
                  that is not configured"
             ),
-            Self::PeerDoesNotAnswer { sent, received } => write!(
+            Self::PeerDoesNotAnswer { sent, received, completed } => write!(
                 f,
-                "packets go both ways ({sent} sent, {received} received): the peer's process is probably busy or \
-                 stopped"
+                "the fabric works ({sent} packets sent, {received} received, {completed} operations done): the \
+                 peer's process is probably busy or stopped"
             ),
             Self::SomeRails { dead, alive } => {
                 write!(f, "packets return on rails {} and not on rails {}", rails(alive), rails(dead))
@@ -256,7 +259,7 @@ mod tests {
     #[test]
     fn a_security_group_without_egress_to_itself_is_told_from_a_wrong_device() {
         let none = counters(0, 0, Some((0, 0)));
-        let dropped = cause(&[none.clone()], &[counters(10, 10, Some((40, 0)))]);
+        let dropped = cause(std::slice::from_ref(&none), &[counters(10, 0, Some((40, 0)))]);
         assert_eq!(dropped, Cause::NothingReturns { sent: 40 });
         assert!(dropped.hints()[0].contains("0.0.0.0/0"));
         assert!(dropped.hints().iter().any(|hint| hint.contains("100.64")));
@@ -269,7 +272,12 @@ mod tests {
     fn a_stopped_peer_still_acknowledges_packets() {
         let before = counters(5, 5, Some((100, 100)));
         let after = counters(9, 9, Some((104, 104)));
-        assert_eq!(cause(&[before], &[after]), Cause::PeerDoesNotAnswer { sent: 4, received: 4 });
+        let stopped = Cause::PeerDoesNotAnswer { sent: 4, received: 4, completed: 4 };
+        assert_eq!(cause(std::slice::from_ref(&before), &[after]), stopped);
+        // Where acknowledgements are not counted as packets, completions tell.
+        let after = counters(9, 9, Some((104, 100)));
+        let stopped = Cause::PeerDoesNotAnswer { sent: 4, received: 0, completed: 4 };
+        assert_eq!(cause(&[before], &[after]), stopped);
     }
 
     #[test]
@@ -310,7 +318,7 @@ mod tests {
             Cause::NothingReturns { sent: 1 },
             Cause::NoLongerReturns { sent: 1 },
             Cause::NothingLeaves { posted: 1 },
-            Cause::PeerDoesNotAnswer { sent: 1, received: 1 },
+            Cause::PeerDoesNotAnswer { sent: 1, received: 1, completed: 1 },
             Cause::SomeRails { dead: vec![1], alive: vec![2] },
             Cause::NothingAsked,
             Cause::Uncounted { posted: 1, completed: 0 },

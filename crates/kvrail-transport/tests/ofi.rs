@@ -81,7 +81,13 @@ impl Side {
         key
     }
 
-    fn post(&mut self, peer: PeerId, direction: Direction, token: Token, ops: &[Op]) -> Result<usize, PostError> {
+    fn post(
+        &mut self,
+        peer: PeerId,
+        direction: Direction,
+        token: Token,
+        ops: &[Op],
+    ) -> Result<usize, PostError> {
         let now = self.now();
         let batch = Batch { peer, route: ROUTE, direction, token, first: 0, ops, immediate: None };
         self.ofi.post(now, &batch)
@@ -211,7 +217,8 @@ fn a_key_of_another_length_or_tenant_is_refused() {
     let there = memory(1 << 16);
     let info = b.register(2, &there);
     let key = b.key(2);
-    for wrong in [RegionInfo { len: info.len * 2, ..info }, RegionInfo { generation: Generation(9), ..info }] {
+    for wrong in [RegionInfo { len: info.len * 2, ..info }, RegionInfo { generation: Generation(9), ..info }]
+    {
         let answer = a.ofi.import_region(B, &wrong, &key);
         assert!(matches!(answer, Err(PeerError::Malformed(_))), "{answer:?}");
     }
@@ -243,7 +250,11 @@ fn a_reset_replaces_the_endpoint_and_peers_find_the_new_one() {
     a.ofi.reset(now, B, ROUTE);
     a.poll();
     assert_eq!(a.ended(token), (0, 20));
-    assert!(a.events.iter().any(|e| matches!(e, Event::Failed { token: t, error: OpError::Flushed, .. } if *t == token)));
+    assert!(
+        a.events
+            .iter()
+            .any(|e| matches!(e, Event::Failed { token: t, error: OpError::Flushed, .. } if *t == token))
+    );
     assert!(a.events.contains(&Event::AddressChanged));
     let after = a.address();
     assert_ne!(before, after);
@@ -313,7 +324,8 @@ fn a_peer_that_is_gone_is_not_full_for_ever() {
 fn a_sleeper_wakes_when_a_message_comes_and_sleeps_when_none_does() {
     for provider in ["tcp", "shm"] {
         let devices = if provider == "tcp" { vec!["lo".into()] } else { Vec::new() };
-        let config = Config { provider: Provider::Named(provider.into()), devices, rails: Some(1), ..config() };
+        let config =
+            Config { provider: Provider::Named(provider.into()), devices, rails: Some(1), ..config() };
         let Some((mut a, mut b)) = pair(&config) else { continue };
         let now = a.now();
         until(&mut a, &mut b, "it is sent", |a, _| a.ofi.send(now, B, ROUTE, b"first").unwrap());

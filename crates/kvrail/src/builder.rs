@@ -1,6 +1,5 @@
 //! Building an agent: its name, transports, progress and settings, all checked before anything starts.
 
-use std::fmt;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use crate::hints::Hints;
 use crate::lane::Lane;
 use crate::progress::Progress;
 use crate::sleep::Sleeper;
+use crate::transports::choice::{self, Opened};
 use crate::transports::{self, OpenError, TransportConfig};
 
 /// An agent that is about to be. See [`Agent::builder`].
@@ -112,7 +112,7 @@ impl Hints for BuildError {
         match self {
             Self::NoTransport { source_of_it: Source::Environment(variable) }
             | Self::UnknownTransport { source_of_it: Source::Environment(variable), .. } => {
-                vec![format!("set {variable} to auto, or to names separated by commas: shm,tcp")]
+                vec![format!("set {variable} to auto, or to names separated by commas: shm,ofi,tcp")]
             }
             Self::Transport { source, .. } => source.hints(),
             Self::System { source, .. } if source.raw_os_error().is_some() => {
@@ -134,7 +134,8 @@ impl AgentBuilder {
         }
     }
 
-    /// Which transports, in order of preference. Default: shm, then tcp on loopback. `KVRAIL_TRANSPORT` overrides
+    /// Which transports, in order of preference. Default: shm, then ofi where this host has an RDMA NIC that libfabric can
+    /// use, then tcp on loopback. `KVRAIL_TRANSPORT` overrides
     /// the choice and the order, and keeps the settings given here for those it names.
     pub fn transports(mut self, transports: impl IntoIterator<Item = TransportConfig>) -> Self {
         self.transports = Some(transports.into_iter().collect());
@@ -213,44 +214,54 @@ impl AgentBuilder {
         }
         let ignore = self.ignore_environment;
         let environment = |variable: &'static str| if ignore { None } else { std::env::var(variable).ok() };
-        let config = self.settings.resolve(environment)?;
-        let (chosen, source_of_it) = choose(self.transports, environment(TRANSPORT_VARIABLE))?;
+        let (chosen, source_of_it) = choice::choose(self.transports, environment(TRANSPORT_VARIABLE))?;
+        let mut settings = self.settings;
+        chosen.iter().for_each(|transport| transport.tell(&mut settings));
+        let config = settings.resolve(environment)?;
         let incarnation = incarnation()?;
         let mut lanes = Vec::with_capacity(chosen.len());
         let mut fds = Vec::with_capacity(chosen.len());
-        for transport in chosen {
+        let mut absent = Vec::new();
+        for mut transport in chosen {
+            transport.configure(&config)?;
             let name = transport.name();
-            let fabric = transport.open().map_err(|source| BuildError::Transport {
-                transport: name,
-                source_of_it,
-                source,
-            })?;
-            fds.push(wait_handle(&*fabric).map_err(|source| system("duplicate a descriptor", source))?);
-            lanes.push(lane(fabric, &self.name, incarnation, &config)?);
+            let opened = choice::open(&self.name, transport, lanes.len());
+            match opened.map_err(|source| BuildError::Transport { transport: name, source_of_it, source })? {
+                Opened::Fabric(fabric) => {
+                    fds.push(
+                        wait_handle(&*fabric).map_err(|source| system("duplicate a descriptor", source))?,
+                    );
+                    lanes.push(lane(fabric, &self.name, incarnation, &config)?);
+                }
+                Opened::Absent(transport) => absent.push(transport),
+            }
         }
-        tracing::info!(
-            agent = %self.name, incarnation = %incarnation, transports = %Names(&lanes), from = %source_of_it,
-            "agent started"
-        );
+        if lanes.is_empty() {
+            return Err(BuildError::NoTransport { source_of_it });
+        }
         let core = Core {
             name: self.name,
             incarnation,
+            spin_time: config.us(Id::Spin),
+            inbox: crate::inbox::Inbox::new(config.count(Id::InboxMessages)),
             config,
             clock: Clock::new(),
             progress: self.progress,
-            spin_time: config.us(Id::Spin),
             lanes,
+            absent,
+            chosen_by: source_of_it,
             regions: Mutex::default(),
             graveyard: Default::default(),
             peers: Mutex::default(),
-            inbox: crate::inbox::Inbox::new(config.count(Id::InboxMessages)),
             sleeper: Sleeper::new(fds).map_err(|source| system("make an eventfd", source))?,
             leader: Mutex::new(()),
             leader_left: Default::default(),
             stop: AtomicBool::new(false),
         };
         let handle = Handle::start(core).map_err(|source| system("start the progress thread", source))?;
-        Ok(Agent::new(handle))
+        let agent = Agent::new(handle);
+        agent.announce();
+        Ok(agent)
     }
 }
 
@@ -275,46 +286,6 @@ fn lane(
     Ok(Lane::new(transport, engine, fabric))
 }
 
-/// Which transports: the environment's choice with the code's settings, else the code's, else the default.
-fn choose(
-    code: Option<Vec<TransportConfig>>,
-    environment: Option<String>,
-) -> Result<(Vec<TransportConfig>, Source), BuildError> {
-    let (chosen, source_of_it) = match environment {
-        Some(text) => {
-            let source_of_it = Source::Environment(TRANSPORT_VARIABLE);
-            if text.trim().eq_ignore_ascii_case("auto") {
-                (code.unwrap_or_else(TransportConfig::auto), source_of_it)
-            } else {
-                let mut given = code.unwrap_or_default();
-                let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-                let chosen: Result<Vec<_>, _> = names
-                    .map(|name| {
-                        let own = given.iter().position(|t| t.name().eq_ignore_ascii_case(name));
-                        own.map(|index| given.swap_remove(index))
-                            .or_else(|| TransportConfig::named(name))
-                            .ok_or_else(|| BuildError::UnknownTransport { name: name.into(), source_of_it })
-                    })
-                    .collect();
-                (chosen?, source_of_it)
-            }
-        }
-        None => match code {
-            Some(code) => (code, Source::Code),
-            None => (TransportConfig::auto(), Source::Default),
-        },
-    };
-    if chosen.is_empty() {
-        return Err(BuildError::NoTransport { source_of_it });
-    }
-    for (index, transport) in chosen.iter().enumerate() {
-        if chosen[..index].iter().any(|other| other.name() == transport.name()) {
-            return Err(BuildError::DuplicateTransport { name: transport.name().into(), source_of_it });
-        }
-    }
-    Ok((chosen, source_of_it))
-}
-
 /// A random life (KR-11); never zero, which stands for "nobody" in messages.
 fn incarnation() -> Result<Incarnation, BuildError> {
     let mut bytes = [0u8; 8];
@@ -326,50 +297,9 @@ fn incarnation() -> Result<Incarnation, BuildError> {
     Ok(Incarnation(u64::from_ne_bytes(bytes).max(1)))
 }
 
-struct Names<'a>(&'a [Lane]);
-
-impl fmt::Display for Names<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, lane) in self.0.iter().enumerate() {
-            write!(f, "{}{}", if index == 0 { "" } else { "," }, lane.name)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(choice: &(Vec<TransportConfig>, Source)) -> Vec<&'static str> {
-        choice.0.iter().map(TransportConfig::name).collect()
-    }
-
-    #[test]
-    fn the_environment_chooses_and_orders_but_keeps_the_codes_settings() {
-        let code = || Some(vec![TransportConfig::shm(), TransportConfig::tcp("127.0.0.1:7777")]);
-        let choice = choose(code(), Some(" TCP, shm".into())).unwrap();
-        assert_eq!(names(&choice), ["tcp", "shm"]);
-        assert!(format!("{:?}", choice.0[0]).contains("7777"));
-        assert_eq!(choice.1, Source::Environment("KVRAIL_TRANSPORT"));
-        assert_eq!(names(&choose(code(), Some("auto".into())).unwrap()), ["shm", "tcp"]);
-        assert_eq!(names(&choose(None, Some("tcp".into())).unwrap()), ["tcp"]);
-    }
-
-    #[test]
-    fn a_choice_that_cannot_be_made_is_an_error_that_says_who_made_it() {
-        let text = |result: Result<_, BuildError>| result.map(|_: (Vec<_>, _)| ()).unwrap_err().to_string();
-        assert_eq!(
-            text(choose(None, Some("efa".into()))),
-            "transport \"efa\" (from KVRAIL_TRANSPORT) is unknown; there are shm, tcp"
-        );
-        assert_eq!(text(choose(None, Some(" ,".into()))), "no transport (from KVRAIL_TRANSPORT)");
-        assert_eq!(text(choose(Some(Vec::new()), None)), "no transport (from code)");
-        assert_eq!(
-            text(choose(Some(vec![TransportConfig::shm(), TransportConfig::shm()]), None)),
-            "transport shm is given twice (from code)"
-        );
-    }
 
     #[test]
     fn two_lives_differ() {

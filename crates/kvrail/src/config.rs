@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The environment variable that chooses the transports: names separated by commas, in order of preference, or
@@ -66,6 +67,55 @@ knobs! {
         "transfers in flight per transport; posting more is refused";
 }
 
+/// A setting that is a text.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TextKnob {
+    /// Name.
+    pub name: &'static str,
+    /// Environment variable that sets it; one that is empty counts as not set.
+    pub variable: &'static str,
+    /// What may be written.
+    pub form: &'static str,
+    /// Value when nothing sets it.
+    pub default: &'static str,
+    /// What it does and why one would change it.
+    pub why: &'static str,
+}
+
+macro_rules! texts {
+    ($($id:ident: $name:literal, $variable:literal, $default:literal, $form:literal, $why:literal;)*) => {
+        /// Which textual knob.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(crate) enum Text { $($id),* }
+
+        impl Text {
+            pub(crate) const ALL: [Self; TEXTS.len()] = [$(Self::$id),*];
+        }
+
+        /// Every textual setting of an agent.
+        pub const TEXTS: &[TextKnob] = &[$(TextKnob {
+            name: $name, variable: $variable, default: $default, form: $form, why: $why,
+        }),*];
+    };
+}
+
+texts! {
+    OfiProvider: "ofi_provider", "KVRAIL_OFI_PROVIDER", "auto",
+        "auto, or the name of one provider: efa-direct, efa, cxi, verbs, tcp, shm",
+        "which libfabric provider carries the transport ofi; auto takes the best of those that drive an RDMA NIC, \
+         and never tcp or shm";
+    OfiDevices: "ofi_devices", "KVRAIL_OFI_DEVICES", "all", "all, or names of devices separated by commas",
+        "which NICs (libfabric's domains) are used; name them to share a host, or to leave out a broken one";
+    OfiRails: "ofi_rails", "KVRAIL_OFI_RAILS", "auto", "auto, or a number from 1 to 64",
+        "how many rails; auto makes one per NIC, more than there are NICs puts several on each";
+    OfiAffinity: "ofi_affinity", "KVRAIL_OFI_AFFINITY", "numa", "numa or all",
+        "which rails a region of host memory is registered on: those of its NUMA node, or all; all uses every NIC for \
+         memory of one node at the price of the link between the sockets";
+    Libfabric: "libfabric", "KVRAIL_LIBFABRIC", "auto", "auto, or the path of libfabric.so.1 or of its directory",
+        "which libfabric is loaded; auto looks where the system and Python packages have it";
+}
+
 /// Where a value came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -118,17 +168,34 @@ pub enum ConfigError {
         /// Greatest value.
         max: u64,
     },
+    /// The text is none that the setting knows.
+    #[error("{name} is \"{value}\" (from {source_of_it}); it is {form}")]
+    NoSuchForm {
+        /// The knob.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// Where the value came from.
+        source_of_it: Source,
+        /// What may be written.
+        form: &'static str,
+    },
 }
 
 /// What the program set; the environment is looked at when it is resolved.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     values: [Option<u64>; KNOBS.len()],
+    texts: [Option<String>; TEXTS.len()],
 }
 
 impl Settings {
     pub(crate) fn set(&mut self, id: Id, value: u64) {
         self.values[id as usize] = Some(value);
+    }
+
+    pub(crate) fn set_text(&mut self, id: Text, value: String) {
+        self.texts[id as usize] = Some(value);
     }
 
     /// Sets a duration knob whose unit is milliseconds; a part of one counts as one.
@@ -159,18 +226,46 @@ impl Settings {
             }
             *resolved = (value, source_of_it);
         }
-        Ok(Config { values })
+        let texts = Text::ALL.map(|id| {
+            let knob = &TEXTS[id as usize];
+            match (environment(knob.variable), &self.texts[id as usize]) {
+                (Some(text), _) if !text.trim().is_empty() => {
+                    (text.trim().into(), Source::Environment(knob.variable))
+                }
+                (_, Some(text)) => (text.as_str().into(), Source::Code),
+                _ => (knob.default.into(), Source::Default),
+            }
+        });
+        Ok(Config { values, texts })
     }
 }
 
 /// The settings that an agent runs with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     values: [(u64, Source); KNOBS.len()],
+    texts: [(Arc<str>, Source); TEXTS.len()],
 }
 
 impl Config {
-    /// Every knob with its value and where that came from.
+    /// Every textual knob with its value and where that came from.
+    pub fn texts(&self) -> impl Iterator<Item = (&'static TextKnob, &str, Source)> + '_ {
+        TEXTS.iter().zip(&self.texts).map(|(knob, (value, source))| (knob, &**value, *source))
+    }
+
+    pub(crate) fn text(&self, id: Text) -> (&str, Source) {
+        let (value, source) = &self.texts[id as usize];
+        (value, *source)
+    }
+
+    /// The error for a text that its knob does not know.
+    pub(crate) fn no_such_form(&self, id: Text) -> ConfigError {
+        let TextKnob { name, form, .. } = TEXTS[id as usize];
+        let (value, source_of_it) = self.text(id);
+        ConfigError::NoSuchForm { name, value: value.into(), source_of_it, form }
+    }
+
+    /// Every numeric knob with its value and where that came from.
     pub fn iter(&self) -> impl Iterator<Item = (&'static Knob, u64, Source)> + '_ {
         KNOBS.iter().zip(self.values).map(|(knob, (value, source))| (knob, value, source))
     }
@@ -210,6 +305,32 @@ mod tests {
             assert_eq!(knob.variable, format!("KVRAIL_{}", knob.name.to_uppercase()));
             assert!(KNOBS[..i].iter().all(|other| other.name != knob.name));
         }
+        for knob in TEXTS {
+            assert_eq!(knob.variable, format!("KVRAIL_{}", knob.name.to_uppercase()));
+            assert!(KNOBS.iter().all(|other| other.name != knob.name));
+        }
+    }
+
+    #[test]
+    fn a_text_comes_from_the_environment_unless_that_is_blank_then_from_the_code() {
+        let mut settings = Settings::default();
+        settings.set_text(Text::OfiProvider, "efa".into());
+        let of = |settings: &Settings, text: Option<&'static str>| {
+            let config = settings.resolve(|v| text.filter(|_| v == "KVRAIL_OFI_PROVIDER").map(str::to_owned));
+            let config = config.unwrap();
+            let (value, source) = config.text(Text::OfiProvider);
+            (value.to_owned(), source)
+        };
+        let environment = Source::Environment("KVRAIL_OFI_PROVIDER");
+        assert_eq!(of(&settings, Some(" tcp ")), ("tcp".into(), environment));
+        assert_eq!(of(&settings, Some("  ")), ("efa".into(), Source::Code));
+        assert_eq!(of(&Settings::default(), None), ("auto".into(), Source::Default));
+        let config = settings.resolve(nothing).unwrap();
+        assert!(config.texts().any(|(knob, value, _)| knob.name == "ofi_provider" && value == "efa"));
+        assert_eq!(
+            config.no_such_form(Text::OfiAffinity).to_string(),
+            "ofi_affinity is \"numa\" (from default); it is numa or all"
+        );
     }
 
     #[test]

@@ -13,11 +13,11 @@ use kvrail_core::id::Incarnation;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
-use crate::config::{Config, Id};
+use crate::config::{Config, Id, Source};
 use crate::graveyard::{Graveyard, Regions};
 use crate::inbox::Inbox;
 use crate::lane::Lane;
-use crate::peer::PeerRecord;
+use crate::peer::{Absent, PeerRecord};
 use crate::progress::Progress;
 use crate::sleep::Sleeper;
 use crate::transfer::TransferError;
@@ -33,6 +33,10 @@ pub(crate) struct Core {
     pub(crate) spin_time: Duration,
     /// In the agent's order of preference.
     pub(crate) lanes: Vec<Lane>,
+    /// Transports that were to be used where they are possible, and are not possible here; in order of preference.
+    pub(crate) absent: Vec<Absent>,
+    /// Who chose the transports.
+    pub(crate) chosen_by: Source,
     pub(crate) regions: Mutex<Regions>,
     pub(crate) graveyard: Graveyard,
     /// By name; one entry per name, that of the last incarnation.
@@ -118,6 +122,9 @@ impl Handle {
     /// Ends the agent's work. Handles stay and answer that it is closed.
     pub(crate) fn close(&self) -> usize {
         let core = &self.core;
+        let deadline = core.clock.after(core.config.ms(Id::CloseTimeout));
+        // As long as peers know this agent, a word makes them give up its regions; later they would have to be cut off.
+        core.bury_until(deadline, true);
         let left = core.shut_down();
         core.stop.store(true, Ordering::Release);
         core.sleeper.kick();
@@ -128,7 +135,7 @@ impl Handle {
         {
             let _ = thread.join();
         }
-        core.bury(core.clock.now());
+        core.bury_until(deadline, false);
         core.abandon_regions();
         left
     }

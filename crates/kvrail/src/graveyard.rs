@@ -115,6 +115,22 @@ impl Core {
         // The memory's owners are dropped here, with no lock held: they may be anything.
     }
 
+    /// Drives and buries until no region is left, or none but those that the agent's own transfers use (`others_only`), or
+    /// the deadline has passed.
+    pub(crate) fn bury_until(&self, deadline: Time, others_only: bool) {
+        let holds = |grave: &Grave| !others_only || !matches!(grave.reason, RemoveRegionError::Busy(_));
+        loop {
+            let now = self.clock.now();
+            self.bury(now);
+            if now >= deadline || !self.regions.lock().condemned.iter().any(holds) {
+                return;
+            }
+            if !self.drive(now) {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+    }
+
     fn bury_one(&self, grave: &mut Grave) -> bool {
         for lane in &self.lanes[grave.lanes_done..] {
             let mut turn = lane.turn(self);

@@ -56,6 +56,8 @@ pub enum PeerEvent {
     RouteDown {
         /// Whom it concerns.
         peer_name: Arc<str>,
+        /// The name of its local rail.
+        rail: Arc<str>,
         /// Which pair of rails.
         route: Route,
         /// Why.
@@ -65,6 +67,8 @@ pub enum PeerEvent {
     RouteUp {
         /// Whom it concerns.
         peer_name: Arc<str>,
+        /// The name of its local rail.
+        rail: Arc<str>,
         /// Which pair of rails.
         route: Route,
     },

@@ -12,14 +12,17 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use kvrail_core::engine::{Engine, EngineEvent};
-use kvrail_core::id::{Generation, PeerId, Token};
+use kvrail_core::error::{self, PeerLostCause};
+use kvrail_core::id::{Generation, LocalRail, PeerId, Token};
 use kvrail_core::time::Time;
+use kvrail_core::transport::RailCounters;
 use kvrail_transport::Fabric;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::core::Core;
 use crate::inbox::PeerEvent;
 use crate::peer::PeerRecord;
+use crate::silence::{self, Silence};
 use crate::stats::Latency;
 use crate::transfer::{Report, TransferError};
 use crate::watch::Completion;
@@ -46,6 +49,8 @@ pub(crate) struct LaneState {
     in_flight: usize,
     /// When set, somebody sleeps until then and relies on the fabric's wake-up, which any poll takes away.
     armed_until: Option<Time>,
+    /// When a route went down while nothing has succeeded since, and what the rails had counted then.
+    trouble: Option<(Time, Vec<RailCounters>)>,
     /// To be woken once the token is given back: nobody acts inside a foreign callback.
     wakers: Vec<Waker>,
 }
@@ -63,6 +68,7 @@ impl Lane {
             transfers: Vec::new(),
             in_flight: 0,
             armed_until: None,
+            trouble: None,
             wakers: Vec::new(),
         };
         Self { name, state: Mutex::new(state) }
@@ -130,6 +136,8 @@ impl Turn<'_> {
     pub(crate) fn settle(&mut self, mut now: Option<Time>) {
         let core = self.core;
         let state = &mut **self;
+        // Counters may be files: read once for all that ends now.
+        let mut silence: Option<Arc<Silence>> = None;
         loop {
             let event = if core.inbox.has_room() || core.inbox.hold_back() {
                 state.engine.poll_event()
@@ -144,9 +152,16 @@ impl Turn<'_> {
                         Ok(report) => {
                             let report = Report::new(&report, ended);
                             state.wire.record(report.wire);
+                            state.trouble = None;
                             Ok(report)
                         }
-                        Err(error) => Err(TransferError::Failed { peer_name: state.peer_name(peer), error }),
+                        Err(error) => {
+                            let peer_name = state.peer_name(peer);
+                            let silence = is_silence(&error).then(|| {
+                                silence.get_or_insert_with(|| Arc::new(state.silence(ended))).clone()
+                            });
+                            Err(TransferError::Failed { peer_name, error, silence })
+                        }
                     };
                     state.end(token, result);
                 }
@@ -157,30 +172,48 @@ impl Turn<'_> {
                     core.inbox.announce(PeerEvent::TransferFailed { peer_name, message });
                 }
                 EngineEvent::PeerReady { peer } => {
+                    if let Some(record) = state.record(peer).cloned() {
+                        record.met.take(&mut state.wakers);
+                    }
                     core.inbox.announce(PeerEvent::Ready { peer_name: state.peer_name(peer) });
                 }
                 EngineEvent::PeerLost { peer, name: peer_name, cause } => {
-                    if let Some(record) = state.record(peer) {
+                    if let Some(record) = state.record(peer).cloned() {
                         // Set once: the first cause stands.
                         let _ = record.lost.set(cause);
+                        record.met.take(&mut state.wakers);
                     }
-                    tracing::info!(agent = %core.name, peer = %peer_name, %cause, "peer lost");
+                    if cause == PeerLostCause::Silent {
+                        let ended = *now.get_or_insert_with(|| core.clock.now());
+                        let silence = silence.get_or_insert_with(|| Arc::new(state.silence(ended)));
+                        tracing::warn!(agent = %core.name, peer = %peer_name, %cause, %silence, "peer lost");
+                    } else {
+                        tracing::info!(agent = %core.name, peer = %peer_name, %cause, "peer lost");
+                    }
                     core.inbox.announce(PeerEvent::Lost { peer_name, cause });
                 }
                 EngineEvent::RouteDown { peer, route, error } => {
-                    let peer_name = state.peer_name(peer);
+                    let (peer_name, rail) = (state.peer_name(peer), state.rail_name(route.local));
+                    if state.trouble.is_none() {
+                        let since = *now.get_or_insert_with(|| core.clock.now());
+                        state.trouble = Some((since, state.counters()));
+                    }
                     // A route that fails when nothing is under way is often a peer that is about to be gone.
                     if state.engine.peer(peer).is_some_and(|known| known.transfers > 0) {
-                        tracing::warn!(agent = %core.name, peer = %peer_name, %route, %error, "route down");
+                        tracing::warn!(
+                            agent = %core.name, peer = %peer_name, %rail, %route, %error, "route down"
+                        );
                     } else {
-                        tracing::info!(agent = %core.name, peer = %peer_name, %route, %error, "route down");
+                        tracing::info!(
+                            agent = %core.name, peer = %peer_name, %rail, %route, %error, "route down"
+                        );
                     }
-                    core.inbox.announce(PeerEvent::RouteDown { peer_name, route, error });
+                    core.inbox.announce(PeerEvent::RouteDown { peer_name, rail, route, error });
                 }
                 EngineEvent::RouteUp { peer, route } => {
-                    let peer_name = state.peer_name(peer);
-                    tracing::info!(agent = %core.name, peer = %peer_name, %route, "route up");
-                    core.inbox.announce(PeerEvent::RouteUp { peer_name, route });
+                    let (peer_name, rail) = (state.peer_name(peer), state.rail_name(route.local));
+                    tracing::info!(agent = %core.name, peer = %peer_name, %rail, %route, "route up");
+                    core.inbox.announce(PeerEvent::RouteUp { peer_name, rail, route });
                 }
             }
         }
@@ -248,6 +281,28 @@ impl LaneState {
         }
     }
 
+    /// A local rail's name.
+    fn rail_name(&self, rail: LocalRail) -> Arc<str> {
+        self.fabric
+            .rails()
+            .get(rail.index())
+            .map_or_else(|| rail.to_string().into(), |info| info.name.as_str().into())
+    }
+
+    /// What went over each rail since it was opened. May read files.
+    fn counters(&mut self) -> Vec<RailCounters> {
+        let counters = self.fabric.rail_counters();
+        if counters.is_empty() { silence::of_engine(&self.engine.stats().rails) } else { counters }
+    }
+
+    /// What the rails did while a peer did not answer.
+    pub(crate) fn silence(&mut self, now: Time) -> Silence {
+        let counters = self.counters();
+        let names = self.fabric.rails().iter().map(|rail| rail.name.clone());
+        let trouble = self.trouble.as_ref().map(|(since, then)| (now.since(*since), then.as_slice()));
+        Silence::new(self.fabric.caps().name, names, counters, trouble)
+    }
+
     /// Who is to be told when the transfer has ended.
     #[inline]
     pub(crate) fn expect(&mut self, token: Token, completion: Arc<Completion>) {
@@ -302,6 +357,14 @@ impl LaneState {
         let engine = self.engine.poll_timeout().unwrap_or(Time::NEVER);
         engine.min(self.fabric.poll_timeout().unwrap_or(Time::NEVER))
     }
+}
+
+/// Whether an error says that something did not come.
+fn is_silence(error: &error::TransferError) -> bool {
+    matches!(
+        error,
+        error::TransferError::DeadlineExceeded { .. } | error::TransferError::PeerLost(PeerLostCause::Silent)
+    )
 }
 
 impl Drop for Turn<'_> {

@@ -60,6 +60,7 @@ mod builder;
 mod clock;
 pub mod config;
 mod core;
+mod facts;
 mod graveyard;
 mod hints;
 mod inbox;
@@ -70,6 +71,7 @@ mod plan;
 mod progress;
 mod region;
 pub mod rendezvous;
+mod silence;
 mod sleep;
 mod stats;
 mod transfer;
@@ -78,13 +80,18 @@ mod watch;
 
 pub use agent::{Agent, CloseError, NamedRailStats, Stats, TransportStats};
 pub use builder::{AgentBuilder, BuildError};
+pub use facts::{Facts, TransportFacts};
 pub use hints::Hints;
 pub use inbox::{Notification, PeerEvent, WaitNotificationError};
 pub use memory::Memory;
-pub use peer::{ConnectError, PassedOver, Peer, RemoteRegion, SendError, TransportChoice};
+pub use peer::{
+    ConnectError, PassedOver, PassedOverReason, Peer, RemoteRegion, SendError, TransportChoice,
+    WaitReadyError,
+};
 pub use plan::{Plan, Post, PrepareError};
 pub use progress::Progress;
 pub use region::{DeregisterError, MetadataError, Region, RegisterError, Slice};
+pub use silence::{Silence, SilentRail};
 pub use stats::Latency;
 pub use transfer::{PostError, Report, Transfer, TransferError};
 pub use transports::{OpenError, TransportConfig};
@@ -93,7 +100,15 @@ pub use kvrail_core::descriptor::Descriptors;
 pub use kvrail_core::engine::{PeerState, TransferProgress};
 pub use kvrail_core::error::{Awaited, PeerLostCause};
 pub use kvrail_core::id::{Generation, Incarnation, RegionId, Route};
-pub use kvrail_core::transport::Device;
+pub use kvrail_transport::silence::Cause as SilenceCause;
+
+pub use kvrail_core::transport::{Device, DeviceCounters, Evidence, RailCounters, RailInfo};
+
+/// What can be said of the transport ofi: its provider, its affinity, and what it found.
+pub mod ofi {
+    pub use kvrail_transport::ofi::facts::{LibraryFacts, PassedOver, RailFacts, RailState, Receives, Wait};
+    pub use kvrail_transport::ofi::{Affinity, Facts, OpenError, Provider};
+}
 
 /// What the engine reports, inside this crate's errors.
 pub mod engine_error {

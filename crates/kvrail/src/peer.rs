@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::time::Duration;
 
 use kvrail_core::engine::PeerState;
 use kvrail_core::error::{AddPeerError, PeerLostCause, SendMessageError};
@@ -14,7 +16,10 @@ use crate::agent::Agent;
 use crate::core::{Core, Handle};
 use crate::hints::Hints;
 use crate::memory::{AccessError, check_range};
+use crate::progress::Awaited;
 use crate::region::Slice;
+use crate::silence::Silence;
+use crate::watch::Watch;
 
 /// What is kept of a peer beside the engine's own state.
 #[derive(Debug)]
@@ -25,6 +30,16 @@ pub(crate) struct PeerRecord {
     pub(crate) id: PeerId,
     pub(crate) choice: TransportChoice,
     pub(crate) lost: OnceLock<PeerLostCause>,
+    /// Those who wait for it to be ready, or lost.
+    pub(crate) met: Watch,
+}
+
+/// A transport that an agent was to have and has not.
+#[derive(Debug)]
+pub(crate) struct Absent {
+    /// The index of the lane that comes next in the order of preference.
+    pub(crate) before: usize,
+    pub(crate) passed_over: PassedOver,
 }
 
 /// A remote agent in one of its lives (KR-11): a restarted process is another peer.
@@ -51,7 +66,26 @@ pub struct PassedOver {
     /// Its name.
     pub transport: &'static str,
     /// Why not.
-    pub reason: AddPeerError,
+    pub reason: PassedOverReason,
+}
+
+/// Why a transport was passed over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum PassedOverReason {
+    /// This agent does not have it: it was to be used where it is possible, and here it is not.
+    NotHere(Arc<str>),
+    /// It does not reach the peer.
+    Peer(AddPeerError),
+}
+
+impl fmt::Display for PassedOverReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotHere(why) => f.write_str(why),
+            Self::Peer(error) => error.fmt(f),
+        }
+    }
 }
 
 impl fmt::Display for TransportChoice {
@@ -122,6 +156,47 @@ impl Hints for ConnectError {
                 crate::config::TRANSPORT_VARIABLE
             )],
             _ => Vec::new(),
+        }
+    }
+}
+
+/// Why a peer is not ready.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitReadyError {
+    /// It has not answered in time.
+    #[error("{peer_name} did not answer within {waited:?}: {silence}")]
+    Deadline {
+        /// Whom it concerns.
+        peer_name: Arc<str>,
+        /// Time waited.
+        waited: Duration,
+        /// What the rails counted, and what that probably means.
+        silence: Box<Silence>,
+    },
+    /// It is lost.
+    #[error("{peer_name} is lost: {cause}")]
+    Lost {
+        /// Whom it concerns.
+        peer_name: Arc<str>,
+        /// Why.
+        cause: PeerLostCause,
+    },
+}
+
+impl WaitReadyError {
+    /// Whether waiting again may succeed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Deadline { .. })
+    }
+}
+
+impl Hints for WaitReadyError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Deadline { silence, .. } => silence.hints(),
+            Self::Lost { .. } => vec!["import the metadata of the process that runs now".into()],
         }
     }
 }
@@ -234,6 +309,33 @@ impl Peer {
         turn.engine.peer(self.record.id).map_or(PeerState::Lost(PeerLostCause::Removed), |view| view.state)
     }
 
+    /// Blocks until both agents know each other and transfers can start, at most for `timeout`. Nobody has to wait:
+    /// what is posted earlier begins then.
+    ///
+    /// # Errors
+    /// [`WaitReadyError`], with what the rails counted when the peer is silent.
+    pub fn wait_ready(&self, timeout: Duration) -> Result<(), WaitReadyError> {
+        let core = &self.handle.core;
+        let peer_name = || self.record.name.clone();
+        match core.wait_until(core.clock.after(timeout), Meeting(self)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(cause)) => Err(WaitReadyError::Lost { peer_name: peer_name(), cause }),
+            None => {
+                let silence = Box::new(self.silence());
+                Err(WaitReadyError::Deadline { peer_name: peer_name(), waited: timeout, silence })
+            }
+        }
+    }
+
+    /// What the rails of its transport counted, and what that means if the peer does not answer. Reads the devices' counters:
+    /// for reports, not for a loop.
+    #[must_use]
+    pub fn silence(&self) -> Silence {
+        let core = &*self.handle.core;
+        let now = core.clock.now();
+        core.lanes[self.record.lane].turn(core).silence(now)
+    }
+
     /// Its routes, and whether each is usable.
     #[must_use]
     pub fn routes(&self) -> Vec<(Route, bool)> {
@@ -270,6 +372,25 @@ impl Peer {
     }
 }
 
+/// Waits for a peer to be ready, or lost.
+struct Meeting<'a>(&'a Peer);
+
+impl Awaited for Meeting<'_> {
+    type Output = Result<(), PeerLostCause>;
+
+    fn ready(&mut self) -> Option<Self::Output> {
+        match self.0.state() {
+            PeerState::Ready => Some(Ok(())),
+            PeerState::Lost(cause) => Some(Err(cause)),
+            _ => None,
+        }
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.0.record.met.register(waker);
+    }
+}
+
 impl PartialEq for Peer {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.record, &other.record)
@@ -297,7 +418,11 @@ impl Core {
     /// Imports into the first transport that takes the peer.
     fn introduce(&self, metadata: &Metadata) -> Result<Arc<PeerRecord>, ConnectError> {
         let mut passed_over = Vec::new();
+        let mut absent = self.absent.iter().peekable();
         for (index, lane) in self.lanes.iter().enumerate() {
+            while let Some(absent) = absent.next_if(|absent| absent.before <= index) {
+                passed_over.push(absent.passed_over.clone());
+            }
             match self.import(index, metadata)? {
                 Ok(id) => {
                     let record = Arc::new(PeerRecord {
@@ -307,13 +432,18 @@ impl Core {
                         id,
                         choice: TransportChoice { chosen: lane.name, passed_over },
                         lost: OnceLock::new(),
+                        met: Watch::default(),
                     });
                     lane.turn(self).remember(record.clone());
                     return Ok(record);
                 }
-                Err(reason) => passed_over.push(PassedOver { transport: lane.name, reason }),
+                Err(error) => {
+                    let reason = PassedOverReason::Peer(error);
+                    passed_over.push(PassedOver { transport: lane.name, reason });
+                }
             }
         }
+        passed_over.extend(absent.map(|absent| absent.passed_over.clone()));
         Err(ConnectError::NoTransport { peer_name: metadata.name.clone(), tried: passed_over })
     }
 
@@ -362,7 +492,15 @@ impl Agent {
                     let choice = record.choice.clone();
                     let (name, incarnation, lane) = (record.name.clone(), record.incarnation, record.lane);
                     let lost = OnceLock::new();
-                    let record = Arc::new(PeerRecord { name, incarnation, lane, id, choice, lost });
+                    let record = Arc::new(PeerRecord {
+                        name,
+                        incarnation,
+                        lane,
+                        id,
+                        choice,
+                        lost,
+                        met: Watch::default(),
+                    });
                     core.lanes[lane].turn(core).remember(record.clone());
                     peers.insert(record.name.clone(), record.clone());
                     Ok(Peer::new(self.handle().clone(), record))

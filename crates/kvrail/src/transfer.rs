@@ -20,6 +20,7 @@ use crate::config::Id;
 use crate::hints::Hints;
 use crate::plan::PlanInner;
 use crate::progress::{Awaited, Progress};
+use crate::silence::Silence;
 use crate::watch::{Completion, Waiter};
 
 /// How a transfer ended well.
@@ -62,19 +63,36 @@ impl Report {
 #[non_exhaustive]
 pub enum TransferError {
     /// The transfer failed; the bytes at the target are in an unknown state.
-    #[error("transfer with {peer_name}: {error}")]
+    #[error("transfer with {peer_name}: {error}{}", told(silence))]
     Failed {
         /// With whom.
         peer_name: Arc<str>,
         /// What happened.
         error: error::TransferError,
+        /// When something did not come (a deadline passed, a silent peer is lost): what the rails counted meanwhile,
+        /// and what that probably means.
+        silence: Option<Arc<Silence>>,
     },
     /// The agent was closed meanwhile.
     #[error("the agent is closed")]
     AgentClosed,
 }
 
+/// A silence behind the error that it belongs to.
+fn told(silence: &Option<Arc<Silence>>) -> String {
+    silence.as_ref().map_or_else(String::new, |silence| format!("; {silence}"))
+}
+
 impl TransferError {
+    /// What the rails counted while something did not come.
+    #[must_use]
+    pub fn silence(&self) -> Option<&Silence> {
+        match self {
+            Self::Failed { silence, .. } => silence.as_deref(),
+            Self::AgentClosed => None,
+        }
+    }
+
     /// Whether the same plan may succeed when it is posted again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
@@ -96,13 +114,8 @@ impl TransferError {
 
 impl Hints for TransferError {
     fn hints(&self) -> Vec<String> {
-        let Self::Failed { error, .. } = self else { return Vec::new() };
-        match error {
-            error::TransferError::DeadlineExceeded { awaited: error::Awaited::Greeting, .. } => vec![
-                "the peer has not answered at all: is it running, and with inline progress, does it call?"
-                    .into(),
-                "check that a firewall lets the transport's port through in both directions".into(),
-            ],
+        let Self::Failed { error, silence, .. } = self else { return Vec::new() };
+        let mut hints = match error {
             error::TransferError::DeadlineExceeded { awaited: error::Awaited::Window, .. } => {
                 vec!["the peer does not read its notifications".into()]
             }
@@ -113,7 +126,9 @@ impl Hints for TransferError {
                 vec!["import the peer's current metadata: it may have deregistered the region".into()]
             }
             _ => Vec::new(),
-        }
+        };
+        hints.extend(silence.iter().flat_map(|silence| silence.hints()));
+        hints
     }
 }
 

@@ -61,6 +61,8 @@ fn a_deadline_says_what_was_awaited_and_how_far_it_came() {
         let text = error.to_string();
         assert!(text.contains("there") && text.contains("0 of 4 ops"), "{text}");
         assert!(text.contains("completions of 4 ops in flight"), "{text}");
+        assert_eq!(error.silence().unwrap().rails.len(), 1, "what the rails counted: {text}");
+        assert!(error.hints().iter().any(|hint| hint.starts_with("rail ")), "{:?}", error.hints());
     }
 }
 
@@ -243,7 +245,7 @@ fn a_killed_peer_ends_its_transfers_and_is_lost() {
         pair.net.kill(1);
         let error = transfer.wait().unwrap_err();
         let gone = engine_error::TransferError::PeerLost(PeerLostCause::Gone);
-        assert_eq!(error, TransferError::Failed { peer_name: "there".into(), error: gone });
+        assert_eq!(error, TransferError::Failed { peer_name: "there".into(), error: gone, silence: None });
         assert!(!error.is_retryable());
         assert_eq!(pair.peer.state(), PeerState::Lost(PeerLostCause::Gone));
         assert!(matches!(

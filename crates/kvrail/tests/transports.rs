@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{MODES, PATIENCE};
 use kvrail::{
-    Agent, Descriptors, Memory, Peer, PeerState, Progress, Region, RegionId, RemoteRegion, Slice,
+    Agent, Descriptors, Hints, Memory, Peer, PeerState, Progress, Region, RegionId, RemoteRegion, Slice,
     TransportConfig,
 };
 
@@ -162,6 +162,54 @@ fn the_transport_is_chosen_by_reach_and_says_why_others_were_passed_over() {
     let error = near.connect(&far.metadata().unwrap()).unwrap_err();
     assert!(error.to_string().starts_with("no transport reaches far: shm: "), "{error}");
     assert!(matches!(here.connect(&here.metadata().unwrap()), Err(kvrail::ConnectError::Itself)));
+}
+
+#[test]
+fn a_transport_that_may_be_missing_is_passed_over_with_its_reason() {
+    // Whatever this host has: a library that is none cannot be loaded.
+    let nowhere =
+        TransportConfig::ofi().provider("efa".parse().unwrap()).libfabric("/nowhere/libfabric.so.1");
+    let build = |ofi: TransportConfig| {
+        let transports = [ofi, TransportConfig::tcp("127.0.0.1:0")];
+        Agent::builder("here").transports(transports).ignore_environment().build()
+    };
+    let here = build(nowhere.if_possible()).unwrap();
+    let facts = here.facts();
+    assert_eq!(facts.transports.iter().map(|t| t.name).collect::<Vec<_>>(), ["tcp"]);
+    let [passed] = facts.passed_over.as_slice() else { panic!("{facts:?}") };
+    assert_eq!(passed.transport, "ofi");
+    let there = agent("there", "tcp", Progress::Thread);
+    let peer = here.connect(&there.metadata().unwrap()).unwrap();
+    let choice = peer.transport_choice().to_string();
+    assert_eq!(choice, format!("tcp; not ofi: {}", passed.reason));
+    let must = TransportConfig::ofi().provider("efa".parse().unwrap()).libfabric("/nowhere/libfabric.so.1");
+    let error = build(must).unwrap_err().to_string();
+    assert!(error.starts_with("transport ofi (from code) is not possible: "), "{error}");
+}
+
+#[test]
+fn an_agent_says_what_it_runs_on() {
+    let here = agent("here", "tcp", Progress::Thread);
+    let facts = here.facts();
+    assert_eq!(facts.transports[0].to_string(), "tcp, 3 rails, evidence delivered");
+    assert_eq!((facts.transports[0].rate_bps(), &facts.transports[0].ofi), (0, &None));
+}
+
+#[test]
+fn waiting_for_a_peer_ends_when_it_is_ready_and_says_what_was_counted_when_it_is_not() {
+    for mode in MODES {
+        let (here, there) = (agent("here", "tcp", mode), agent("there", "tcp", Progress::Thread));
+        let peer = here.connect(&there.metadata().unwrap()).unwrap();
+        peer.wait_ready(PATIENCE).unwrap();
+        assert_eq!(peer.state(), PeerState::Ready);
+        // Nobody listens there any more, and nobody says so: the process that held the port is this one.
+        let deaf = agent("deaf", "tcp", Progress::Inline);
+        let peer = here.connect(&deaf.metadata().unwrap()).unwrap();
+        let error = peer.wait_ready(Duration::from_millis(50)).unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+        assert!(error.to_string().contains("deaf did not answer within 50ms: tcp, 3 rails: "), "{error}");
+        assert_eq!(error.hints().iter().filter(|hint| hint.starts_with("rail tcp")).count(), 3);
+    }
 }
 
 #[test]

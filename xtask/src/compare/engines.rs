@@ -38,6 +38,8 @@ pub(crate) struct Engines {
     limits: PathBuf,
     nixl_peer: PathBuf,
     venvs: BTreeMap<Peer, Venv>,
+    /// The libfabric of NIXL, which kvrail and the plain loop use as well; none: theirs is the one they find.
+    libfabric: Option<PathBuf>,
     /// Optional components that this machine cannot run, and why.
     pub(crate) skipped: BTreeMap<Peer, String>,
 }
@@ -50,6 +52,7 @@ impl Engines {
             limits: target.join("release/limits"),
             nixl_peer: root.join("benchsuite/nixl_peer.py"),
             venvs: BTreeMap::new(),
+            libfabric: None,
             skipped: BTreeMap::new(),
         };
         let under = target.join("compare");
@@ -61,7 +64,12 @@ impl Engines {
                 Peer::NixlUcx | Peer::NixlUcxPosix | Peer::NixlUcxTcp => venv::nixl(&under),
                 Peer::NixlLibfabricTcp => venv::nixl_libfabric(&under, &root.join("benchsuite/no_cuda.c")),
                 Peer::Memcpy | Peer::ProcessVm | Peer::TcpLoop | Peer::TcpSpin => continue,
+                // The first takes whichever libfabric there is; the other one is of another lane.
+                Peer::FabricLoop | Peer::NixlLibfabricEfa => continue,
             };
+            if let Ok(Venv { libfabric: Some(libfabric), .. }) = &venv {
+                engines.libfabric = Some(libfabric.clone());
+            }
             let usable = venv.and_then(|venv| engines.probe(peer, &venv).map(|()| venv));
             match usable {
                 Ok(venv) => drop(engines.venvs.insert(peer, venv)),
@@ -121,6 +129,9 @@ impl Engines {
                 // kvrail guards both ends of its pool, and makes one that fits when it is not told.
                 let pool = Some(shape.pool_bytes).filter(|_| shape.scattered);
                 workload(&mut command, shape, pool);
+                if *transport == "ofi" {
+                    self.same_libfabric(&mut command);
+                }
             }
         }
         command.args(row.options);
@@ -155,6 +166,12 @@ impl Engines {
         command
     }
 
+    fn same_libfabric(&self, command: &mut Command) {
+        if let Some(libfabric) = &self.libfabric {
+            command.arg("--libfabric").arg(libfabric.join("libfabric.so.1"));
+        }
+    }
+
     fn limit_on(&self, peer: Peer, row: &Row) -> Result<Command, String> {
         let Work::Transfer { op, memory, shape, .. } = &row.work else {
             return Err("a plain loop has no control path".into());
@@ -165,6 +182,10 @@ impl Engines {
             Peer::ProcessVm => command.args(["--kind", "process-vm"]),
             Peer::TcpLoop => command.args(["--kind", "tcp", "--wait", "block"]),
             Peer::TcpSpin => command.args(["--kind", "tcp", "--wait", "spin"]),
+            Peer::FabricLoop => {
+                self.same_libfabric(&mut command);
+                command.args(["--kind", "fabric"]).args(row.options)
+            }
             _ => return Err("it was not prepared".into()),
         };
         command.args(["--op", op, "--repetitions", "1"]);
@@ -174,7 +195,7 @@ impl Engines {
 }
 
 /// The options that all the programs share.
-fn workload(command: &mut Command, shape: &Shape, pool_bytes: Option<u64>) {
+pub(crate) fn workload(command: &mut Command, shape: &Shape, pool_bytes: Option<u64>) {
     let layout = if shape.scattered { "scattered" } else { "contiguous" };
     command.args(["--layout", layout]);
     let numbers = [
@@ -191,7 +212,7 @@ fn workload(command: &mut Command, shape: &Shape, pool_bytes: Option<u64>) {
     }
 }
 
-fn sample(command: &mut Command, deadline: Duration) -> Result<Sample, String> {
+pub(crate) fn sample(command: &mut Command, deadline: Duration) -> Result<Sample, String> {
     let finished = process::run(command, deadline)?;
     let read = Sample::read(&finished.stdout);
     match (finished.status.success(), read) {

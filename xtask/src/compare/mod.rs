@@ -6,13 +6,14 @@
 //! Exit code: 0 all bounds met, 1 a bound missed, 2 something could not be measured. An optional component that
 //! this machine cannot run is skipped, by name, and changes no exit code.
 
-mod engines;
-mod quiet;
-mod reading;
-mod report;
-mod rows;
+pub(crate) mod engines;
+pub(crate) mod quiet;
+pub(crate) mod reading;
+pub(crate) mod report;
+pub(crate) mod rows;
+pub(crate) mod turns;
 pub(crate) mod venv;
-mod verdict;
+pub(crate) mod verdict;
 
 use std::env;
 use std::fs;
@@ -20,10 +21,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use self::engines::{Engine, Engines};
+use self::engines::Engines;
 use self::report::Circumstances;
 use self::rows::Row;
-use self::verdict::Taken;
+use self::turns::Pace;
 
 /// Both pools of a row on huge pages.
 const HUGE_PAGES_NEEDED: u64 = 2 * 512;
@@ -78,12 +79,15 @@ fn compare(args: &Args) -> Result<u8, String> {
     let engines = Engines::prepare(root, &target, kvrail, &rows);
 
     let mut about = Circumstances {
+        title: "kvrail beside NIXL and the plain loops",
+        setting: "two processes on this host, DRAM to DRAM, NIXL without progress thread".into(),
         runs: args.runs.into(),
         nixl_version: None,
         turns: 0,
         noisy_turns: 0,
         skipped_rows: Vec::new(),
     };
+    let pace = Pace { runs: args.runs, patience: Duration::from_secs(args.patience_s) };
     let mut judged = Vec::new();
     for row in &rows {
         if row.work.needs_huge_pages() && huge_pages_free() < HUGE_PAGES_NEEDED {
@@ -92,11 +96,8 @@ fn compare(args: &Args) -> Result<u8, String> {
             about.skipped_rows.push((row.name.clone(), reason));
             continue;
         }
-        let taken = take_turns(args, &engines, row);
-        about.noisy_turns += taken.noisy_turns;
-        about.turns += taken.turns;
-        let version = taken.samples.values().flatten().find_map(|sample| sample.version());
-        about.nixl_version = about.nixl_version.or_else(|| version.map(str::to_owned));
+        let taken = turns::take(row, pace, &engines.skipped, |engine| engines.turn(engine, row));
+        about.count(&taken);
         judged.extend(verdict::judge(row, &taken, &engines.skipped));
     }
     let text = report::markdown(&judged, &about);
@@ -105,36 +106,6 @@ fn compare(args: &Args) -> Result<u8, String> {
         fs::write(path, &text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
     }
     Ok(verdict::exit_code(&judged))
-}
-
-/// Every engine of a row, once in every run. One that fails takes no further turns on this row.
-fn take_turns(args: &Args, engines: &Engines, row: &Row) -> Taken {
-    let mut taken = Taken::default();
-    let peers = row.peers().into_iter().filter(|peer| !engines.skipped.contains_key(peer)).map(Engine::Peer);
-    let order: Vec<Engine> = std::iter::once(Engine::Kvrail).chain(peers).collect();
-    for run in 1..=args.runs {
-        for &engine in &order {
-            if taken.failures.contains_key(&engine) {
-                continue;
-            }
-            taken.turns += 1;
-            taken.noisy_turns += usize::from(!quiet::wait(Duration::from_secs(args.patience_s)));
-            match engines.turn(engine, row) {
-                Ok(sample) => {
-                    let figure = sample.figure(row.checks[0].metric);
-                    let figure = figure.map_or_else(|| "?".into(), |figure| format!("{figure:.2}"));
-                    let unit = row.checks[0].metric.unit();
-                    eprintln!("{} run {run}/{} {}: {figure} {unit}", row.name, args.runs, engine.name());
-                    taken.samples.entry(engine).or_default().push(sample);
-                }
-                Err(error) => {
-                    eprintln!("{} run {run}/{} {}: {error}", row.name, args.runs, engine.name());
-                    taken.failures.insert(engine, error);
-                }
-            }
-        }
-    }
-    taken
 }
 
 /// Builds the programs that take part; kvrail only when it is ours to build.

@@ -12,6 +12,8 @@ pub(crate) enum Metric {
     Latency,
     /// Making one request of the batch ready, µs.
     Prepare,
+    /// The call that begins a transfer, until it returns, µs.
+    Post,
     /// Creating an agent with its transport, ms.
     CreateAgent,
     /// Registering 10,000 regions, ms.
@@ -28,6 +30,7 @@ impl Metric {
             Self::Bandwidth => "bandwidth",
             Self::Latency => "latency p50",
             Self::Prepare => "prepare",
+            Self::Post => "post p50",
             Self::CreateAgent => "create an agent",
             Self::Register => "register 10,000 regions",
             Self::MetadataBytes => "metadata",
@@ -38,7 +41,7 @@ impl Metric {
     pub(crate) const fn unit(self) -> &'static str {
         match self {
             Self::Bandwidth => "GB/s",
-            Self::Latency | Self::Prepare => "µs",
+            Self::Latency | Self::Prepare | Self::Post => "µs",
             Self::CreateAgent | Self::Register | Self::Import => "ms",
             Self::MetadataBytes => "B",
         }
@@ -84,6 +87,7 @@ impl Sample {
             }
             Metric::Latency => self.number(&["latency_us", "p50"]),
             Metric::Prepare => self.number(&["prepare_us", "p50"]),
+            Metric::Post => self.number(&["post_us", "p50"]),
             Metric::CreateAgent => self.number(&["control", "create_agent_ms"]),
             Metric::Register => self.number(&["control", "register_10000_ms"]),
             Metric::MetadataBytes => self.number(&["control", "metadata_bytes"]),
@@ -101,7 +105,8 @@ impl Sample {
         self.row.get("transport")?.as_str()
     }
 
-    fn number(&self, path: &[&str]) -> Option<f64> {
+    /// A number that is not one of the metrics, where the engine gave it.
+    pub(crate) fn number(&self, path: &[&str]) -> Option<f64> {
         path.iter().try_fold(&self.row, |value, key| value.get(key))?.as_f64()
     }
 }

@@ -5,13 +5,16 @@ use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::rows::Bound;
-use super::verdict::{Judged, Spread, Verdict};
+use super::verdict::{Judged, Spread, Taken, Verdict};
 
 const SECONDS_PER_DAY: u64 = 86_400;
 
 /// What a reader must know to judge the figures.
 #[derive(Debug)]
 pub(crate) struct Circumstances {
+    pub(crate) title: &'static str,
+    /// Where the engines ran, and how.
+    pub(crate) setting: String,
     pub(crate) runs: usize,
     pub(crate) nixl_version: Option<String>,
     pub(crate) turns: usize,
@@ -21,15 +24,25 @@ pub(crate) struct Circumstances {
     pub(crate) skipped_rows: Vec<(String, String)>,
 }
 
+impl Circumstances {
+    /// Adds the turns of a row.
+    pub(crate) fn count(&mut self, taken: &Taken) {
+        self.noisy_turns += taken.noisy_turns;
+        self.turns += taken.turns;
+        if self.nixl_version.is_none() {
+            let version = taken.samples.values().flatten().find_map(|sample| sample.version());
+            self.nixl_version = version.map(str::to_owned);
+        }
+    }
+}
+
 /// The whole report.
 pub(crate) fn markdown(judged: &[Judged], about: &Circumstances) -> String {
-    let mut text = String::from("# kvrail beside NIXL and the plain loops\n\n");
+    let mut text = format!("# {}\n\n", about.title);
     let nixl = about.nixl_version.as_deref().unwrap_or("not run");
     let facts = [
-        format!("{} · {} · Linux {}", today(), processor(), kernel()),
-        format!(
-            "NIXL {nixl}, without progress thread; two processes on this host, DRAM to DRAM, every byte verified"
-        ),
+        machine(),
+        format!("NIXL {nixl}; {}; every byte verified", about.setting),
         format!(
             "median [lowest..highest] of {} runs in turns; ratio: median of the ratios within the runs; \
              {} of {} turns began on a busy machine",
@@ -93,7 +106,7 @@ fn table_row(line: &Judged) -> String {
 }
 
 /// Three digits that matter, whatever the size.
-fn show(spread: Spread) -> String {
+pub(crate) fn show(spread: Spread) -> String {
     let digits = match spread.median {
         median if median >= 100.0 => 0,
         median if median >= 10.0 => 1,
@@ -101,6 +114,11 @@ fn show(spread: Spread) -> String {
     };
     let Spread { median, min, max } = spread;
     format!("{median:.digits$} [{min:.digits$}..{max:.digits$}]")
+}
+
+/// Date, processor, kernel.
+pub(crate) fn machine() -> String {
+    format!("{} · {} · Linux {}", today(), processor(), kernel())
 }
 
 fn processor() -> String {
@@ -172,8 +190,15 @@ mod tests {
             verdict,
             noisy: true,
         };
-        let about =
-            Circumstances { runs: 3, nixl_version: None, turns: 6, noisy_turns: 0, skipped_rows: Vec::new() };
+        let about = Circumstances {
+            title: "a test",
+            setting: "nowhere".into(),
+            runs: 3,
+            nixl_version: None,
+            turns: 6,
+            noisy_turns: 0,
+            skipped_rows: Vec::new(),
+        };
         let text =
             markdown(&[line(Verdict::Missed), line(Verdict::Skipped("NIXL UCX: no wheel".into()))], &about);
         assert!(text.contains("| 2.00 [1.00..4.00] | NIXL UCX 2.00 [1.00..4.00] |"), "{text}");

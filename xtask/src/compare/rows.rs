@@ -16,6 +16,10 @@ pub(crate) enum Peer {
     NixlUcxTcp,
     /// NIXL's LIBFABRIC backend over the tcp provider.
     NixlLibfabricTcp,
+    /// NIXL's LIBFABRIC backend over the efa provider.
+    NixlLibfabricEfa,
+    /// fi_read and fi_write on the provider that kvrail uses.
+    FabricLoop,
     /// libc's memcpy between the mapped pools.
     Memcpy,
     /// process_vm_readv/writev, 64 blocks a call, on one core.
@@ -33,6 +37,8 @@ impl Peer {
             Self::NixlUcxPosix => "NIXL UCX posix",
             Self::NixlUcxTcp => "NIXL UCX tcp",
             Self::NixlLibfabricTcp => "NIXL LIBFABRIC tcp",
+            Self::NixlLibfabricEfa => "NIXL LIBFABRIC efa",
+            Self::FabricLoop => "fi_read/fi_write loop",
             Self::Memcpy => "memcpy loop",
             Self::ProcessVm => "process_vm loop",
             Self::TcpLoop => "send/recv loop",
@@ -82,7 +88,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// A paged KV cache: scattered blocks of a larger pool.
-const KV: Shape =
+pub(crate) const KV: Shape =
     Shape { block_bytes: 32 * KIB, batch: 12_800, pool_bytes: 1024 * MIB, scattered: true, iterations: 5 };
 const RUN_64_MIB: Shape =
     Shape { block_bytes: 64 * MIB, batch: 1, pool_bytes: 64 * MIB, scattered: false, iterations: 20 };
@@ -138,6 +144,7 @@ pub(crate) fn all() -> Vec<Row> {
         rows.extend(private(op));
         rows.extend(runs(op));
         rows.extend(tcp(op));
+        rows.push(ofi_tcp(op));
     }
     rows.push(control());
     rows
@@ -265,6 +272,27 @@ fn tcp(op: &'static str) -> Vec<Row> {
                 latency(Bound::Shown { of: Peer::TcpSpin }),
             ],
         },
+    ]
+}
+
+/// The libfabric transport over the provider that every machine has.
+fn ofi_tcp(op: &'static str) -> Row {
+    Row {
+        name: format!("ofi-tcp-kv-{op}"),
+        work: Work::Transfer { op, transport: "ofi", memory: "private", shape: KV },
+        options: &["--provider", "tcp"],
+        checks: fabric_checks(Peer::NixlLibfabricTcp),
+    }
+}
+
+/// What kvrail must reach on every provider: nearly what the provider gives, clearly more than NIXL, and a caller that is
+/// not kept.
+pub(crate) fn fabric_checks(nixl: Peer) -> Vec<Check> {
+    vec![
+        bandwidth(Bound::Share { of: Peer::FabricLoop, at_least: 0.9 }),
+        bandwidth(Bound::Share { of: nixl, at_least: 1.5 }),
+        Check { metric: Metric::Post, bound: Bound::AtMost { limit: 1_000.0 } },
+        Check { metric: Metric::Post, bound: Bound::Shown { of: nixl } },
     ]
 }
 

@@ -21,12 +21,14 @@ pub(crate) struct Venv {
     pub(crate) python: PathBuf,
     /// Set for everything that runs in it.
     pub(crate) environment: Vec<(&'static str, OsString)>,
+    /// The libfabric that it uses, where it brings one.
+    pub(crate) libfabric: Option<PathBuf>,
 }
 
 /// NIXL as a user installs it today.
 pub(crate) fn nixl(under: &Path) -> Result<Venv, String> {
     let python = install(&under.join("nixl"), NIXL)?;
-    Ok(Venv { python, environment: Vec::new() })
+    Ok(Venv { python, environment: Vec::new(), libfabric: None })
 }
 
 /// NIXL over libfabric's TCP.
@@ -50,15 +52,16 @@ pub(crate) fn nixl_on_libfabric(under: &Path, version: &str, no_cuda_source: &Pa
         succeed(Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&driver).arg(no_cuda_source))?;
     }
     let packages = site_packages(&root)?;
+    let libfabric = root.join("lib/mpich");
     let paths = [
         stand_ins,
-        root.join("lib/mpich"),
+        libfabric.clone(),
         packages.join("nvidia/cuda_runtime/lib"),
         packages.join("nixl_cu12.libs"),
         packages.join(".nixl_cu12.mesonpy.libs"),
     ];
     let paths = env::join_paths(paths).map_err(|error| error.to_string())?;
-    Ok(Venv { python, environment: vec![("LD_LIBRARY_PATH", paths)] })
+    Ok(Venv { python, environment: vec![("LD_LIBRARY_PATH", paths)], libfabric: Some(libfabric) })
 }
 
 impl Venv {

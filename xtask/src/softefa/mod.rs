@@ -4,11 +4,18 @@
 //! Exit code: 0 all passed, 1 something failed, 2 something could not be run. What this machine lacks is skipped, by
 //! name and with the reason; with `CI=true` that is a failure.
 
+mod bench;
+mod callgrind;
+mod compare;
+mod cost;
+mod engines;
 mod fabtests;
+mod failover;
 mod faults;
 mod nixl;
 mod node;
 mod pingpong;
+mod scaling;
 mod scenario;
 mod soak;
 
@@ -29,6 +36,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Lane {
+    /// kvrail over 32 emulated EFA rails; one dies in mid-transfer and returns, every byte verified
+    Bench(bench::Args),
     /// Debian's fi_pingpong over the efa provider between two nodes
     Pingpong(pingpong::Args),
     /// libfabric's own tests between two nodes, over `efa` and `efa-direct`
@@ -37,6 +46,14 @@ enum Lane {
     Nixl(nixl::Args),
     /// What the real NIXL does under each fault, as a table
     NixlFaults(faults::Args),
+    /// kvrail, the real NIXL and a bare fi_read/fi_write loop in turns: medians, ratios, verdicts
+    Compare(compare::Args),
+    /// Whether twice the rails carry twice the bytes
+    Scaling(scaling::Args),
+    /// What a rail's death in the middle of a transfer costs
+    Failover(failover::Args),
+    /// What a descriptor costs of kvrail's own code, by callgrind and perf
+    Cost(cost::Args),
     /// Random fault schedules: nothing may be lost, wrong or left behind
     Soak(soak::Args),
     /// The program that the soak runs on nodes
@@ -102,10 +119,15 @@ impl Tally {
 
 pub(crate) fn run(args: &Args) -> ExitCode {
     let code = match &args.lane {
+        Lane::Bench(args) => bench::run(args),
         Lane::Pingpong(args) => pingpong::run(args),
         Lane::Fabtests(args) => fabtests::run(args),
         Lane::Nixl(args) => nixl::run(args),
         Lane::NixlFaults(args) => faults::run(args),
+        Lane::Compare(args) => compare::run(args),
+        Lane::Scaling(args) => scaling::run(args),
+        Lane::Failover(args) => failover::run(args),
+        Lane::Cost(args) => cost::run(args),
         Lane::Soak(args) => soak::run(args),
         Lane::Exercise(args) => return soak::exercise(args),
     };
@@ -153,14 +175,19 @@ fn kvrail(named: Option<&Path>) -> Result<PathBuf, String> {
     if let Some(named) = named {
         return absolute(named);
     }
+    build("kvrail-cli", "kvrail")
+}
+
+/// Builds a package's program for speed; where it is.
+fn build(package: &str, program: &str) -> Result<PathBuf, String> {
     let root = root()?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root).args(["build", "--release", "--quiet", "-p", "kvrail-cli"]);
+    cargo.current_dir(root).args(["build", "--release", "--quiet", "-p", package]);
     let built = cargo.status().map_err(|error| format!("cargo does not start: {error}"))?;
     if built.success() {
-        Ok(target(root).join("release/kvrail"))
+        Ok(target(root).join("release").join(program))
     } else {
-        Err("kvrail does not build".into())
+        Err(format!("{program} does not build"))
     }
 }
 

@@ -84,12 +84,7 @@ impl Nixl {
 
     /// The peers' run: node 0 initiates, node 1 is the target; `words` are further options of both.
     pub(super) fn run(&self, bench: &Bench, name: &str, nics: u32, options: &[&str], words: &[&str]) -> Run {
-        let mut run = Run::new(bench, name, nics, &self.libfabric).option(options);
-        for (variable, value) in
-            self.venv.environment.iter().filter(|(variable, _)| *variable != "FI_PROVIDER")
-        {
-            run = run.environment(variable, value);
-        }
+        let run = self.environment(Run::new(bench, name, nics, &self.libfabric).option(options));
         let python = |role: &'static str| {
             let start = [self.venv.python.as_os_str(), self.script.as_os_str(), role.as_ref()];
             start
@@ -101,6 +96,20 @@ impl Nixl {
         run.environment("NIXL_LOG_LEVEL", "WARN")
             .on_next_node(python("initiator"))
             .on_next_node(python("target"))
+    }
+
+    /// Gives a run's nodes what NIXL needs.
+    pub(super) fn environment(&self, mut run: Run) -> Run {
+        for (variable, value) in
+            self.venv.environment.iter().filter(|(variable, _)| *variable != "FI_PROVIDER")
+        {
+            run = run.environment(variable, value);
+        }
+        run
+    }
+
+    pub(super) fn python(&self) -> &Path {
+        &self.venv.python
     }
 }
 

@@ -19,8 +19,17 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn new(bench: &Bench, name: &str, nics: u32, libfabric: &Path) -> Self {
+        Self::of(bench, name, libfabric).option(&["--nics", &nics.to_string()])
+    }
+
+    /// On nodes that look like an instance type.
+    pub(super) fn shaped(bench: &Bench, name: &str, shape: &str, libfabric: &Path) -> Self {
+        Self::of(bench, name, libfabric).option(&["--shape", shape])
+    }
+
+    fn of(bench: &Bench, name: &str, libfabric: &Path) -> Self {
         let mut command = Command::new(&bench.kvrail);
-        command.args(["softefa", "run", "--nodes", "2", "--name", name, "--nics", &nics.to_string()]);
+        command.args(["softefa", "run", "--nodes", "2", "--name", name]);
         command.arg("--libfabric").arg(libfabric);
         Self { command, commands: 0 }
     }
@@ -48,9 +57,31 @@ impl Run {
         self
     }
 
+    /// The finished run of a program on each of two nodes.
+    pub(super) fn on_two_nodes(self, node0: &Command, node1: &Command) -> Command {
+        let words = |command: &Command| -> Vec<OsString> {
+            std::iter::once(command.get_program()).chain(command.get_args()).map(ToOwned::to_owned).collect()
+        };
+        self.on_next_node(words(node0)).on_next_node(words(node1)).command()
+    }
+
     pub(super) fn command(self) -> Command {
         self.command
     }
+}
+
+/// Tells programs on kvrail which rails to use.
+pub(super) fn on_ofi(run: Run, provider: &str, rails: u32) -> Run {
+    run.environment("KVRAIL_TRANSPORT", "ofi")
+        .environment("KVRAIL_OFI_PROVIDER", provider)
+        .environment("KVRAIL_OFI_RAILS", rails.to_string())
+}
+
+/// The last error that a node told, else the last line.
+pub(super) fn words(stderr: &str) -> String {
+    let mut lines = stderr.lines().rev().filter(|line| !line.trim().is_empty());
+    let last = lines.clone().next().unwrap_or("nothing on stderr");
+    lines.find(|line| line.contains("error")).unwrap_or(last).trim().to_owned()
 }
 
 /// Names of fabrics are one per user: several lanes may run.
@@ -61,4 +92,15 @@ pub(super) fn name(lane: &str) -> String {
 /// Seconds as `--deadline` takes them.
 pub(super) fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_more_than_the_last_word() {
+        assert_eq!(words("node0 | error: no rail\nnode1 (exit 1)\n"), "node0 | error: no rail");
+        assert_eq!(words("\n"), "nothing on stderr");
+    }
 }

@@ -37,7 +37,7 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   kvrail softefa run -- fi_info -p efa                          on each of two nodes
   kvrail softefa run --nics 4 --after-listen 47592 -- fi_pingpong -p efa :: fi_pingpong -p efa localhost
-  kvrail softefa run --shape p5 --fault 'rail-down --node 1 --nic 3 --for 5s' -- ./job.sh
+  kvrail softefa run --shape p5 --fault 'rail-down --node 1 --nic 3 --in 4s --for 5s' -- ./job.sh
   kvrail softefa run                                            no command: stays up for `kvrail softefa shell`
 
 A command sees SOFTEFA_NODE and SOFTEFA_NODES. Its libibverbs.so.1 and libefa.so.1 are the emulated device's.
@@ -298,6 +298,9 @@ pub(crate) struct Fault {
     /// NIC at the other side [default: any]
     #[arg(long, value_name = "N", help_heading = "Where")]
     pub(crate) peer_nic: Option<u32>,
+    /// Begins this long after the fabric is up; for `run --fault`
+    #[arg(long = "in", value_name = "DURATION", value_parser = units::duration, help_heading = "When")]
+    pub(crate) begins: Option<Duration>,
     /// Ends by itself after this time
     #[arg(long = "for", value_name = "DURATION", value_parser = units::duration, help_heading = "When")]
     pub(crate) lasts: Option<Duration>,

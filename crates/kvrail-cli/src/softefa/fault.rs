@@ -13,6 +13,10 @@ use super::{failure, status as table};
 use crate::failure::Failure;
 
 pub(super) fn main(arguments: &Fault) -> Result<ExitCode, Failure> {
+    if arguments.begins.is_some() {
+        return Err(Failure::usage("--in belongs to the faults of `kvrail softefa run --fault`")
+            .hint("sleep before this command instead"));
+    }
     let order = match arguments.deed {
         Deed::Set(kind) => Some(order(kind, arguments).map_err(Failure::usage)?),
         _ => None,
@@ -107,6 +111,7 @@ fn order(kind: FaultKind, arguments: &Fault) -> Result<FaultOrder, String> {
     order.nic = arguments.nic;
     order.peer_node = arguments.peer_node;
     order.peer_nic = arguments.peer_nic;
+    order.begins = arguments.begins.unwrap_or_default();
     order.lasts = arguments.lasts;
     order.count = arguments.count;
     order.after = arguments.after;
@@ -182,6 +187,7 @@ mod tests {
         let delay = of("delay 200us 50us --nic 3 --for 5s --count 7");
         assert_eq!((delay.amount, delay.spread, delay.nic, delay.count), (200_000, 50_000, Some(3), Some(7)));
         assert_eq!(delay.lasts, Some(Duration::from_secs(5)));
+        assert_eq!(of("rail-down --in 4s --for 3s").begins, Duration::from_secs(4));
         assert_eq!(of("rate 10").amount, 10_000_000_000);
         assert_eq!(of("black-hole --silent --peer-node 1").amount, 1);
         assert_eq!(of("rail-down --link-event").amount, 1);

@@ -192,8 +192,8 @@ impl Canvas<'_> {
         if down {
             self.text(x + LEAF_WIDTH - 8, y + 34, "alarm end", &view::state(nic));
         } else if !served.is_empty() {
-            let gpus: Vec<String> = served.iter().take(4).map(|gpu| gpu.0.to_string()).collect();
-            let more = if served.len() > 4 { "…" } else { "" };
+            let gpus: Vec<String> = served.iter().take(3).map(|gpu| gpu.0.to_string()).collect();
+            let more = if served.len() > 3 { "…" } else { "" };
             self.text(x + LEAF_WIDTH - 8, y + 34, "mono end", &format!("→ GPU {}{more}", gpus.join(",")));
         }
     }

@@ -9,6 +9,10 @@ use super::view;
 const GPUS_A_TABLE: usize = 16;
 /// Columns for the names of a GPU's rails; more go on the next line.
 const RAILS_WIDTH: usize = 43;
+const _: () = assert!(
+    4 + 13 + RAILS_WIDTH + 1 + 7 + 6 + 2 + "NIC link 0000:00:00.0 +9".len() <= 100,
+    "the table of rails fits a terminal of 100 columns"
+);
 
 /// How far each NIC is from each GPU; rails are marked.
 pub(super) fn distances(topology: &Topology, paint: Paint) -> String {
@@ -53,7 +57,7 @@ pub(super) fn rails(topology: &Topology, paint: Paint) -> String {
         return String::new();
     }
     let mut out = format!(
-        "{:<4} {:<12} {:<RAILS_WIDTH$} {:>7} {:>7}  {}\n",
+        "{:<3} {:<12} {:<RAILS_WIDTH$} {:>6} {:>6}  {}\n",
         "GPU", "address", "rails", "alone", "all", "set by"
     );
     for (gpu, rails) in topology.gpus().iter().zip(&topology.assignment().gpus) {
@@ -66,10 +70,10 @@ pub(super) fn rails(topology: &Topology, paint: Paint) -> String {
         let mut lines = wrapped(&names, RAILS_WIDTH).into_iter();
         let first = lines.next().unwrap_or_else(|| "none".into());
         let facts =
-            format!("{:>7} {:>7}  {}", gbytes(&rails.alone), gbytes(&rails.all_active), set_by(&rails.alone));
-        let ordinal = paint.group(gpu.id.0, &format!("{:<4}", gpu.id.0));
+            format!("{:>6} {:>6}  {}", gbytes(&rails.alone), gbytes(&rails.all_active), set_by(&rails.alone));
+        let ordinal = paint.group(gpu.id.0, &format!("{:<3}", gpu.id.0));
         out += &format!("{ordinal} {:<12} {first:<RAILS_WIDTH$} {facts}\n", gpu.address.to_string());
-        lines.for_each(|line| out += &format!("{:<4} {:<12} {line}\n", "", ""));
+        lines.for_each(|line| out += &format!("{:<3} {:<12} {line}\n", "", ""));
     }
     out += "  GB/s in one direction: while no other GPU transfers; while all do\n";
     if topology.assignment().gpus.iter().any(|gpu| !gpu.alone.complete) {

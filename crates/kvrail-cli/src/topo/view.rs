@@ -125,7 +125,7 @@ pub(super) fn rate(nic: &Nic) -> String {
     nic.rate_bps.map_or_else(|| "rate unknown".into(), gbits)
 }
 
-/// `100 Gb/s`, `2.5 Gb/s`, `3.2 Tb/s` only from 10 Tb/s on: 3200 Gb/s is how vendors say it.
+/// `100 Gb/s`, `2.5 Gb/s`.
 pub(super) fn gbits(bps: u64) -> String {
     let gbps = bps as f64 / 1e9;
     if (gbps - gbps.round()).abs() < 0.05 { format!("{gbps:.0} Gb/s") } else { format!("{gbps:.1} Gb/s") }
@@ -166,9 +166,9 @@ pub(super) fn bound(ceiling: &Ceiling) -> String {
         Bound::NoRail => "no rail".into(),
         Bound::LineRate if !ceiling.complete => "line rate not known".into(),
         Bound::LineRate => "line rate".into(),
-        Bound::NicLink(address) => format!("NIC's link {address}"),
+        Bound::NicLink(address) => format!("NIC link {address}"),
         Bound::BridgeLink(address) => format!("uplink {address}"),
-        Bound::GpuLink(_) => "GPU's link".into(),
+        Bound::GpuLink(_) => "GPU link".into(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Starting the program and looking at what it leaves.
 
+#![allow(dead_code)] // Each test binary uses its part.
+
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -129,7 +129,7 @@ pub fn every_route_carries_ops(rig: &mut Rig<'_>) -> Verdict {
     let remote = rig.area(b, 1 << 16, 11)?;
     rig.share(remote, a)?;
     let (mut l, mut r) = (rig.read(local), rig.read(remote));
-    let routes = rig.routes(a, b).to_vec();
+    let routes = rig.routes_for(a, b, &op(local, 0, remote, 0, 1));
     let mut posted = Vec::new();
     for (i, route) in routes.iter().enumerate() {
         for (k, direction) in [Direction::Write, Direction::Read].into_iter().enumerate() {

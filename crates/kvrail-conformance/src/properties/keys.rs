@@ -161,7 +161,7 @@ pub fn deregistered_memory_is_never_touched(rig: &mut Rig<'_>) -> Verdict {
     let warm = rig.post(a, b, Direction::Write, &ops[..1])?;
     rig.settle()?;
     rig.expect_completed(a, warm)?;
-    let route = rig.routes(a, b)[0];
+    let route = rig.routes_for(a, b, &ops[0])[0];
     let token = rig.token();
     let taken = rig.try_post(a, b, route, Direction::Write, token, &ops[1..ops.len() / 2])?;
     demand!(matches!(taken, Ok(n) if n > 0), "a warm route took nothing: {taken:?}");

@@ -23,7 +23,8 @@ fn in_flight(rig: &mut Rig<'_>, polled: bool) -> Result<InFlight, crate::Violati
     let remote = rig.area(b, (cell * count) as usize, 52)?;
     rig.share(remote, a)?;
     let ops = scattered(&mut Dice(53), local, remote, cell, count);
-    for route in rig.routes(a, b).to_vec() {
+    let routes = rig.routes_for(a, b, &ops[0]);
+    for route in routes.clone() {
         let warm = rig.post_on(a, b, route, Direction::Write, &ops[..1])?;
         rig.settle()?;
         rig.expect_completed(a, warm)?;
@@ -31,7 +32,7 @@ fn in_flight(rig: &mut Rig<'_>, polled: bool) -> Result<InFlight, crate::Violati
     rig.set_polled(b, polled);
     let (writes, reads) = ops[1..].split_at(ops.len() / 2);
     for (direction, ops) in [(Direction::Write, writes), (Direction::Read, reads)] {
-        for route in rig.routes(a, b).to_vec() {
+        for route in routes.clone() {
             let token = rig.token();
             if let Err(e) = rig.try_post(a, b, route, direction, token, ops)? {
                 violated!("a warm route refused ops: {e:?}");
@@ -77,7 +78,8 @@ pub fn a_route_works_again_after_a_reset(rig: &mut Rig<'_>) -> Verdict {
 fn works(rig: &mut Rig<'_>, a: usize, b: usize, local: Area, remote: Area) -> Verdict {
     let (mut l, mut r) = (rig.read(local), rig.read(remote));
     let mut tokens = Vec::new();
-    for (i, route) in rig.routes(a, b).to_vec().into_iter().enumerate() {
+    let routes = rig.routes_for(a, b, &op(local, 0, remote, 0, 1));
+    for (i, route) in routes.into_iter().enumerate() {
         for (k, direction) in [Direction::Write, Direction::Read].into_iter().enumerate() {
             let at = (2 * i + k) as u64 * 1_000 + 13;
             let one = op(local, at, remote, at + 1, 900);
@@ -95,7 +97,7 @@ fn works(rig: &mut Rig<'_>, a: usize, b: usize, local: Area, remote: Area) -> Ve
 pub fn removing_a_peer_flushes_its_ops(rig: &mut Rig<'_>) -> Verdict {
     let InFlight { a, b, local, remote } = in_flight(rig, true)?;
     let (peer, route) = (rig.peer(a, b), rig.routes(a, b)[0]);
-    rig.on(a, |t, now| t.remove_peer(now, peer));
+    rig.remove_peer(a, b);
     rig.pump_until("ops in flight end after the removal", |rig| rig.ledger(a).open() == 0)?;
     let token = rig.token();
     let ops = [op(local, 0, remote, 0, 1)];
@@ -112,7 +114,7 @@ pub fn removing_a_peer_flushes_its_ops(rig: &mut Rig<'_>) -> Verdict {
 pub fn a_removed_peer_can_be_added_again(rig: &mut Rig<'_>) -> Verdict {
     let InFlight { a, b, local, remote } = in_flight(rig, true)?;
     let (old, route) = (rig.peer(a, b), rig.routes(a, b)[0]);
-    rig.on(a, |t, now| t.remove_peer(now, old));
+    rig.remove_peer(a, b);
     rig.pump_until("ops in flight end after the removal", |rig| rig.ledger(a).open() == 0)?;
     rig.pump_for(rig.caps(a).linger)?;
     if let Err(e) = rig.add_peer(a, b, Generation(2)) {
@@ -130,7 +132,7 @@ pub fn a_vanished_peer_is_reported(rig: &mut Rig<'_>) -> Verdict {
     rig.drop_node(b);
     rig.settle_as_an_engine(a, b)?;
     // Told by an event, by a refusal, or by the failure of whatever comes next.
-    let route = rig.routes(a, b)[0];
+    let route = rig.routes_for(a, b, &op(local, 0, remote, 0, 1))[0];
     let give_up = rig.now() + rig.limits().patience;
     loop {
         if !rig.gone(a).is_empty() {

@@ -100,7 +100,7 @@ pub fn ops_to_an_unpolled_peer_stay_bounded(rig: &mut Rig<'_>) -> Verdict {
     r[0] = l[0];
     rig.set_polled(b, false);
     let ops = scattered(&mut Dice(24), local, remote, cell, count);
-    let route = rig.routes(a, b)[0];
+    let route = rig.routes_for(a, b, &ops[0])[0];
     let token = rig.token();
     let (mut done, mut refused) = (0, 0);
     while done < ops.len() && refused < 300 {

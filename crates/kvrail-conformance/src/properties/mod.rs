@@ -5,12 +5,14 @@ mod keys;
 mod lifecycle;
 mod messages;
 mod quiet;
+mod rails;
 
 pub use data::*;
 pub use keys::*;
 pub use lifecycle::*;
 pub use messages::*;
 pub use quiet::*;
+pub use rails::*;
 
 use kvrail_core::transport::{Direction, Op};
 

@@ -1,6 +1,7 @@
 //! The loop: post what can be posted, take in what happened, look at the clock, send what is owed.
 
 use super::*;
+use crate::id::RailSet;
 use crate::transport::{Batch, PostError};
 
 /// Times that one drive sends what is owed and takes in what that brought.
@@ -85,17 +86,23 @@ impl<H: Hazards> Engine<H> {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return Posted::Nothing };
         let mine = |w: &transfer::Work| {
             let route = &peer.routes[usize::from(w.route)];
-            route.route.local.index() == rail && route.is_up()
+            route.route.local.index() == rail && route.is_up() && transfer.trusts(route.route.remote)
         };
         let Some(at) = transfer.work.iter().position(mine) else { return Posted::Nothing };
         let work = transfer.work[at];
-        let route = &mut peer.routes[usize::from(work.route)];
         let mut count = (work.end - work.next).min(self.caps.ops_in_flight_max - self.rails[rail].in_flight);
+        let routes = transfer.work.len().min(peer.routes.first()) as u32;
+        let route = &mut peer.routes[usize::from(work.route)];
         if transfer.round.is_some() {
-            count = count.min(peer.credit.left());
+            // The rails come in turn: what the first takes of the peer's credit, the last lacks.
+            let share = (peer.credit.granted / routes.max(1)).max(1);
+            count = count.min(peer.credit.left()).min(share.saturating_sub(route.in_flight));
             if peer.credit.left() == 0 {
-                // Queued again when the peer returns credit; asked for in case its word was lost.
-                peer.hello.due = peer.hello.due.min(now + CREDIT_ASKED_AFTER);
+                // Queued again when the peer returns credit; asked for in case its word was lost, and soon where part
+                // of the credit is lost: the peer waits for half of it before it gives any back by itself.
+                let doubts = transfer.round.as_ref().is_some_and(|round| round.failed > 0);
+                let wait = if doubts { CREDIT_ASKED_SOON } else { CREDIT_ASKED_AFTER };
+                peer.hello.due = peer.hello.due.min(now + wait);
                 self.timer = self.timer.min(peer.hello.due);
                 self.conclude_if_quiet(now, token);
                 return Posted::Nothing;
@@ -129,7 +136,7 @@ impl<H: Hazards> Engine<H> {
         if taken == 0 {
             return Posted::Full(false);
         }
-        if transfer.in_flight == 0 && transfer.unfinished == transfer.ops() {
+        if transfer.in_flight == 0 && transfer.unfinished == transfer.ops() && transfer.retried == 0 {
             transfer.first_op_at = now;
         }
         transfer.ops.posted(work.next, taken, work.route);
@@ -158,7 +165,9 @@ impl<H: Hazards> Engine<H> {
     pub fn handle_event(&mut self, now: Time, transport: &mut dyn Transport, event: Event) {
         match event {
             Event::Completed { token, first, count } => {
-                self.resolve(now, token, first, count, OpPhase::Done);
+                if self.resolve(now, token, first, count, OpPhase::Done) {
+                    self.repeat_doubtful(token, first, count);
+                }
                 self.conclude_if_quiet(now, token);
             }
             Event::Failed { token, first, count, error } => {
@@ -185,7 +194,7 @@ impl<H: Hazards> Engine<H> {
             Event::SendFailed { peer, route, error } => {
                 if let Some(known) = self.peers.get_mut(peer.slot, peer.generation) {
                     known.channel.route_failed(route);
-                    if let Some(index) = known.route_index(route)
+                    if let Some(index) = known.routes.index_of(route)
                         && known.state == PeerState::Ready
                     {
                         self.route_down(now, peer, index, error);
@@ -200,17 +209,14 @@ impl<H: Hazards> Engine<H> {
                 self.each_route_on(rail, |engine, peer, index| engine.probe_soon(now, peer, index));
             }
             Event::PeerGone { peer } => self.lose(now, transport, peer, PeerLostCause::Gone),
-            Event::AddressChanged => {
-                self.address.clear();
-                transport.address(&mut self.address);
-            }
+            Event::AddressChanged => self.moved(now, transport),
         }
     }
 
     fn each_route_on(&mut self, rail: crate::id::LocalRail, mut each: impl FnMut(&mut Self, PeerId, usize)) {
         for slot in 0..self.peers.slots() {
             let Some((generation, peer)) = self.peers.at(slot) else { continue };
-            let on_rail = |(i, r): (usize, &peer::RouteState)| (r.route.local == rail).then_some(i);
+            let on_rail = |(i, r): (usize, &routes::RouteState)| (r.route.local == rail).then_some(i);
             let routes: Vec<usize> = peer.routes.iter().enumerate().filter_map(on_rail).collect();
             for index in routes {
                 each(self, PeerId { slot, generation }, index);
@@ -218,38 +224,58 @@ impl<H: Hazards> Engine<H> {
         }
     }
 
-    /// Pays the debts of ops that ended (KR-6).
-    fn resolve(&mut self, now: Time, token: Token, first: u32, count: u32, to: OpPhase) {
+    /// Pays the debts of ops that ended (KR-6). Whether some of them may prove nothing.
+    fn resolve(&mut self, now: Time, token: Token, first: u32, count: u32, to: OpPhase) -> bool {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else {
             self.stats.completions_unknown += u64::from(count);
-            return;
+            return false;
         };
         let id = transfer.plan.peer;
-        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return false };
+        let done = to == OpPhase::Done;
+        let done_at = match &mut transfer.round {
+            Some(round) if done => round.done_at.as_mut_slice(),
+            _ => &mut [],
+        };
         let mut resolved = 0;
         transfer.ops.resolve(first, count, to, |_, route| {
             let route = &mut peer.routes[usize::from(route)];
             route.in_flight -= 1;
             route.progress_at = now;
+            if let Some(at) = done_at.get_mut(route.route.remote.index()) {
+                *at = now;
+            }
             let rail = route.route.local.index();
             self.rails[rail].in_flight -= 1;
             let stats = &mut self.stats.rails[rail];
-            if to == OpPhase::Done {
+            if done {
                 stats.ops_done += 1;
             } else {
                 stats.ops_failed += 1;
             }
             resolved += 1;
         });
-        peer.heard_at = if to == OpPhase::Done { now } else { peer.heard_at };
         transfer.in_flight -= resolved;
-        if to == OpPhase::Done {
-            if transfer.round.is_some() {
-                transfer.visible_by = now + self.caps.linger;
-            }
-            transfer.unfinished -= resolved;
-        }
         self.stats.completions_unknown += u64::from(count.saturating_sub(resolved));
+        if !done {
+            return false;
+        }
+        peer.heard_at = now;
+        transfer.unfinished -= resolved;
+        let Some(round) = &transfer.round else { return false };
+        transfer.visible_by = now + self.caps.linger;
+        !round.doubtful.is_empty()
+    }
+
+    /// Ops that completed on a doubtful rail are posted again on others (see [`flow`]).
+    fn repeat_doubtful(&mut self, token: Token, first: u32, count: u32) {
+        let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
+        let id = transfer.plan.peer;
+        let Some(peer) = self.peers.get(id.slot, id.generation) else { return };
+        let remote = |route: u16| peer.routes[usize::from(route)].route.remote;
+        if transfer.ending.is_none() && transfer.repeat_doubtful(first, count, remote) {
+            self.redistribute(token);
+        }
     }
 
     fn handle_failed(
@@ -261,32 +287,49 @@ impl<H: Hazards> Engine<H> {
         count: u32,
         error: OpError,
     ) {
-        let Some(transfer) = self.transfers.get(token.slot, token.generation) else {
-            self.stats.completions_unknown += u64::from(count);
-            return;
+        let in_flight = match self.transfers.get(token.slot, token.generation) {
+            Some(transfer) => transfer.ops.in_flight(first, count),
+            None => Vec::new(),
         };
+        let resolved: u32 = in_flight.iter().map(|(first, end, _)| end - first).sum();
+        self.stats.completions_unknown += u64::from(count.saturating_sub(resolved));
+        for (first, end, route) in in_flight {
+            self.handle_failed_run(now, transport, token, (first, end), route, error);
+        }
+    }
+
+    /// Ops of one route failed.
+    fn handle_failed_run(
+        &mut self,
+        now: Time,
+        transport: &mut dyn Transport,
+        token: Token,
+        (first, end): (u32, u32),
+        route: u16,
+        error: OpError,
+    ) {
+        let Some(transfer) = self.transfers.get(token.slot, token.generation) else { return };
         let id = transfer.plan.peer;
-        let Some(state) = transfer.ops.0.get(first as usize).filter(|s| s.is(OpPhase::InFlight)) else {
-            self.stats.completions_unknown += u64::from(count);
-            return;
-        };
-        let route = state.route();
-        let counted = transfer.round.is_some();
-        let repeat = !counted && error.is_retryable() && transfer.ending.is_none();
-        self.resolve(now, token, first, count, if repeat { OpPhase::Unposted } else { OpPhase::Failed });
+        let repeat = error.is_retryable() && transfer.ending.is_none();
+        let to = if repeat { OpPhase::Unposted } else { OpPhase::Failed };
+        self.resolve(now, token, first, end - first, to);
         let Some(peer) = self.peers.get(id.slot, id.generation) else { return };
         let remote = peer.routes[usize::from(route)].route.remote.index();
-        if let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) {
-            if !error.never_landed() {
-                transfer.linger_until = now + self.caps.linger;
-            }
-            if let Some(round) = &mut transfer.round {
-                round.failed_rails |= 1 << remote;
-            }
-            if repeat {
-                let end = first.saturating_add(count).min(transfer.ops());
-                transfer.add_work(route, first, end);
-                transfer.retried += end - first;
+        let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
+        if !error.never_landed() {
+            transfer.linger_until = now + self.caps.linger;
+        }
+        if repeat {
+            transfer.add_work(route, first, end);
+            transfer.retried += end - first;
+        }
+        if let Some(round) = &mut transfer.round {
+            round.failed += end - first;
+            if !round.doubtful.contains(remote) {
+                round.doubtful = round.doubtful.with(remote);
+                if repeat {
+                    self.repeat_doubtful(token, 0, u32::MAX);
+                }
             }
         }
         match error {
@@ -321,13 +364,14 @@ impl<H: Hazards> Engine<H> {
             return;
         }
         let backoff = self.config.route_retry;
-        state.health = Health::Down { probe_at: now + backoff, backoff };
-        self.timer = self.timer.min(now + backoff);
         let route = state.route;
+        peer.routes.set_down(index, now + backoff, backoff);
+        self.timer = self.timer.min(now + backoff);
         peer.channel.route_failed(route);
         self.inbox.push_back(EngineEvent::RouteDown { peer: id, route, error });
-        if !peer.routes.iter().any(|r| r.is_up()) {
+        if !peer.routes.any_up() {
             peer.heard_at = now; // the peer's time to be heard of begins
+            self.timer = self.timer.min(peer.routes.seek(now));
         }
         self.mark_dirty(id);
         self.each_transfer_of(id, |engine, token| {
@@ -348,8 +392,9 @@ impl<H: Hazards> Engine<H> {
 
     fn probe_soon(&mut self, now: Time, id: PeerId, index: usize) {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
-        if let Health::Down { backoff, .. } = peer.routes[index].health {
-            peer.routes[index].health = Health::Down { probe_at: now, backoff };
+        // The others follow when one of the first works.
+        if index < peer.routes.first() {
+            peer.routes.probe_soon(index, now, self.config.route_retry);
             self.timer = self.timer.min(now);
         }
     }
@@ -357,18 +402,49 @@ impl<H: Hazards> Engine<H> {
     /// A probe came back: the route works.
     pub(super) fn route_up(&mut self, now: Time, id: PeerId, index: usize) {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
-        let state = &mut peer.routes[index];
-        state.health = Health::Up;
-        state.progress_at = now;
-        let route = state.route;
+        peer.routes.set_up(index, now, self.config.route_retry);
+        let route = peer.routes[index].route;
         self.inbox.push_back(EngineEvent::RouteUp { peer: id, route });
         self.mark_dirty(id);
-        self.each_transfer_of(id, |engine, token| engine.redistribute(token));
+        self.each_transfer_of(id, |engine, token| {
+            engine.redistribute(token);
+            engine.conclude_if_quiet(now, token);
+        });
+    }
+
+    /// Has pairings tried for work that finds no way, one seeker in turn; ends the search when all have found one.
+    fn explore(&mut self, now: Time, id: PeerId) {
+        let Some(peer) = self.peers.get(id.slot, id.generation) else { return };
+        let mut seekers = Vec::new();
+        if peer.routes.any_up() {
+            for (_, transfer) in (0..self.transfers.slots()).filter_map(|slot| self.transfers.at(slot)) {
+                let work: &[transfer::Work] = if transfer.plan.peer == id { &transfer.work } else { &[] };
+                for part in work.iter().map(|w| transfer.plan.part_of(w.next)) {
+                    let sets = (part.local, part.remote);
+                    if !seekers.contains(&sets) && !peer.routes.any_between(sets) {
+                        seekers.push(sets);
+                    }
+                }
+            }
+        } else {
+            seekers.push((RailSet::ALL, RailSet::ALL));
+        }
+        let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+        if seekers.is_empty() {
+            return peer.routes.explored();
+        }
+        let sets = seekers[peer.routes.explore_step() % seekers.len()];
+        peer.routes.explore(now, self.rails.len(), sets, self.config.route_retry);
+        self.mark_dirty(id);
     }
 
     /// Looks at every deadline, and notes when to look again.
     pub(super) fn handle_timeout(&mut self, now: Time, transport: &mut dyn Transport) {
         self.timer = Time::NEVER;
+        while let Some(settled) = self.evidence.lost(now) {
+            self.settled(settled);
+        }
+        self.timer = self.timer.min(self.evidence.lost_at());
         for slot in 0..self.transfers.slots() {
             let Some((generation, transfer)) = self.transfers.at(slot) else { continue };
             let token = Token { slot, generation };
@@ -439,12 +515,21 @@ impl<H: Hazards> Engine<H> {
     }
 
     fn handle_peer_timeout(&mut self, now: Time, transport: &mut dyn Transport, id: PeerId) {
+        let seeks = |peer: &Peer| peer.state == PeerState::Ready && peer.routes.explore_due() <= now;
+        if self.peers.get(id.slot, id.generation).is_some_and(seeks) {
+            self.explore(now, id);
+        }
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         let mut next = peer.channel.handle_timeout(now);
         let mut dirty = peer.channel.next_unsent().is_some();
-        for due in [peer.hello.due, peer.ack_due] {
+        let is_ready = peer.state == PeerState::Ready;
+        let told = peer.moved.as_ref().filter(|_| is_ready).map_or(Time::NEVER, |moved| moved.due);
+        for due in [peer.hello.due, peer.ack_due, told] {
             dirty |= due <= now;
             next = next.min(if due <= now { Time::NEVER } else { due });
+        }
+        if is_ready {
+            next = next.min(peer.routes.explore_due());
         }
         let mut stalled = Vec::new();
         let is_lost = peer.is_lost();
@@ -466,7 +551,7 @@ impl<H: Hazards> Engine<H> {
                 }
             }
         }
-        if !is_lost && peer.state == PeerState::Ready && !peer.routes.iter().any(|r| r.is_up()) {
+        if is_ready && !peer.routes.any_up() {
             let silent_at = peer.heard_at + self.config.peer_timeout;
             if silent_at <= now {
                 self.timer = self.timer.min(next);
@@ -505,6 +590,8 @@ impl<H: Hazards> Engine<H> {
 
 /// How long a transfer without credit waits before the peer is greeted again, so that it repeats what it consumed.
 const CREDIT_ASKED_AFTER: Duration = Duration::from_millis(50);
+/// The same where writes failed: about what a greeting and its answer take.
+const CREDIT_ASKED_SOON: Duration = Duration::from_millis(1);
 
 enum Posted {
     /// No work for this rail (any more).

@@ -1,11 +1,25 @@
 //! The flow of a transfer: admitted, moving, concluded, announced, finished.
+//!
+//! # Repeating what went to a doubtful rail
+//! With counted evidence, one failed write to a remote rail makes that rail's count worthless for the round: the write may
+//! have landed or not. So everything that this round sent there must be sent again, also what completed. It is sent
+//! again *at once, in the same round, over the other rails*, and the round is closed as done when it is through. That is
+//! sound because
+//! * nothing more is sent to the doubtful rail in this round, so that each op's last posting went to a rail whose count is
+//!   exact, and those counts alone prove it (KR-1, KR-2): the close says which rails are exact and which are not;
+//! * what may still land of the doubtful postings are the same bytes in the same place, while the transfer owns them; the
+//!   close, and with it the notification and the end, waits until they cannot land any more (the fabric's linger
+//!   after each failed op, and after each completion on a doubtful rail: KR-7). Other work usually takes longer than that.
+//! * credit that lost immediates hold comes back when the round is closed, as for any inexact rail (KR-8); if the repetition
+//!   needs it earlier, or if only doubtful rails are left, the round is closed early (*again*), and another one goes on
+//!   with what is left, trusting every rail anew.
+//!
+//! So a rail's death in the middle of a transfer costs the bytes that it had moved, divided among the others, and neither a round
+//! trip nor a linger unless little else was left to move.
 
 use super::*;
-use crate::wire::control::{Outcome, RailCount, Slot};
+use crate::wire::control::{Outcome, RailCount, Slot, Verdict};
 use transfer::Round;
-
-/// Ops of a failed route that move to another route together.
-const REROUTE_OPS: u32 = 16;
 
 impl<H: Hazards> Engine<H> {
     /// Starts the counted transfers of a peer that wait for a slot, oldest first.
@@ -36,35 +50,37 @@ impl<H: Hazards> Engine<H> {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         if evidence == Evidence::Counted {
             let Some(slot) = peer.slots.pop() else { return peer.waiting.push_back(token) };
-            let posted = alloc::vec![0; peer.remote_rails];
-            transfer.round = Some(Round { slot, posted, failed_rails: 0 });
+            transfer.round = Some(Round::new(slot, peer.routes.remote_rails()));
         }
         transfer.phase = Phase::Moving;
         self.redistribute(token);
     }
 
-    /// Moves a transfer's work off routes that are down, and queues it on the rails that have work.
+    /// Moves a transfer's work off routes that are down or prove nothing any more, and queues it on the rails that have
+    /// work. What finds no route waits on the one it has.
     pub(super) fn redistribute(&mut self, token: Token) {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
         let id = transfer.plan.peer;
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
-        let down = |route: u16| !peer.routes[usize::from(route)].is_up();
-        if transfer.work.iter().any(|w| down(w.route)) {
-            let up: Vec<u16> = (0..peer.routes.len() as u16).filter(|&r| !down(r)).collect();
-            if !up.is_empty() {
-                let (stay, moved): (Vec<_>, Vec<_>) = transfer.work.iter().partition(|w| !down(w.route));
-                transfer.work = stay;
-                for work in moved {
-                    let pieces = (work.end - work.next).div_ceil(REROUTE_OPS).min(up.len() as u32);
-                    let ops = work.end - work.next;
-                    for piece in 0..pieces {
-                        let first =
-                            work.next + (u64::from(ops) * u64::from(piece) / u64::from(pieces)) as u32;
-                        let end =
-                            work.next + (u64::from(ops) * u64::from(piece + 1) / u64::from(pieces)) as u32;
-                        peer.rotate = (peer.rotate + 1) % peer.routes.len();
-                        transfer.add_work(up[(peer.rotate + piece as usize) % up.len()], first, end);
+        if !transfer.work.iter().all(|w| carries(transfer, &peer.routes, w.route)) {
+            let (stay, moved): (Vec<_>, Vec<_>) =
+                transfer.work.iter().partition(|w| carries(transfer, &peer.routes, w.route));
+            transfer.work = stay;
+            let mut found_for = None;
+            for mut work in moved {
+                while work.next < work.end {
+                    let part = transfer.plan.part_of(work.next);
+                    let piece = transfer::Work { end: work.end.min(part.end), ..work };
+                    let sets = (part.local, part.remote);
+                    if found_for.replace(sets) != Some(sets) {
+                        let trusts = |rail| transfer.trusts(rail);
+                        peer.routes.usable(&self.rates, sets, trusts, &mut self.usable);
                     }
+                    spread(transfer, &mut peer.routes, piece, &self.usable);
+                    if self.usable.is_empty() && !peer.routes.any_between(sets) {
+                        self.timer = self.timer.min(peer.routes.seek(self.now));
+                    }
+                    work.next = piece.end;
                 }
             }
         }
@@ -72,13 +88,37 @@ impl<H: Hazards> Engine<H> {
             return;
         }
         for work in &transfer.work {
-            let route = &peer.routes[usize::from(work.route)];
-            let rail = route.route.local.index();
-            if route.is_up() && transfer.queued_on >> rail & 1 == 0 {
+            let rail = peer.routes[usize::from(work.route)].route.local.index();
+            if carries(transfer, &peer.routes, work.route) && transfer.queued_on >> rail & 1 == 0 {
                 transfer.queued_on |= 1 << rail;
                 self.rails[rail].ready.push_back(token);
             }
         }
+    }
+
+    /// Whether all that is left of a transfer's round could go to doubtful rails only: it is time to close the round.
+    fn is_confined(&self, transfer: &Transfer) -> bool {
+        let id = transfer.plan.peer;
+        let Some(peer) = self.peers.get(id.slot, id.generation) else { return false };
+        let between = |w: &transfer::Work| {
+            let part = transfer.plan.part_of(w.next);
+            peer.routes.any_between((part.local, part.remote))
+        };
+        transfer.work.iter().all(|w| !carries(transfer, &peer.routes, w.route))
+            && transfer.work.iter().any(between)
+    }
+
+    /// Whether a peer's credit is used up by writes that failed: none comes back before their rounds are closed.
+    fn is_starved(&self, id: PeerId) -> bool {
+        let Some(peer) = self.peers.get(id.slot, id.generation) else { return true };
+        if peer.credit.left() > 0 {
+            return false;
+        }
+        let rounds = (0..self.transfers.slots())
+            .filter_map(|slot| self.transfers.at(slot))
+            .filter(|(_, transfer)| transfer.plan.peer == id)
+            .filter_map(|(_, transfer)| transfer.round.as_ref());
+        peer.credit.out() <= rounds.map(|round| u64::from(round.failed)).sum()
     }
 
     /// Begins a bad end: nothing more is posted; the transfer concludes when it is quiet.
@@ -95,19 +135,20 @@ impl<H: Hazards> Engine<H> {
 
     /// Concludes the transfer, or its round, if nothing of it is in flight or to be posted.
     pub(super) fn conclude_if_quiet(&mut self, now: Time, token: Token) {
-        let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
+        let Some(transfer) = self.transfers.get(token.slot, token.generation) else { return };
         if transfer.in_flight > 0 {
             return;
         }
         if !transfer.work.is_empty() {
-            // Failed writes hold the credit that the rest needs until their round is closed: close it early.
-            let peer = self.peers.get(transfer.plan.peer.slot, transfer.plan.peer.generation);
-            let starved =
-                peer.is_none_or(|peer| peer.credit.left() == 0) || transfer.phase == Phase::Lingering;
-            if !starved || transfer.round.as_ref().is_none_or(|round| round.failed_rails == 0) {
+            // A round is closed before all is posted where the rest cannot go on in it: failed writes hold the credit
+            // that it needs until then, or doubtful rails are all that is left to carry it.
+            let doubts = transfer.round.as_ref().is_some_and(|round| !round.doubtful.is_empty());
+            let closing = transfer.phase == Phase::Lingering;
+            if !doubts || !(closing || self.is_starved(transfer.plan.peer) || self.is_confined(transfer)) {
                 return;
             }
         }
+        let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
         match transfer.phase {
             Phase::Confirming | Phase::Announcing => return,
             Phase::Waiting if transfer.ending.is_none() => return,
@@ -116,9 +157,11 @@ impl<H: Hazards> Engine<H> {
         let mut quiet_at = transfer.linger_until;
         let lost =
             self.peers.get(transfer.plan.peer.slot, transfer.plan.peer.generation).is_none_or(Peer::is_lost);
-        if transfer.round.as_ref().is_some_and(|round| lost || round.failed_rails != 0) {
-            // No count will come, or it proves nothing, also not for the ops that completed on that rail.
-            quiet_at = quiet_at.max(transfer.visible_by);
+        if let Some(round) = &transfer.round {
+            // No count will come, or it proves nothing, also not for the ops that completed on such a rail.
+            let unproved =
+                if lost { transfer.visible_by } else { round.doubtful_done_at() + self.caps.linger };
+            quiet_at = quiet_at.max(unproved);
         }
         if now < quiet_at && !self.hazards.skip_fence() {
             transfer.phase = Phase::Lingering;
@@ -132,28 +175,32 @@ impl<H: Hazards> Engine<H> {
             return self.finish(now, token);
         }
         let trusted =
-            self.hazards.trust_local_completion() && transfer.ending.is_none() && round.failed_rails == 0;
+            self.hazards.trust_local_completion() && transfer.ending.is_none() && round.doubtful.is_empty();
         if trusted || round.posted.iter().all(|&n| n == 0) {
             peer.slots.push(round.slot);
             return self.announce(token);
         }
-        let outcome = match (&transfer.ending, round.failed_rails) {
-            (Some(_), _) => Outcome::Failed,
-            (None, 0) => Outcome::Done,
-            (None, _) => Outcome::Again,
+        // What went to a doubtful rail was repeated on others, or is in `work`.
+        let outcome = match &transfer.ending {
+            Some(_) => Outcome::Failed,
+            None if transfer.work.is_empty() => Outcome::Done,
+            None => Outcome::Again,
         };
         let rails = round.posted.iter().enumerate().filter(|(_, posted)| **posted > 0);
         let rails = rails.map(|(rail, &posted)| RailCount {
             rail: crate::id::RemoteRail(rail as u16),
             posted,
-            exact: round.failed_rails >> rail & 1 == 0,
+            exact: !round.doubtful.contains(rail),
         });
+        let notification = if outcome == Outcome::Again { None } else { transfer.notification.take() };
+        // Of a failure the target tells its application whatever the counts say.
+        transfer.carried = if outcome == Outcome::Done { notification.clone() } else { None };
         let close = Body::Close {
             transfer: transfer.id,
             slot: round.slot,
             outcome,
             rails: rails.collect(),
-            notification: if outcome == Outcome::Again { None } else { transfer.notification.take() },
+            notification,
         };
         peer.channel.push(close.encode());
         transfer.phase = Phase::Confirming;
@@ -175,7 +222,7 @@ impl<H: Hazards> Engine<H> {
             match transfer.phase {
                 Phase::Waiting | Phase::Moving | Phase::Lingering => engine.end(now, token, error),
                 // Another round would follow.
-                Phase::Confirming if transfer.round.as_ref().is_some_and(|r| r.failed_rails != 0) => {
+                Phase::Confirming if !transfer.work.is_empty() => {
                     transfer.ending.get_or_insert(error);
                 }
                 Phase::Confirming | Phase::Announcing => {}
@@ -194,49 +241,50 @@ impl<H: Hazards> Engine<H> {
         self.conclude_if_quiet(now, token);
     }
 
-    /// The target says that everything announced is visible, and grants the slot anew.
-    pub(super) fn confirmed(&mut self, id: PeerId, transfer: TransferId, slot: Slot, overshoot: bool) {
+    /// The target answers a close, and grants the slot anew.
+    pub(super) fn confirmed(&mut self, id: PeerId, transfer: TransferId, slot: Slot, verdict: Verdict) {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         peer.slots.push(slot);
+        let unanswered = peer.unanswered.iter().position(|(of, _)| *of == transfer);
+        if let Some((transfer, message)) = unanswered.map(|at| peer.unanswered.swap_remove(at))
+            && verdict == Verdict::Lost
+        {
+            // It ended without this answer, and its peer was told nothing yet.
+            peer.channel.push(Body::Notify { transfer, done: false, message }.encode());
+            self.mark_dirty(id);
+        }
         if let Some(token) = self.confirming.remove(&(transfer.0 & self.hazards.id_mask()))
             && let Some(transfer) = self.transfers.get_mut(token.slot, token.generation)
-            && let Some(round) = transfer.round.take()
         {
-            if overshoot && transfer.ending.is_none() {
-                transfer.ending = Some(TransferError::Overshoot);
+            let carried = transfer.carried.take();
+            if verdict == Verdict::Lost {
+                transfer.notification = transfer.notification.take().or(carried);
             }
-            if round.failed_rails != 0 && transfer.ending.is_none() {
-                self.next_round(token, round.failed_rails);
-            } else {
-                self.announce(token);
+            if transfer.round.take().is_some() {
+                match verdict {
+                    Verdict::Overshoot => {
+                        transfer.ending.get_or_insert(TransferError::Overshoot);
+                    }
+                    Verdict::Lost if transfer.ending.is_none() => transfer.repeat_done(),
+                    _ => {}
+                }
+                if !transfer.work.is_empty() && transfer.ending.is_none() {
+                    self.next_round(token);
+                } else {
+                    self.announce(token);
+                }
             }
         }
         self.admit(id);
     }
 
-    /// Repeats what went to the remote rails whose count proves nothing; the rest is confirmed.
-    fn next_round(&mut self, token: Token, failed_rails: u64) {
+    /// Goes on with what the round that was closed left over, in another one; what it moved is confirmed.
+    fn next_round(&mut self, token: Token) {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
         let id = transfer.plan.peer;
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
-        let remote = |route: u16| peer.routes[usize::from(route)].route.remote.index();
-        let mut again = Vec::new();
-        for (index, state) in transfer.ops.0.iter_mut().enumerate() {
-            if state.is(OpPhase::Done) || state.is(OpPhase::Failed) {
-                let repeat = failed_rails >> remote(state.route()) & 1 == 1;
-                let phase = if repeat { OpPhase::Unposted } else { OpPhase::Confirmed };
-                *state = transfer::OpState::new(phase, state.route());
-                if repeat {
-                    again.push((state.route(), index as u32));
-                }
-            }
-        }
-        // What a round that was cut short never posted is in `work` still.
-        transfer.unfinished = transfer.work.iter().map(|work| work.end - work.next).sum();
-        transfer.unfinished += again.len() as u32;
-        transfer.retried += again.len() as u32;
-        for (route, op) in again {
-            transfer.add_work(route, op, op + 1);
+        for state in transfer.ops.0.iter_mut().filter(|state| state.is(OpPhase::Done)) {
+            *state = transfer::OpState::new(OpPhase::Confirmed, state.route());
         }
         transfer.phase = Phase::Waiting;
         peer.waiting.push_front(token);
@@ -271,7 +319,8 @@ impl<H: Hazards> Engine<H> {
         if self.confirming.get(&(transfer.id.0 & self.hazards.id_mask())) == Some(&token) {
             self.confirming.remove(&(transfer.id.0 & self.hazards.id_mask()));
         }
-        let result = match transfer.ending {
+        let mut transfer = transfer;
+        let result = match transfer.ending.take() {
             Some(error) => {
                 self.stats.transfers_failed += 1;
                 Err(error)
@@ -294,6 +343,9 @@ impl<H: Hazards> Engine<H> {
             self.op_logs.push(transfer.ops);
         }
         if let Some(peer) = self.peers.get_mut(id.slot, id.generation) {
+            if let Some(message) = transfer.carried.filter(|_| !peer.is_lost()) {
+                peer.unanswered.push((transfer.id, message));
+            }
             peer.transfers -= 1;
             self.forget_if_drained(id);
         }
@@ -311,9 +363,33 @@ impl<H: Hazards> Engine<H> {
             Phase::Moving | Phase::Lingering if transfer.in_flight > 0 => {
                 Awaited::Completions { in_flight: transfer.in_flight }
             }
-            Phase::Moving if peer.routes.iter().any(|r| r.is_up()) => Awaited::Credit,
+            Phase::Moving if transfer.work.iter().any(|w| peer.routes[usize::from(w.route)].is_up()) => {
+                Awaited::Credit
+            }
             Phase::Moving | Phase::Lingering => Awaited::Route,
         })
+    }
+}
+
+/// Whether a route can carry a transfer's work: it is up, and what goes there proves something.
+fn carries(transfer: &Transfer, routes: &Routes, route: u16) -> bool {
+    let state = &routes[usize::from(route)];
+    state.is_up() && transfer.trusts(state.route.remote)
+}
+
+/// Divides work among routes, however little it is: a rail that has to carry all of it would end long after the
+/// others. Leaves it where it is if there are none.
+fn spread(transfer: &mut Transfer, routes: &mut Routes, work: transfer::Work, among: &[u16]) {
+    if among.is_empty() {
+        return transfer.add_work(work.route, work.next, work.end);
+    }
+    let ops = work.end - work.next;
+    let pieces = ops.min(among.len() as u32);
+    let cut = |piece: u32| work.next + (u64::from(ops) * u64::from(piece) / u64::from(pieces)) as u32;
+    for piece in 0..pieces {
+        routes.rotate = routes.rotate.wrapping_add(1);
+        let route = among[routes.rotate % among.len()];
+        transfer.add_work(route, cut(piece), cut(piece + 1));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::SLOTS_PER_PEER;
-use crate::wire::control::{Greeting, Header, Outcome, read_message};
+use crate::wire::control::{Greeting, Header, Outcome, Verdict, read_message};
 use evidence::{Closing, Settled};
 use owed::HELLO_REPEAT;
 
@@ -41,8 +41,8 @@ impl<H: Hazards> Engine<H> {
         let remote = transport.add_peer(now, id, address).map_err(AddPeerError::Transport)?;
         self.acquaintances = self.acquaintances.wrapping_add(1);
         let own_link = u64::from(self.acquaintances) << 32 | u64::from(slot);
-        let mut peer = Peer::new(Arc::from(name), incarnation, own_link, now);
-        peer.set_routes(&route::pair(transport.rails(), &remote), remote.len());
+        let routes = Routes::new(&self.rates, route::rates(&remote));
+        let mut peer = Peer::new(Arc::from(name), incarnation, own_link, routes, now);
         if self.caps.evidence == Evidence::Counted {
             // Half of what is left, so that the last peer still gets something.
             peer.granted_credit = (self.credit_left / 2).clamp(1, CREDIT_PER_PEER_MAX).min(self.credit_left);
@@ -125,16 +125,18 @@ impl<H: Hazards> Engine<H> {
 
     /// A peer's round is visible here: deliver, and grant the slot anew.
     pub(super) fn settled(&mut self, settled: Settled) {
-        let Settled { owner, closing, slot, overshoot, lost } = settled;
+        let Settled { owner, closing, slot, verdict, lost } = settled;
         self.consumed(owner, lost);
         let Some(peer) = self.peers.get_mut(owner.slot, owner.generation) else { return };
-        peer.channel.push(Body::Closed { transfer: closing.transfer, slot, overshoot }.encode());
+        peer.channel.push(Body::Closed { transfer: closing.transfer, slot, verdict }.encode());
         let name = peer.name.clone();
         self.mark_dirty(owner);
         if let Some(message) = closing.notification
             && closing.outcome != Outcome::Again
+            // The initiator closes it again.
+            && !(closing.outcome == Outcome::Done && verdict == Verdict::Lost)
         {
-            let done = closing.outcome == Outcome::Done && !overshoot;
+            let done = closing.outcome == Outcome::Done && verdict == Verdict::Visible;
             self.deliver(owner, name, closing.transfer, done, message);
         }
     }
@@ -179,10 +181,13 @@ impl<H: Hazards> Engine<H> {
             return;
         }
         let met = self.meet(now, transport, &greeting.name, header.from, &greeting.address);
-        let Ok((id, _)) = met else {
+        let Ok((id, is_new)) = met else {
             self.stats.messages_refused += 1;
             return;
         };
+        if !is_new {
+            self.readdress(now, transport, id, &greeting.address);
+        }
         if let Some(peer) = self.peers.get_mut(id.slot, id.generation) {
             peer.welcome = Some(greeting.nonce);
         }
@@ -226,12 +231,53 @@ impl<H: Hazards> Engine<H> {
                 return;
             }
         }
+        self.readdress(now, transport, id, &greeting.address);
         let nonce = greeting.nonce;
         self.greeted(now, id, header, greeting);
         self.absorb(id, header);
+        if let Some(peer) = self.peers.get_mut(id.slot, id.generation)
+            && peer.moved.as_ref().is_some_and(|moved| nonce > moved.since)
+        {
+            peer.moved = None;
+        }
         let probed = |p: &Peer| p.routes.iter().position(|r| !r.is_up() && r.probe == nonce && nonce != 0);
         if let Some(index) = self.peers.get(id.slot, id.generation).and_then(probed) {
             self.route_up(now, id, index);
+        }
+    }
+
+    /// Takes in where a known peer is now. What did not work on the way to where it was may work again.
+    pub(super) fn readdress(&mut self, now: Time, transport: &mut dyn Transport, id: PeerId, address: &[u8]) {
+        match transport.readdress(now, id, address) {
+            Ok(false) => {}
+            Ok(true) => {
+                let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
+                for index in 0..peer.routes.first() {
+                    peer.routes.probe_soon(index, now, self.config.route_retry);
+                }
+                self.mark_dirty(id);
+            }
+            Err(_) => self.stats.messages_refused += 1,
+        }
+    }
+
+    /// This agent's own address changed: every peer is told, until it says that it knows.
+    pub(super) fn moved(&mut self, now: Time, transport: &dyn Transport) {
+        self.evidence.doubt(now + self.caps.linger);
+        self.timer = self.timer.min(self.evidence.lost_at());
+        let mut address = Vec::new();
+        transport.address(&mut address);
+        if address == self.address || address.len() > ADDRESS_BYTES_MAX {
+            return;
+        }
+        self.address = address;
+        for slot in 0..self.peers.slots() {
+            let Some((generation, _)) = self.peers.at(slot) else { continue };
+            let id = PeerId { slot, generation };
+            if let Some(peer) = self.peers.get_mut(slot, generation).filter(|peer| !peer.is_lost()) {
+                peer.moved = Some(Moved { since: self.next_probe, due: now, backoff: Duration::ZERO });
+                self.mark_dirty(id);
+            }
         }
     }
 
@@ -377,13 +423,15 @@ impl<H: Hazards> Engine<H> {
             Body::Hello(_) | Body::Welcome(_) | Body::Ack => {}
             Body::Goodbye => self.lose(now, transport, id, PeerLostCause::Closed),
             Body::Close { transfer, slot, outcome, rails, notification } => {
-                match self.evidence.close(id, slot, Closing { transfer, outcome, rails, notification }) {
+                let quiet_at = now + self.caps.linger;
+                let closing = Closing { transfer, outcome, rails, notification };
+                match self.evidence.close(id, slot, closing, quiet_at) {
                     Ok(Some(settled)) => self.settled(settled),
-                    Ok(None) => {}
+                    Ok(None) => self.timer = self.timer.min(self.evidence.lost_at()),
                     Err(()) => self.stats.messages_refused += 1,
                 }
             }
-            Body::Closed { transfer, slot, overshoot } => self.confirmed(id, transfer, slot, overshoot),
+            Body::Closed { transfer, slot, verdict } => self.confirmed(id, transfer, slot, verdict),
             Body::Notify { transfer, done, message } => self.deliver(id, name, transfer, done, message),
             Body::Message(message) => {
                 self.messages.push_back(EngineEvent::Notification {

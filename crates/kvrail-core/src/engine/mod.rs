@@ -8,7 +8,7 @@
 //!   route when theirs fails, and a transfer ends only when every rail is quiet (KR-7).
 //! * `evidence`: a write is done when the target says that it is visible (KR-2).
 //! * `channel`: control messages, exactly once.
-//! * `peer`: incarnations (KR-11), routes (KR-10), credit (KR-8).
+//! * `peer`: incarnations (KR-11), credit (KR-8); `routes`: which rails reach which, and which work (KR-10).
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -22,12 +22,13 @@ mod flow;
 mod message;
 mod owed;
 mod peer;
+mod routes;
 mod stats;
 mod transfer;
 mod types;
 
 pub use peer::PeerState;
-pub use stats::{RailStats, Stats};
+pub use stats::{RailStats, Stats, Tables};
 pub use transfer::Phase;
 pub use types::{
     ConfigError, EngineConfig, EngineEvent, PeerView, PostOptions, TransferProgress, TransferReport,
@@ -50,7 +51,8 @@ use crate::transport::{Caps, Direction, Event, Evidence, OpError, RegionInfo, Re
 use crate::wire::control::Body;
 use crate::wire::metadata::Metadata;
 
-use peer::{Health, Peer};
+use peer::{Moved, Peer};
+use routes::{Health, PlanLanes, Routes};
 use transfer::{OpLog, OpPhase, Transfer};
 use types::check;
 
@@ -69,6 +71,8 @@ pub struct Engine<H: Hazards = Correct> {
     config: EngineConfig,
     caps: Caps,
     rails: Vec<Rail>,
+    /// Line rates, in the order of the rails.
+    rates: Vec<u64>,
     regions: RegionView,
     peers: Slab<Peer>,
     names: BTreeMap<Arc<str>, PeerId>,
@@ -98,6 +102,8 @@ pub struct Engine<H: Hazards = Correct> {
     events: Vec<Event>,
     message: Vec<u8>,
     op_logs: Vec<OpLog>,
+    /// Routes that may carry some work.
+    usable: Vec<u16>,
 }
 
 impl Engine {
@@ -132,6 +138,7 @@ impl<H: Hazards> Engine<H> {
             hazards,
             config,
             rails: (0..rails).map(|_| Rail { in_flight: 0, ready: VecDeque::new() }).collect(),
+            rates: route::rates(transport.rails()),
             regions: RegionView::default(),
             peers: Slab::new(),
             names: BTreeMap::new(),
@@ -154,6 +161,7 @@ impl<H: Hazards> Engine<H> {
             events: Vec::new(),
             message: Vec::new(),
             op_logs: Vec::new(),
+            usable: Vec::new(),
         })
     }
 
@@ -167,7 +175,7 @@ impl<H: Hazards> Engine<H> {
         region: &RegionInfo,
     ) -> Result<(), RegisterError> {
         transport.register(region)?;
-        self.regions.set(*region);
+        self.regions.set(*region, transport.region_rails(region.id).among(self.rails.len()));
         Ok(())
     }
 
@@ -218,6 +226,9 @@ impl<H: Hazards> Engine<H> {
         // made this one look replaced: incarnations have no order.
         self.retired.retain(|incarnation| *incarnation != metadata.incarnation);
         let (id, is_new) = self.meet(now, transport, &metadata.name, metadata.incarnation, &offer.address)?;
+        if !is_new {
+            self.readdress(now, transport, id, &offer.address);
+        }
         let result = metadata.regions.iter().enumerate().try_for_each(|(index, region)| {
             transport.import_region(id, region, offer.keys.get(index).unwrap_or_default())
         });
@@ -229,7 +240,8 @@ impl<H: Hazards> Engine<H> {
         }
         if let Some(peer) = self.peers.get_mut(id.slot, id.generation) {
             for region in &metadata.regions {
-                peer.regions.set(*region);
+                let rails = transport.imported_rails(id, region.id).among(peer.routes.remote_rails());
+                peer.regions.set(*region, rails);
             }
             if !peer.welcomed {
                 peer.hello.due = now;
@@ -279,13 +291,13 @@ impl<H: Hazards> Engine<H> {
             peer,
             local: &self.regions,
             remote: &known.regions,
-            weights: &known.weights,
-            rotate: known.rotate,
+            rotate: known.routes.rotate,
             op_bytes_max: self.caps.op_bytes_max,
             stripe_bytes_min: self.config.stripe_bytes_min,
         };
-        let plan = plan::prepare(&inputs, local, remote)?;
-        known.rotate = (known.rotate + 1) % known.weights.len().max(1);
+        let lanes = &mut PlanLanes::new(&mut known.routes, &self.rates);
+        let plan = plan::prepare(&inputs, lanes, local, remote)?;
+        known.routes.rotate = known.routes.rotate.wrapping_add(1);
         Ok(plan)
     }
 
@@ -325,6 +337,7 @@ impl<H: Hazards> Engine<H> {
             plan: plan.clone(),
             direction,
             notification: options.notification,
+            carried: None,
             posted_at: now,
             first_op_at: now,
             deadline,
@@ -427,6 +440,22 @@ impl<H: Hazards> Engine<H> {
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats { immediates_stray: self.evidence.strays, ..self.stats.clone() }
+    }
+
+    /// How large its tables are.
+    #[must_use]
+    pub fn tables(&self) -> Tables {
+        let peers = (0..self.peers.slots()).filter_map(|slot| self.peers.at(slot));
+        Tables {
+            transfers: self.transfers.slots() as usize,
+            peers: self.peers.slots() as usize,
+            routes: peers.map(|(_, peer)| peer.routes.iter().count()).sum(),
+            names: self.names.len(),
+            retired: self.retired.len(),
+            confirming: self.confirming.len(),
+            slots: self.evidence.slots(),
+            queued: self.rails.iter().map(|rail| rail.ready.len()).sum(),
+        }
     }
 
     /// Facts about the transport that this engine drives.

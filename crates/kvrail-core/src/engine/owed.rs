@@ -7,7 +7,7 @@ use crate::wire::control::{Greeting, Header, write_message};
 /// First repetition of a hello; doubles up to [`BACKOFF_MAX`].
 pub(super) const HELLO_REPEAT: Duration = Duration::from_millis(20);
 /// Longest wait between two hellos or two probes of a route.
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// How soon a message is tried again that the transport had no room for.
 const SEND_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
@@ -36,21 +36,21 @@ impl<H: Hazards> Engine<H> {
         let mut flushed = Flushed::Nothing;
         loop {
             let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return flushed };
-            let probe = peer
-                .routes
-                .iter()
-                .position(|r| matches!(r.health, Health::Down { probe_at, .. } if probe_at <= now));
+            let is_ready = peer.state == PeerState::Ready;
+            let probe = if is_ready { peer.routes.due_probe(now) } else { None };
+            let moved = is_ready && peer.moved.as_ref().is_some_and(|moved| moved.due <= now);
             let (what, body, sequence) = if peer.hello.due <= now {
                 (Owed::Hello, self.greeting(id, 0, true), 0)
             } else if let Some(nonce) = peer.welcome {
                 (Owed::Welcome, self.greeting(id, nonce, false), 0)
-            } else if let Some(index) = probe
-                && peer.state == PeerState::Ready
-            {
+            } else if moved {
+                self.next_probe += 1;
+                (Owed::Address, self.greeting(id, self.next_probe, true), 0)
+            } else if let Some(index) = probe {
                 self.next_probe += 1;
                 peer.routes[index].probe = self.next_probe;
                 (Owed::Probe(index), self.greeting(id, self.next_probe, true), 0)
-            } else if peer.state != PeerState::Ready {
+            } else if !is_ready {
                 return flushed;
             } else if let Some(pending) = peer.channel.next_unsent() {
                 (Owed::Sequenced, pending.body.clone(), pending.sequence)
@@ -95,12 +95,14 @@ impl<H: Hazards> Engine<H> {
         let index = match *what {
             Owed::Probe(index) => index,
             // With every route down, both sides would wait for the other's answer: greetings try any route.
-            Owed::Hello | Owed::Welcome => match peer.control_route().or_else(|| peer.any_route()) {
-                Some(index) => usize::from(index),
-                None => return Sent::NoRoute,
-            },
-            _ => match peer.control_route() {
-                Some(index) => usize::from(index),
+            Owed::Hello | Owed::Welcome | Owed::Address => {
+                match peer.routes.control_route().or_else(|| peer.routes.any_route()) {
+                    Some(index) => index,
+                    None => return Sent::NoRoute,
+                }
+            }
+            _ => match peer.routes.control_route() {
+                Some(index) => index,
                 None => return Sent::NoRoute, // a probe will find one
             },
         };
@@ -121,11 +123,7 @@ impl<H: Hazards> Engine<H> {
         let mut wake = Time::NEVER;
         match (sent, what) {
             (Err(PostError::RouteDown) | Ok(true), Owed::Probe(_)) => {
-                if let Health::Down { backoff, .. } = peer.routes[index].health {
-                    let backoff = (backoff * 2).min(BACKOFF_MAX);
-                    peer.routes[index].health = Health::Down { probe_at: now + backoff, backoff };
-                    wake = now + backoff;
-                }
+                wake = peer.routes.probed(index, now, BACKOFF_MAX);
             }
             (Ok(false), _) => return Sent::Full,
             (Err(PostError::RouteDown), _) if peer.state == PeerState::Connecting => {
@@ -138,6 +136,10 @@ impl<H: Hazards> Engine<H> {
                 // Every route is down: later, and meanwhile what is owed besides, such as probes.
                 peer.hello.due = now + HELLO_REPEAT;
                 self.timer = self.timer.min(peer.hello.due);
+                return Sent::Yes;
+            }
+            (Err(PostError::RouteDown), Owed::Address) if !peer.routes[index].is_up() => {
+                self.timer = self.timer.min(peer.told_of_move(now));
                 return Sent::Yes;
             }
             (Err(PostError::RouteDown), Owed::Welcome) if !peer.routes[index].is_up() => {
@@ -161,6 +163,7 @@ impl<H: Hazards> Engine<H> {
                 wake = peer.hello.due;
             }
             Owed::Welcome => peer.welcome = None,
+            Owed::Address => wake = peer.told_of_move(now),
             Owed::Goodbye => peer.goodbye = false,
             Owed::Sequenced => {
                 let again = peer.channel.mark_sent(sequence, now, route);
@@ -183,6 +186,7 @@ impl<H: Hazards> Engine<H> {
 enum Owed {
     Hello,
     Welcome,
+    Address,
     Probe(usize),
     Sequenced,
     Goodbye,

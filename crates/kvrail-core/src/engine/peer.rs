@@ -6,10 +6,11 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::channel::Channel;
+use super::owed::{BACKOFF_MAX, HELLO_REPEAT};
+use super::routes::Routes;
 use crate::error::PeerLostCause;
-use crate::id::{Incarnation, Route, Token};
+use crate::id::{Incarnation, Token, TransferId};
 use crate::region::RegionView;
-use crate::route::WeightedRoute;
 use crate::time::Time;
 use crate::wire::control::{Header, Slot};
 
@@ -24,34 +25,6 @@ pub enum PeerState {
     Lost(PeerLostCause),
 }
 
-/// Whether a route can be used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Health {
-    Up,
-    /// Given up; probed from time to time.
-    Down {
-        probe_at: Time,
-        backoff: Duration,
-    },
-}
-
-#[derive(Debug)]
-pub(super) struct RouteState {
-    pub(super) route: Route,
-    pub(super) health: Health,
-    pub(super) in_flight: u32,
-    /// When something last completed, or the first of the ops in flight was posted.
-    pub(super) progress_at: Time,
-    /// The number in the last probe's hello.
-    pub(super) probe: u64,
-}
-
-impl RouteState {
-    pub(super) fn is_up(&self) -> bool {
-        self.health == Health::Up
-    }
-}
-
 /// Credit towards the peer's receives (KR-8): immediates that may be unconsumed there.
 #[derive(Debug, Default)]
 pub(super) struct Credit {
@@ -61,9 +34,13 @@ pub(super) struct Credit {
 }
 
 impl Credit {
+    /// Immediates posted that the peer has not given back.
+    pub(super) fn out(&self) -> u64 {
+        self.posted.saturating_sub(self.consumed)
+    }
+
     pub(super) fn left(&self) -> u32 {
-        let out = self.posted.saturating_sub(self.consumed);
-        u64::from(self.granted).saturating_sub(out) as u32
+        u64::from(self.granted).saturating_sub(self.out()) as u32
     }
 }
 
@@ -71,6 +48,16 @@ impl Credit {
 #[derive(Debug)]
 pub(super) struct Hello {
     /// When to send (again); `NEVER` once welcomed, unless credit is asked for.
+    pub(super) due: Time,
+    pub(super) backoff: Duration,
+}
+
+/// Telling the peer of another address.
+#[derive(Debug)]
+pub(super) struct Moved {
+    /// Hellos numbered above carry the new address: a welcome that echoes one of them confirms it.
+    pub(super) since: u64,
+    /// When to say it (again), once the peer is ready.
     pub(super) due: Time,
     pub(super) backoff: Duration,
 }
@@ -86,16 +73,12 @@ pub(super) struct Peer {
     pub(super) link: u64,
     /// The peer has answered under both links: it knows this acquaintance, and what it grants is known here.
     pub(super) welcomed: bool,
-    pub(super) remote_rails: usize,
     pub(super) regions: RegionView,
-    pub(super) routes: Vec<RouteState>,
-    pub(super) weights: Vec<u64>,
-    /// Where the next plan begins, so that lone small transfers spread.
-    pub(super) rotate: usize,
-    /// Where the next control message is sent.
-    pub(super) control_rotate: usize,
+    pub(super) routes: Routes,
     pub(super) channel: Channel,
     pub(super) hello: Hello,
+    /// This agent's address changed, and the peer has not confirmed that it knows the new one.
+    pub(super) moved: Option<Moved>,
     /// A welcome that is owed, with its nonce.
     pub(super) welcome: Option<u64>,
     pub(super) goodbye: bool,
@@ -114,6 +97,8 @@ pub(super) struct Peer {
     pub(super) consumed_told: u64,
     /// Transfers that wait for the greeting, a slot or credit, oldest first.
     pub(super) waiting: VecDeque<Token>,
+    /// Notifications of transfers that ended without the answer to their close. At most one per slot of the peer's.
+    pub(super) unanswered: Vec<(TransferId, Vec<u8>)>,
     /// Transfers that wait for room in the channel.
     pub(super) announcing: VecDeque<Token>,
     pub(super) transfers: u32,
@@ -121,7 +106,13 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(name: Arc<str>, incarnation: Incarnation, own_link: u64, now: Time) -> Self {
+    pub(super) fn new(
+        name: Arc<str>,
+        incarnation: Incarnation,
+        own_link: u64,
+        routes: Routes,
+        now: Time,
+    ) -> Self {
         Self {
             name,
             incarnation,
@@ -129,14 +120,11 @@ impl Peer {
             own_link,
             link: Header::NO_LINK,
             welcomed: false,
-            remote_rails: 0,
             regions: RegionView::default(),
-            routes: Vec::new(),
-            weights: Vec::new(),
-            rotate: 0,
-            control_rotate: 0,
+            routes,
             channel: Channel::default(),
             hello: Hello { due: Time::NEVER, backoff: Duration::ZERO },
+            moved: None,
             welcome: None,
             goodbye: false,
             ack_due: Time::NEVER,
@@ -148,25 +136,11 @@ impl Peer {
             consumed: 0,
             consumed_told: 0,
             waiting: VecDeque::new(),
+            unanswered: Vec::new(),
             announcing: VecDeque::new(),
             transfers: 0,
             heard_at: now,
         }
-    }
-
-    pub(super) fn set_routes(&mut self, routes: &[WeightedRoute], remote_rails: usize) {
-        self.remote_rails = remote_rails;
-        self.weights = routes.iter().map(|r| r.weight).collect();
-        self.routes = routes
-            .iter()
-            .map(|r| RouteState {
-                route: r.route,
-                health: Health::Up,
-                in_flight: 0,
-                progress_at: Time::ZERO,
-                probe: 0,
-            })
-            .collect();
     }
 
     /// Nothing was said, and no transfer started, under the link that is known.
@@ -177,29 +151,15 @@ impl Peer {
             && self.transfers as usize == self.waiting.len()
     }
 
+    /// The peer was told of this agent's other address; when it is told again.
+    pub(super) fn told_of_move(&mut self, now: Time) -> Time {
+        let Some(moved) = &mut self.moved else { return Time::NEVER };
+        moved.backoff = (moved.backoff * 2).clamp(HELLO_REPEAT, BACKOFF_MAX);
+        moved.due = now + moved.backoff;
+        moved.due
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         matches!(self.state, PeerState::Lost(_))
-    }
-
-    /// The next usable route for a control message.
-    pub(super) fn control_route(&mut self) -> Option<u16> {
-        let count = self.routes.len();
-        for _ in 0..count {
-            self.control_rotate = (self.control_rotate + 1) % count;
-            if self.routes[self.control_rotate].is_up() {
-                return Some(self.control_rotate as u16);
-            }
-        }
-        None
-    }
-
-    /// The next route, whether it is usable or not.
-    pub(super) fn any_route(&mut self) -> Option<u16> {
-        self.control_rotate = (self.control_rotate + 1) % self.routes.len().max(1);
-        (!self.routes.is_empty()).then_some(self.control_rotate as u16)
-    }
-
-    pub(super) fn route_index(&self, route: Route) -> Option<usize> {
-        self.routes.iter().position(|r| r.route == route)
     }
 }

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::error::TransferError;
-use crate::id::TransferId;
+use crate::id::{RailSet, RemoteRail, TransferId};
 use crate::plan::Plan;
 use crate::time::Time;
 use crate::transport::Direction;
@@ -32,7 +32,7 @@ pub(super) enum OpPhase {
     Unposted = 0,
     InFlight = 1 << 13,
     Done = 2 << 13,
-    /// Failed; its bytes may have landed (counted evidence only: elsewhere it is unposted again at once).
+    /// Failed for good; its bytes may have landed.
     Failed = 3 << 13,
     /// The target has confirmed it in an earlier round.
     Confirmed = 4 << 13,
@@ -76,6 +76,8 @@ pub(super) struct Transfer {
     pub(super) plan: Arc<Plan>,
     pub(super) direction: Direction,
     pub(super) notification: Option<Vec<u8>>,
+    /// The notification while it is at the target with a close: it comes back if that round proves nothing.
+    pub(super) carried: Option<Vec<u8>>,
     pub(super) posted_at: Time,
     /// When the fabric took its first op; the posting until then.
     pub(super) first_op_at: Time,
@@ -107,8 +109,25 @@ pub(super) struct Round {
     pub(super) slot: Slot,
     /// Writes posted per remote rail.
     pub(super) posted: Vec<u32>,
-    /// Bit `r`: a write to remote rail `r` failed.
-    pub(super) failed_rails: u64,
+    /// When a write to each remote rail last completed.
+    pub(super) done_at: Vec<Time>,
+    /// Remote rails to which a write failed: their counts prove nothing.
+    pub(super) doubtful: RailSet,
+    /// Writes that failed: so many immediates may never come, and their credit not before the round is closed.
+    pub(super) failed: u32,
+}
+
+impl Round {
+    pub(super) fn new(slot: Slot, remote_rails: usize) -> Self {
+        let done_at = alloc::vec![Time::ZERO; remote_rails];
+        Self { slot, posted: alloc::vec![0; remote_rails], done_at, doubtful: RailSet::NONE, failed: 0 }
+    }
+
+    /// When a write to a doubtful rail last completed.
+    pub(super) fn doubtful_done_at(&self) -> Time {
+        let doubtful = self.doubtful.below(self.done_at.len()).map(|rail| self.done_at[rail]);
+        doubtful.max().unwrap_or(Time::ZERO)
+    }
 }
 
 /// The debts of a transfer (KR-6).
@@ -142,6 +161,21 @@ impl OpLog {
         }
     }
 
+    /// Ops in flight among `count` from `first` on, in runs with a route in common.
+    pub(super) fn in_flight(&self, first: u32, count: u32) -> Vec<(u32, u32, u16)> {
+        let end = first.saturating_add(count).min(self.0.len() as u32);
+        let mut runs: Vec<(u32, u32, u16)> = Vec::new();
+        for index in first..end {
+            let state = self.0[index as usize];
+            match runs.last_mut() {
+                _ if !state.is(OpPhase::InFlight) => {}
+                Some((_, end, route)) if *end == index && *route == state.route() => *end += 1,
+                _ => runs.push((index, index + 1, state.route())),
+            }
+        }
+        runs
+    }
+
     /// Runs of ops for which `wanted` holds.
     pub(super) fn runs(&self, wanted: impl Fn(OpState) -> bool) -> Vec<(u32, u32)> {
         let mut runs: Vec<(u32, u32)> = Vec::new();
@@ -160,6 +194,53 @@ impl OpLog {
 impl Transfer {
     pub(super) fn ops(&self) -> u32 {
         self.plan.ops().len() as u32
+    }
+
+    /// Whether what goes to a remote rail now will prove anything.
+    #[inline]
+    pub(super) fn trusts(&self, rail: RemoteRail) -> bool {
+        self.round.as_ref().is_none_or(|round| !round.doubtful.contains(rail.index()))
+    }
+
+    /// Ops among `count` from `first` on that completed on a doubtful rail are to be posted again. Whether there are
+    /// any.
+    pub(super) fn repeat_doubtful(
+        &mut self,
+        first: u32,
+        count: u32,
+        remote: impl Fn(u16) -> RemoteRail,
+    ) -> bool {
+        let Some(doubtful) = self.round.as_ref().map(|round| round.doubtful).filter(|d| !d.is_empty()) else {
+            return false;
+        };
+        let end = first.saturating_add(count).min(self.ops());
+        let mut any = false;
+        for index in first..end {
+            let state = self.ops.0[index as usize];
+            if state.is(OpPhase::Done) && doubtful.contains(remote(state.route()).index()) {
+                self.ops.0[index as usize] = OpState::new(OpPhase::Unposted, state.route());
+                self.add_work(state.route(), index, index + 1);
+                self.unfinished += 1;
+                self.retried += 1;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// The round proves nothing: all that completed in it is to be posted again. What completed may become visible until
+    /// [`Transfer::visible_by`], and the end waits for that.
+    pub(super) fn repeat_done(&mut self) {
+        for index in 0..self.ops() {
+            let state = self.ops.0[index as usize];
+            if state.is(OpPhase::Done) {
+                self.ops.0[index as usize] = OpState::new(OpPhase::Unposted, state.route());
+                self.add_work(state.route(), index, index + 1);
+                self.unfinished += 1;
+                self.retried += 1;
+            }
+        }
+        self.linger_until = self.linger_until.max(self.visible_by);
     }
 
     /// Adds ops to be posted on a route, joined to the last work where they follow it.

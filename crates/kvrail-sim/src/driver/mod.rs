@@ -41,6 +41,8 @@ enum Call {
     /// Node learns of node.
     Introduce(usize, usize),
     Register(usize, usize),
+    /// Everybody learns of everybody once more.
+    Meet,
     /// Everybody says goodbye.
     Close,
     Stop,
@@ -60,6 +62,7 @@ impl Call {
             Self::Register(node, area) => (8, node, area),
             Self::Close => (9, 0, 0),
             Self::Stop => (10, 0, 0),
+            Self::Meet => (11, 0, 0),
         };
         kind | (a as u64) << 8 | (b as u64) << 32
     }
@@ -77,7 +80,8 @@ impl Call {
             7 => Self::Introduce(a, b),
             8 => Self::Register(a, b),
             9 => Self::Close,
-            _ => Self::Stop,
+            10 => Self::Stop,
+            _ => Self::Meet,
         }
     }
 }
@@ -250,6 +254,7 @@ impl Run {
             Call::Reclaim(index) => self.reclaim(index),
             Call::Introduce(to, of) => self.introduce(to, of),
             Call::Register(node, area) => self.register(node, area),
+            Call::Meet => self.meet(),
             Call::Close => self.close(),
             Call::Stop => self.stop(),
         }
@@ -488,14 +493,26 @@ impl Run {
                 self.revive(node);
             }
         }
+        self.meet();
+        // Who gave a peer up, or soon will, needs the time to meet it again.
+        let hasty = self.config.peer_timeout < Duration::from_secs(1);
+        let mut at =
+            self.fabric.now().0 + if hasty { 3_000 * MS } else { self.rng.within(200 * US, 20 * MS) };
+        if self.scenario.model.reset_replaces_endpoint {
+            // Two agents whose every endpoint was replaced before either had told the other do not find each other over
+            // the fabric: their applications exchange metadata again. What stalls will have been reset by then.
+            let over = self.fabric.now().0 + 3 * self.scenario.model.stall_timeout + 5 * MS;
+            self.call_at(over, Call::Meet);
+            at = at.max(over + MS);
+        }
+        self.call_at(at, Call::Demand);
+        self.call_at(at + PATIENCE, Call::Close);
+    }
+
+    fn meet(&mut self) {
         for node in 0..self.agents.len() {
             self.acquaint(node, 100 * US);
         }
-        // Who gave a peer up, or soon will, needs the time to meet it again.
-        let hasty = self.config.peer_timeout < Duration::from_secs(1);
-        let at = self.fabric.now().0 + if hasty { 3_000 * MS } else { self.rng.within(200 * US, 20 * MS) };
-        self.call_at(at, Call::Demand);
-        self.call_at(at + PATIENCE, Call::Close);
     }
 
     fn close(&mut self) {

@@ -14,6 +14,8 @@ pub(crate) struct Mail {
     pub(crate) to: (usize, u64),
     pub(crate) peer: PeerId,
     pub(crate) route: Route,
+    /// The endpoints at both ends of the route, as the sender knew them.
+    pub(crate) endpoints: (u64, u64),
     pub(crate) bytes: Vec<u8>,
     /// The fabric's own second copy: it costs its sender nothing and its receiver no receive.
     pub(crate) duplicate: bool,
@@ -82,6 +84,7 @@ impl World {
         !mail.duplicate
             && self.nodes[mail.to.0].alive
             && self.nodes[mail.to.0].epoch == mail.to.1
+            && self.nodes[mail.to.0].rails.get(rail).is_some_and(|r| r.endpoint == mail.endpoints.1)
             && self.is_full(mail.to.0, rail)
             && self.now < mail.sent + self.model.retry_max
     }
@@ -96,24 +99,37 @@ impl World {
         }
         let sender = &mut self.nodes[mail.from.0];
         let sender_lives = sender.alive && sender.epoch == mail.from.1;
-        if sender_lives && !mail.duplicate {
+        let replaced = sender.rails[local].endpoint != mail.endpoints.0;
+        if sender_lives && !mail.duplicate && !replaced {
             sender.rails[local].sends_in_flight -= 1;
             // A full send queue has room again: its owner may want to know.
             sender.wake = true;
         }
+        if replaced && self.rng.chance(500_000) {
+            // Given up with its endpoint.
+            return;
+        }
         let local_state = self.nodes[mail.from.0].rails[local].state;
         let target = &self.nodes[mail.to.0];
         let remote_state = target.rails.get(remote).map_or(RailState::Down, |rail| rail.state);
+        let moved = target.rails.get(remote).is_some_and(|rail| rail.endpoint != mail.endpoints.1);
         let cut = self.cut(mail.from.0, local, mail.to.0, remote) || mail.from.0 == mail.to.0;
         if local_state == RailState::Silent || remote_state == RailState::Silent || cut {
             return;
         }
+        let moved = moved && target.alive && target.epoch == mail.to.1;
+        if moved && self.rng.chance(500_000) {
+            return;
+        }
+        let target = &self.nodes[mail.to.0];
         let failure = if local_state == RailState::Down {
             Some(OpError::RailDown)
         } else if target.epoch != mail.to.1 {
             Some(OpError::PeerRestarted)
         } else if !target.alive || remote_state == RailState::Down {
             Some(OpError::Unresponsive)
+        } else if moved {
+            Some(OpError::Unreachable)
         } else if self.rng.chance(self.chaos.not_ready_ppm) {
             Some(OpError::ReceiverNotReady)
         } else if self.rng.chance(self.chaos.send_error_ppm) {
@@ -124,7 +140,7 @@ impl World {
             None
         };
         if let Some(error) = failure {
-            if sender_lives && !mail.duplicate {
+            if sender_lives && !mail.duplicate && !replaced {
                 let wait =
                     if error == OpError::Unresponsive { self.model.unresponsive } else { self.model.latency };
                 let event = Event::SendFailed { peer: mail.peer, route: mail.route, error };

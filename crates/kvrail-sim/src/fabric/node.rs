@@ -1,8 +1,8 @@
 //! A node: one process at a time, its memory, its NICs, what it registered and whom it knows.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
-use kvrail_core::id::{Generation, PeerId, RegionId};
+use kvrail_core::id::{Generation, PeerId, RailSet, RegionId};
 use kvrail_core::transport::{Event, RailInfo, RegionInfo};
 
 use crate::memory::Arena;
@@ -15,6 +15,21 @@ pub struct NodeSpec {
     pub rails: Vec<u64>,
     /// Memory of its process, bytes.
     pub memory: u64,
+    /// NUMA nodes. A region has keys only on the rails near its memory; which node that is goes by the region's number,
+    /// and now and then it is all of them. One, or more than there are rails: every region is on all rails.
+    pub sockets: usize,
+}
+
+impl NodeSpec {
+    /// The rails near a region.
+    pub(crate) fn near(&self, region: RegionId) -> RailSet {
+        let (sockets, region) = (self.sockets.min(self.rails.len()), region.index());
+        if sockets <= 1 || region % (sockets + 1) == sockets {
+            return RailSet::ALL;
+        }
+        let near = (0..self.rails.len()).filter(|rail| rail % sockets == region % (sockets + 1));
+        near.fold(RailSet::NONE, RailSet::with)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +56,8 @@ pub(crate) enum Slot {
 pub(crate) struct Rail {
     pub(crate) info: RailInfo,
     pub(crate) state: RailState,
+    /// Which of the endpoints that this process had on the rail, one after the other: part of its address.
+    pub(crate) endpoint: u64,
     /// When the NIC has sent everything given to it so far.
     pub(crate) tx_free: u64,
     /// Completions, immediates and messages, unread.
@@ -53,18 +70,21 @@ pub(crate) struct Rail {
     pub(crate) immediates: u32,
 }
 
-/// A registration: one key per NIC.
+/// A registration: one key for each NIC near the memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Registration {
     pub(crate) info: RegionInfo,
-    pub(crate) keys: Vec<u64>,
+    pub(crate) rails: RailSet,
+    /// By rail.
+    pub(crate) keys: BTreeMap<usize, u64>,
 }
 
 /// A peer's region as its metadata described it.
 #[derive(Clone, Debug)]
 pub(crate) struct Imported {
     pub(crate) info: RegionInfo,
-    pub(crate) keys: Vec<u64>,
+    /// By rail.
+    pub(crate) keys: BTreeMap<usize, u64>,
 }
 
 /// An address handle: a peer's process as this process knows it.
@@ -73,7 +93,8 @@ pub(crate) struct Peer {
     pub(crate) id: PeerId,
     pub(crate) node: usize,
     pub(crate) epoch: u64,
-    pub(crate) rails: usize,
+    /// Its endpoints, by rail.
+    pub(crate) endpoints: Vec<u64>,
     pub(crate) regions: BTreeMap<u32, Imported>,
 }
 
@@ -90,8 +111,8 @@ pub(crate) struct Node {
     /// Key → region and the NIC that it is for.
     pub(crate) keys: BTreeMap<u64, (RegionId, usize)>,
     pub(crate) peers: BTreeMap<u32, Peer>,
-    /// `(node, epoch)` of every peer: whose ops this node's NICs answer.
-    pub(crate) known: BTreeSet<(usize, u64)>,
+    /// `(node, epoch)` of every peer with its endpoints: whose ops this node's NICs answer.
+    pub(crate) known: BTreeMap<(usize, u64), Vec<u64>>,
     /// News that belong to no queue.
     pub(crate) news: VecDeque<Event>,
     /// Something arrived since the driver last asked.
@@ -113,6 +134,7 @@ impl Node {
             .map(|(rail, rate)| Rail {
                 info: RailInfo { name: format!("sim{index}n{rail}"), rate_bps: *rate },
                 state: RailState::Up,
+                endpoint: 1,
                 tx_free: 0,
                 queue: VecDeque::new(),
                 ops_in_flight: 0,
@@ -131,7 +153,7 @@ impl Node {
             registrations: BTreeMap::new(),
             keys: BTreeMap::new(),
             peers: BTreeMap::new(),
-            known: BTreeSet::new(),
+            known: BTreeMap::new(),
             news: VecDeque::new(),
             wake: false,
             registered: 0,
@@ -162,18 +184,25 @@ impl Node {
         }
         self.registered += 1;
         let root = mix(self.epoch ^ mix(index as u64 ^ (self.registered << 20)));
-        let keys: Vec<u64> = (0..self.rails.len() as u64).map(|rail| mix(root ^ rail)).collect();
-        self.keys.extend(keys.iter().enumerate().map(|(rail, key)| (*key, (info.id, rail))));
-        self.registrations.insert(info.id.0, Registration { info: *info, keys });
+        let rails = self.spec.near(info.id);
+        let keys: BTreeMap<usize, u64> =
+            rails.below(self.rails.len()).map(|rail| (rail, mix(root ^ rail as u64))).collect();
+        self.keys.extend(keys.iter().map(|(rail, key)| (*key, (info.id, *rail))));
+        self.registrations.insert(info.id.0, Registration { info: *info, rails, keys });
         true
     }
 
     pub(crate) fn deregister(&mut self, region: RegionId) {
         if let Some(registration) = self.registrations.remove(&region.0) {
-            for key in registration.keys {
-                self.keys.remove(&key);
+            for key in registration.keys.values() {
+                self.keys.remove(key);
             }
         }
+    }
+
+    /// Whether this node's NICs answer an endpoint of a process.
+    pub(crate) fn knows(&self, process: (usize, u64), rail: usize, endpoint: u64) -> bool {
+        self.known.get(&process).and_then(|endpoints| endpoints.get(rail)) == Some(&endpoint)
     }
 
     /// Whether a NIC of this node lets a packet with this key touch these addresses.
@@ -185,9 +214,8 @@ impl Node {
     /// Whether this very registration still stands and spans these addresses: a refusal would then be the
     /// initiator's mistake.
     pub(crate) fn exports(&self, region: RegionId, generation: Generation, address: u64, len: u64) -> bool {
-        self.registrations
-            .get(&region.0)
-            .is_some_and(|r| r.info.generation == generation && inside(&r.info, address, len))
+        let stands = |r: &Registration| r.info.generation == generation && inside(&r.info, address, len);
+        self.registrations.get(&region.0).is_some_and(stands)
     }
 }
 

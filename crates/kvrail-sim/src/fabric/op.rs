@@ -39,6 +39,8 @@ pub(crate) struct OpState {
     pub(crate) responder: (usize, u64),
     pub(crate) peer: PeerId,
     pub(crate) route: Route,
+    /// The endpoints at both ends of the route, as the initiator knew them: its own, the responder's.
+    pub(crate) endpoints: (u64, u64),
     pub(crate) direction: Direction,
     pub(crate) token: Token,
     pub(crate) index: u32,
@@ -156,6 +158,8 @@ enum Path {
     RemoteDown,
     RemoteGone,
     RemoteRestarted,
+    /// Another endpoint has taken the place of the one that it was sent to.
+    RemoteReplaced,
     UnknownInitiator,
 }
 
@@ -196,8 +200,8 @@ impl World {
         let mut offset = 0;
         while offset < len {
             let bytes = self.model.mtu.min(len - offset);
-            let wire =
-                u64::from(bytes) * 8 * 100_000_000_000 / (rate / 10 * self.model.goodput_percent) / 100;
+            // Bits to nanoseconds, at a percentage of the rate.
+            let wire = u64::from(bytes) * 8 * 100_000_000_000 / (rate * self.model.goodput_percent);
             let mut departs = start;
             if let Some(nic) = self.nodes[sender].rails.get_mut(rail) {
                 departs = nic.tx_free.max(start) + wire;
@@ -238,7 +242,10 @@ impl World {
         if !responder.alive {
             return Path::RemoteGone;
         }
-        if self.model.target_knows_initiator && !responder.known.contains(&op.initiator) {
+        if responder.rails[remote].endpoint != op.endpoints.1 {
+            return Path::RemoteReplaced;
+        }
+        if self.model.target_knows_initiator && !responder.knows(op.initiator, local, op.endpoints.0) {
             return Path::UnknownInitiator;
         }
         Path::Open
@@ -281,6 +288,9 @@ impl World {
                     Path::RemoteRestarted => {
                         self.fail(key, self.now + self.model.latency, OpError::PeerRestarted)
                     }
+                    // Nobody is there: the fabric finds out, or nothing is ever heard of it.
+                    Path::RemoteReplaced if self.rng.chance(500_000) => self.park(key, offset, len),
+                    Path::RemoteReplaced => self.fail_later(key, OpError::Unreachable),
                     Path::UnknownInitiator => {
                         self.fail(key, self.now + self.model.latency, OpError::Unreachable)
                     }
@@ -418,6 +428,11 @@ impl World {
         }
         if let Some(value) = op.immediate.take() {
             let (responder, rail) = (op.responder, LocalRail(op.route.remote.0));
+            let endpoint = op.endpoints.1;
+            if self.nodes[responder.0].rails[rail.index()].endpoint != endpoint {
+                // Its bytes are visible; who counts has another endpoint since.
+                return;
+            }
             self.receive(responder.0, rail.index(), Slot::Receive, Event::Immediate { rail, value });
         }
     }
@@ -504,11 +519,9 @@ impl World {
         }
     }
 
-    /// Takes back what is in flight for a peer, on one route or on all.
-    pub(crate) fn flush(&mut self, initiator: (usize, u64), peer: PeerId, route: Option<Route>) {
-        let keys = self.ops.keys(|op| {
-            op.initiator == initiator && op.peer == peer && !op.ended && route.is_none_or(|r| r == op.route)
-        });
+    /// Takes back those of a process's ops in flight that a predicate picks.
+    pub(crate) fn flush(&mut self, initiator: (usize, u64), pick: impl Fn(&OpState) -> bool) {
+        let keys = self.ops.keys(|op| op.initiator == initiator && !op.ended && pick(op));
         let by = self.now + self.model.linger;
         for key in keys {
             let at = self.now + self.rng.below(self.model.flush_max + 1);
@@ -517,6 +530,25 @@ impl World {
             op.failing = true;
             self.at_op(at, key, Happening::End { op: key, error: Some(OpError::Flushed) });
         }
+    }
+
+    /// The endpoint of a rail is given up, with all that is in flight on it, and another takes its place: nobody knows
+    /// that one yet.
+    pub(crate) fn replace_endpoint(&mut self, node: usize, rail: usize) {
+        let epoch = self.nodes[node].epoch;
+        self.flush((node, epoch), |op| op.route.local.index() == rail);
+        let forgets = self.rng.chance(500_000);
+        let rail = &mut self.nodes[node].rails[rail];
+        rail.endpoint += 1;
+        rail.sends_in_flight = 0;
+        if forgets {
+            // Nobody had read them yet.
+            let before = rail.queue.len();
+            rail.queue.retain(|(_, event)| !matches!(event, Event::Immediate { .. }));
+            rail.unread -= (before - rail.queue.len()) as u32;
+            rail.immediates = 0;
+        }
+        self.news(node, epoch, Event::AddressChanged);
     }
 
     /// What silence swallowed is sent again where the path is open: all of an op or nothing of it.

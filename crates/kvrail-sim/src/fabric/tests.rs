@@ -19,7 +19,7 @@ struct Pair {
 }
 
 fn pair(seed: u64, model: Model, rails: (usize, usize)) -> Pair {
-    let spec = |rails| NodeSpec { rails: vec![100_000_000_000; rails], memory: BYTES };
+    let spec = |rails| NodeSpec { rails: vec![100_000_000_000; rails], memory: BYTES, sockets: 1 };
     let fabric = SimFabric::new(seed, model, vec![spec(rails.0), spec(rails.1)], false);
     let (mut a, mut b) = (fabric.transport(0), fabric.transport(1));
     introduce(&mut a, &mut b);
@@ -288,7 +288,9 @@ fn a_key_of_an_earlier_registration_or_of_another_rail_is_refused() {
 
     let mut key = Vec::new();
     b.region_key(RegionId(0), &mut key);
-    key[2..].rotate_left(8);
+    // A count, then each rail with its key: the keys change places.
+    let (first, second) = key[2..].split_at_mut(10);
+    first[2..].swap_with_slice(&mut second[2..]);
     a.import_region(PEER, &region(&fabric, 1, 2), &key).unwrap();
     post(&mut a, &fabric, Direction::Write, route(0, 1), &[op(0, 0, 100)]);
     watch(&fabric, &mut a, 10 * MS);

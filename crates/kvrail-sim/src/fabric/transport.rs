@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use kvrail_core::id::{PeerId, RegionId, RemoteRail, Route};
+use kvrail_core::id::{PeerId, RailSet, RegionId, RemoteRail, Route};
 use kvrail_core::time::Time;
 use kvrail_core::transport::{
     Batch, Caps, Direction, Event, PeerError, PostError, RailInfo, RegionInfo, RegisterError, Transport,
@@ -63,10 +63,11 @@ impl SimTransport {
     /// Where a route leads: both rails exist and the local one works.
     fn check_route(world: &mut World, node: usize, peer: &Peer, route: Route) -> Result<(), PostError> {
         let (local, remote) = (route.local.index(), route.remote.index());
-        if local >= world.nodes[node].rails.len() || remote >= peer.rails {
+        let rails = peer.endpoints.len();
+        if local >= world.nodes[node].rails.len() || remote >= rails {
             world.violate(
                 Checker::Addressing,
-                format!("node {node} used {route} to node {}, which has {} rails", peer.node, peer.rails),
+                format!("node {node} used {route} to node {}, which has {rails} rails", peer.node),
             );
             return Err(PostError::RouteDown);
         }
@@ -75,6 +76,42 @@ impl SimTransport {
         }
         Ok(())
     }
+}
+
+/// An address in parts.
+struct Address {
+    node: usize,
+    epoch: u64,
+    /// Rate and endpoint.
+    rails: Vec<(u64, u64)>,
+}
+
+impl Address {
+    fn parse(bytes: &[u8]) -> Result<Self, PeerError> {
+        let mut bytes = Reader(bytes);
+        if bytes.number::<4>()? != MAGIC {
+            return Err(PeerError::Malformed("not a sim address".into()));
+        }
+        let node = usize::from(u16::from_le_bytes(bytes.number()?));
+        let epoch = u64::from_le_bytes(bytes.number()?);
+        let count = usize::from(u16::from_le_bytes(bytes.number()?));
+        let mut rails = Vec::new();
+        for _ in 0..count {
+            rails.push((u64::from_le_bytes(bytes.number()?), u64::from_le_bytes(bytes.number()?)));
+        }
+        bytes.end()?;
+        Ok(Self { node, epoch, rails })
+    }
+}
+
+/// Takes the later of two endpoints of each rail; whether one was later than what was known.
+fn follow(known: &mut [u64], rails: &[(u64, u64)]) -> bool {
+    let mut changed = false;
+    for (known, (_, endpoint)) in known.iter_mut().zip(rails) {
+        changed |= *endpoint > *known;
+        *known = (*known).max(*endpoint);
+    }
+    changed
 }
 
 /// Little-endian numbers off the front of a peer's bytes.
@@ -112,8 +149,11 @@ impl Transport for SimTransport {
         out.extend((self.node as u16).to_le_bytes());
         out.extend(self.epoch.to_le_bytes());
         out.extend((self.rails.len() as u16).to_le_bytes());
-        for rail in &self.rails {
+        let world = self.world.borrow();
+        for (index, rail) in self.rails.iter().enumerate() {
             out.extend(rail.rate_bps.to_le_bytes());
+            let endpoint = if self.lives(&world) { world.nodes[self.node].rails[index].endpoint } else { 0 };
+            out.extend(endpoint.to_le_bytes());
         }
     }
 
@@ -135,10 +175,16 @@ impl Transport for SimTransport {
         let world = self.world.borrow();
         if let Some(registration) = world.nodes[self.node].registrations.get(&region.0) {
             out.extend((registration.keys.len() as u16).to_le_bytes());
-            for key in &registration.keys {
+            for (rail, key) in &registration.keys {
+                out.extend((*rail as u16).to_le_bytes());
                 out.extend(key.to_le_bytes());
             }
         }
+    }
+
+    fn region_rails(&self, region: RegionId) -> RailSet {
+        let world = self.world.borrow();
+        world.nodes[self.node].registrations.get(&region.0).map_or(RailSet::NONE, |r| r.rails)
     }
 
     fn deregister(&mut self, region: RegionId) -> Result<(), String> {
@@ -174,17 +220,8 @@ impl Transport for SimTransport {
     }
 
     fn add_peer(&mut self, _now: Time, peer: PeerId, address: &[u8]) -> Result<Vec<RailInfo>, PeerError> {
-        let mut bytes = Reader(address);
-        if bytes.number::<4>()? != MAGIC {
-            return Err(PeerError::Malformed("not a sim address".into()));
-        }
-        let node = usize::from(u16::from_le_bytes(bytes.number()?));
-        let epoch = u64::from_le_bytes(bytes.number()?);
-        let count = usize::from(u16::from_le_bytes(bytes.number()?));
-        let rates = (0..count)
-            .map(|_| bytes.number().map(u64::from_le_bytes))
-            .collect::<Result<Vec<u64>, PeerError>>()?;
-        bytes.end()?;
+        let Address { node, epoch, rails } = Address::parse(address)?;
+        let count = rails.len();
         let world = &mut *self.world.borrow_mut();
         if node >= world.nodes.len() || count == 0 {
             return Err(PeerError::Unreachable(format!("there is no node {node} with {count} rails")));
@@ -196,10 +233,32 @@ impl Transport for SimTransport {
         if let Some(tenant) = me.peers.get(&peer.slot) {
             return Err(PeerError::Exhausted(format!("{} still has the slot of {peer}", tenant.id)));
         }
-        me.known.insert((node, epoch));
-        me.peers.insert(peer.slot, Peer { id: peer, node, epoch, rails: count, regions: BTreeMap::new() });
-        let name = |(rail, rate_bps): (usize, u64)| RailInfo { name: format!("sim{node}n{rail}"), rate_bps };
-        Ok(rates.into_iter().enumerate().map(name).collect())
+        let endpoints: Vec<u64> = rails.iter().map(|(_, endpoint)| *endpoint).collect();
+        follow(me.known.entry((node, epoch)).or_insert_with(|| endpoints.clone()), &rails);
+        me.peers.insert(peer.slot, Peer { id: peer, node, epoch, endpoints, regions: BTreeMap::new() });
+        let name = |(rail, (rate_bps, _)): (usize, (u64, u64))| RailInfo {
+            name: format!("sim{node}n{rail}"),
+            rate_bps,
+        };
+        Ok(rails.into_iter().enumerate().map(name).collect())
+    }
+
+    fn readdress(&mut self, _now: Time, peer: PeerId, address: &[u8]) -> Result<bool, PeerError> {
+        let address = Address::parse(address)?;
+        let world = &mut *self.world.borrow_mut();
+        let me = &mut world.nodes[self.node];
+        let Some(known) = me.peers.get_mut(&peer.slot).filter(|known| known.id == peer) else {
+            return Err(PeerError::Unreachable(format!("{peer} is not known")));
+        };
+        let process = (address.node, address.epoch);
+        if (known.node, known.epoch) != process || known.endpoints.len() != address.rails.len() {
+            return Err(PeerError::Malformed(format!("another process's address for {peer}")));
+        }
+        let changed = follow(&mut known.endpoints, &address.rails);
+        if let Some(endpoints) = me.known.get_mut(&process) {
+            follow(endpoints, &address.rails);
+        }
+        Ok(changed)
     }
 
     fn remove_peer(&mut self, _now: Time, peer: PeerId) {
@@ -207,7 +266,7 @@ impl Transport for SimTransport {
         if !self.lives(world) {
             return;
         }
-        world.flush((self.node, self.epoch), peer, None);
+        world.flush((self.node, self.epoch), |op| op.peer == peer);
         let me = &mut world.nodes[self.node];
         let Some(gone) = me.peer(peer).map(|gone| (gone.node, gone.epoch)) else { return };
         me.peers.remove(&peer.slot);
@@ -219,21 +278,31 @@ impl Transport for SimTransport {
     fn import_region(&mut self, peer: PeerId, region: &RegionInfo, key: &[u8]) -> Result<(), PeerError> {
         let mut bytes = Reader(key);
         let count = usize::from(u16::from_le_bytes(bytes.number()?));
-        let keys = (0..count)
-            .map(|_| bytes.number().map(u64::from_le_bytes))
-            .collect::<Result<Vec<u64>, PeerError>>()?;
+        let mut keys = BTreeMap::new();
+        for _ in 0..count {
+            keys.insert(
+                usize::from(u16::from_le_bytes(bytes.number()?)),
+                u64::from_le_bytes(bytes.number()?),
+            );
+        }
         bytes.end()?;
         let world = &mut *self.world.borrow_mut();
         let me = &mut world.nodes[self.node];
         let Some(known) = me.peers.get_mut(&peer.slot).filter(|known| known.id == peer) else {
             return Err(PeerError::Unreachable(format!("{peer} is not known")));
         };
-        if keys.len() != known.rails {
-            let (keys, rails) = (keys.len(), known.rails);
-            return Err(PeerError::Malformed(format!("{keys} keys for {rails} rails of {peer}")));
+        let rails = known.endpoints.len();
+        if keys.is_empty() || keys.keys().any(|rail| *rail >= rails) {
+            return Err(PeerError::Malformed(format!("keys {keys:?} for {rails} rails of {peer}")));
         }
         known.regions.insert(region.id.0, Imported { info: *region, keys });
         Ok(())
+    }
+
+    fn imported_rails(&self, peer: PeerId, region: RegionId) -> RailSet {
+        let world = self.world.borrow();
+        let known = world.nodes[self.node].peer(peer).and_then(|known| known.regions.get(&region.0));
+        known.map_or(RailSet::NONE, |region| region.keys.keys().copied().fold(RailSet::NONE, RailSet::with))
     }
 
     fn post(&mut self, now: Time, batch: &Batch<'_>) -> Result<usize, PostError> {
@@ -259,8 +328,20 @@ impl Transport for SimTransport {
                 .violate(Checker::Addressing, format!("node {} posted a write without immediate", self.node));
         }
         for (i, op) in batch.ops[..take].iter().enumerate() {
-            let mine = world.nodes[self.node].registrations.get(&op.local_region.0).map(|r| r.info);
+            let registration = world.nodes[self.node].registrations.get(&op.local_region.0);
+            let mine = registration.map(|r| r.info);
             let theirs = peer.regions.get(&op.remote_region.0);
+            let near = registration.is_none_or(|r| r.rails.contains(local))
+                && theirs.is_none_or(|theirs| theirs.keys.contains_key(&remote));
+            if !near {
+                world.violate(
+                    Checker::Addressing,
+                    format!(
+                        "node {} posted over {}, where a region has no key: {op:?}",
+                        self.node, batch.route
+                    ),
+                );
+            }
             let fits = |info: &RegionInfo, offset: u64| {
                 info.base.checked_add(offset).is_some_and(|at| inside(info, at, u64::from(op.len)))
             };
@@ -280,6 +361,7 @@ impl Transport for SimTransport {
                 responder: (peer.node, peer.epoch),
                 peer: batch.peer,
                 route: batch.route,
+                endpoints: (world.nodes[self.node].rails[local].endpoint, peer.endpoints[remote]),
                 direction: batch.direction,
                 token: batch.token,
                 index: batch.first + i as u32,
@@ -288,7 +370,11 @@ impl Transport for SimTransport {
                 local_region: op.local_region,
                 remote_region: op.remote_region,
                 generation: theirs.map_or(kvrail_core::id::Generation(0), |theirs| theirs.info.generation),
-                key: theirs.map_or(0, |theirs| theirs.keys[remote]),
+                key: theirs
+                    .and_then(|theirs| theirs.keys.get(&remote))
+                    .filter(|_| near)
+                    .copied()
+                    .unwrap_or(0),
                 len: op.len,
                 immediate: batch.immediate.filter(|_| counted),
                 posted: world.now,
@@ -335,7 +421,9 @@ impl Transport for SimTransport {
             return Ok(false);
         }
         rail.sends_in_flight += 1;
+        let endpoints = (rail.endpoint, known.endpoints[route.remote.index()]);
         world.dispatch(Mail {
+            endpoints,
             from: (self.node, self.epoch),
             to: (known.node, known.epoch),
             peer,
@@ -365,7 +453,11 @@ impl Transport for SimTransport {
         if self.lives(world) {
             let now = world.time();
             world.trace.record(now, "reset", &[("node", self.node as u64), ("peer", u64::from(peer.slot))]);
-            world.flush((self.node, self.epoch), peer, Some(route));
+            if world.model.reset_replaces_endpoint {
+                world.replace_endpoint(self.node, route.local.index());
+            } else {
+                world.flush((self.node, self.epoch), |op| op.peer == peer && op.route == route);
+            }
         }
     }
 

@@ -244,6 +244,14 @@ impl MemoryRegion {
         unsafe { abi::fi_mr_desc(self.as_ptr()) }
     }
 
+    /// Ends the registration now.
+    ///
+    /// # Errors
+    /// libfabric's: the registration is abandoned, and the NIC may still reach the memory, which should stay.
+    pub fn close(self) -> Result<(), FabricError> {
+        Handle::close(self.handle)
+    }
+
     /// Ties it to an endpoint and enables it, as `FI_MR_ENDPOINT` asks. The endpoint stays open as long as the registration.
     ///
     /// # Errors

@@ -4,9 +4,7 @@ use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::abi::{
-    self, FI_ENOSYS, FI_ETOOSMALL, FI_OPT_ENDPOINT, FI_SUCCESS, fi_addr_t, fi_msg, fi_msg_rma, fid_ep,
-};
+use super::abi::{self, FI_ETOOSMALL, FI_OPT_ENDPOINT, fi_addr_t, fi_msg, fi_msg_rma, fid_ep};
 use super::domain::{ADDRESS_BYTES_MAX, AddressVector};
 use super::error::FabricError;
 use super::fabric::{EventQueue, OneThread};
@@ -135,6 +133,14 @@ impl Endpoint {
         self.set(option, &value)
     }
 
+    /// Reads an option whose value is an `int`.
+    ///
+    /// # Errors
+    /// libfabric's.
+    pub fn number(&self, option: c_int) -> Result<c_int, FabricError> {
+        self.get(option, 0)
+    }
+
     fn set<T: Copy>(&self, option: c_int, value: &T) -> Result<(), FabricError> {
         let at = std::ptr::from_ref(value).cast();
         // SAFETY: the endpoint is open, and the value as long as it says.
@@ -149,18 +155,28 @@ impl Endpoint {
         self.library().check("fi_getopt", result).map(|()| value)
     }
 
+    /// Closes it now. Afterwards the provider touches neither the buffers nor the contexts of what was in flight, and reports
+    /// nothing more of it: an operation that is not in the queue by then never is.
+    ///
+    /// This may take as long as the provider waits for its peers.
+    ///
+    /// # Errors
+    /// libfabric's: the endpoint is abandoned, and what was in flight may still be. `FI_EBUSY` where a registration is bound to it.
+    pub fn close(self) -> Result<(), FabricError> {
+        Handle::close(self.handle)
+    }
+
     /// Asks for an operation to be taken back: receives can be, transfers cannot. It ends in the queue with `FI_ECANCELED`.
+    ///
+    /// # Safety
+    /// The context is one of an operation in flight: providers look for it, and may look into it.
     ///
     /// # Errors
     /// libfabric's.
-    pub fn cancel(&self, context: *mut c_void) -> Result<(), FabricError> {
-        // SAFETY: the endpoint is open; the context is compared, not read.
+    pub unsafe fn cancel(&self, context: *mut c_void) -> Result<(), FabricError> {
+        // SAFETY: the endpoint is open; the context is the caller's promise.
         let result = unsafe { abi::fi_cancel(self.as_ptr(), context) };
-        match c_int::try_from(result) {
-            Ok(FI_SUCCESS) => Ok(()),
-            Ok(_) => Err(self.library().error("fi_cancel", result)),
-            Err(_) => Err(self.library().error("fi_cancel", -(FI_ENOSYS as isize))),
-        }
+        if result == 0 { Ok(()) } else { Err(self.library().error("fi_cancel", result)) }
     }
 
     /// Posts a receive. See [`outcome`] for results, here and below.

@@ -59,7 +59,7 @@ pub enum LoadError {
         found: String,
     },
     /// It lacks a function that every libfabric of its symbol version has.
-    #[error("libfabric {} has no {symbol}@{version} (symbols up to {found})", path.display())]
+    #[error("libfabric {} has no {symbol}@{version} ({found})", path.display())]
     MissingSymbol {
         /// The file.
         path: PathBuf,
@@ -67,7 +67,7 @@ pub enum LoadError {
         symbol: &'static str,
         /// The version of it that is needed.
         version: &'static str,
-        /// The highest symbol version that the file defines.
+        /// What it has, as in `symbols up to FABRIC_1.6`.
         found: String,
     },
 }

@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::abi::{self, FI_EBUSY, fid};
+use super::error::FabricError;
 use super::library::Library;
 
 /// Closes its object when the last owner is gone, and only then lets go of what the object stands on.
@@ -12,6 +13,8 @@ use super::library::Library;
 pub(super) struct Handle {
     object: NonNull<fid>,
     what: &'static str,
+    /// Whether `close` has been called: the object is gone, or abandoned.
+    is_closed: bool,
     below: Mutex<Vec<Arc<Handle>>>,
     library: Arc<Library>,
 }
@@ -34,7 +37,13 @@ impl Handle {
         below: Vec<Arc<Self>>,
         library: &Arc<Library>,
     ) -> Arc<Self> {
-        Arc::new(Self { object, what, below: Mutex::new(below), library: Arc::clone(library) })
+        Arc::new(Self {
+            object,
+            what,
+            is_closed: false,
+            below: Mutex::new(below),
+            library: Arc::clone(library),
+        })
     }
 
     pub(super) const fn as_ptr(&self) -> *mut fid {
@@ -52,13 +61,35 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// Closes the object now, if nothing else stands on it, and says how that went.
+    ///
+    /// A failure abandons the object: providers may have taken half of it down, so that a second try is not safe. What it stands on is
+    /// let go of all the same.
+    pub(super) fn close(this: Arc<Self>) -> Result<(), FabricError> {
+        let library = Arc::clone(&this.library);
+        let Some(mut handle) = Arc::into_inner(this) else {
+            return Err(library.error("fi_close", -(FI_EBUSY as isize)));
+        };
+        handle.is_closed = true;
+        handle.close_object()
+    }
+
+    /// Calls `fi_close`; once.
+    fn close_object(&mut self) -> Result<(), FabricError> {
+        // SAFETY: the object is open, nobody else is left who could use it, and the callers see to it that this is the only call.
+        let result = unsafe { abi::fi_close(self.object.as_ptr()) };
+        self.library.check("fi_close", result)
+    }
+}
+
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the object is open, and nobody else is left who could use it.
-        let result = unsafe { abi::fi_close(self.object.as_ptr()) };
-        if result != 0 {
+        if self.is_closed {
+            return;
+        }
+        if let Err(error) = self.close_object() {
             // What stands below will say busy too: one line each, and the process goes on with what it leaks.
-            let error = self.library.error("fi_close", result as isize);
             let why = if error.is(FI_EBUSY) { "; something still uses it, it stays open" } else { "" };
             log::error!("libfabric: cannot close a {}: {error}{why}", self.what);
         }

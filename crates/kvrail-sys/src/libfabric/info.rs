@@ -1,21 +1,22 @@
 //! What `fi_getinfo` offers, and what it is asked for.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::abi::{
-    self, FI_BUS_PCI, FI_ENOMEM, fi_device_attr, fi_domain_attr, fi_ep_attr, fi_fabric_attr, fi_info,
-    fi_link_attr, fi_pci_attr, fi_rx_attr, fi_tx_attr, fid_nic,
+    self, FI_ENOMEM, fi_domain_attr, fi_ep_attr, fi_fabric_attr, fi_info, fi_rx_attr, fi_tx_attr,
 };
+use super::edit::Edit;
 use super::error::FabricError;
 use super::library::Library;
+use super::nic::Nic;
 
 /// A list of offers, or one that is being written.
 pub struct Info {
-    head: NonNull<fi_info>,
-    library: Arc<Library>,
+    pub(super) head: NonNull<fi_info>,
+    pub(super) library: Arc<Library>,
 }
 
 // SAFETY: the list is plain memory that this owner alone changes and frees; libfabric's allocator takes any thread.
@@ -289,280 +290,8 @@ impl std::fmt::Debug for Entry<'_> {
     }
 }
 
-/// The hardware below an offer.
-#[derive(Clone, Copy)]
-pub struct Nic<'a>(&'a fid_nic);
-
-/// Where on the PCI bus a device is: as in `0000:00:06.0`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PciAddress {
-    /// Domain, bus, device, function.
-    pub parts: (u16, u8, u8, u8),
-}
-
-impl std::fmt::Display for PciAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (domain, bus, device, function) = self.parts;
-        write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
-    }
-}
-
-impl<'a> Nic<'a> {
-    fn device(&self) -> Option<&'a fi_device_attr> {
-        // SAFETY: null or alive with the entry.
-        unsafe { self.0.device_attr.as_ref() }
-    }
-
-    fn link(&self) -> Option<&'a fi_link_attr> {
-        // SAFETY: null or alive with the entry.
-        unsafe { self.0.link_attr.as_ref() }
-    }
-
-    /// The device's name, as in `rdmap0s6`.
-    #[must_use]
-    pub fn device_name(&self) -> &'a str {
-        self.device().map_or("", |device| name(device.name))
-    }
-
-    /// The driver's name, as in `efa`.
-    #[must_use]
-    pub fn driver(&self) -> &'a str {
-        self.device().map_or("", |device| name(device.driver))
-    }
-
-    /// The firmware's version.
-    #[must_use]
-    pub fn firmware(&self) -> &'a str {
-        self.device().map_or("", |device| name(device.firmware))
-    }
-
-    /// Where it is; none when it is not on a PCI bus or the provider does not say.
-    #[must_use]
-    pub fn pci(&self) -> Option<PciAddress> {
-        // SAFETY: null or alive with the entry.
-        let bus = unsafe { self.0.bus_attr.as_ref() }.filter(|bus| bus.bus_type == FI_BUS_PCI)?;
-        let fi_pci_attr { domain_id, bus_id, device_id, function_id } = bus.pci;
-        Some(PciAddress { parts: (domain_id, bus_id, device_id, function_id) })
-    }
-
-    /// Its rate, bits per second; 0 where it is not known.
-    #[must_use]
-    pub fn bits_per_second(&self) -> u64 {
-        self.link().map_or(0, |link| link.speed as u64)
-    }
-
-    /// Bytes of a packet; 0 where it is not known.
-    #[must_use]
-    pub fn mtu(&self) -> usize {
-        self.link().map_or(0, |link| link.mtu)
-    }
-
-    /// `FI_LINK_…`
-    #[must_use]
-    pub fn link_state(&self) -> u32 {
-        self.link().map_or(abi::FI_LINK_UNKNOWN, |link| link.state)
-    }
-
-    /// The link's address in words.
-    #[must_use]
-    pub fn link_address(&self) -> &'a str {
-        self.link().map_or("", |link| name(link.address))
-    }
-
-    /// The kind of network, as in `InfiniBand` or `Ethernet`.
-    #[must_use]
-    pub fn network_type(&self) -> &'a str {
-        self.link().map_or("", |link| name(link.network_type))
-    }
-}
-
-/// An entry that is being changed, as hints or before something is opened with it. Each call sets one thing and returns it.
-#[derive(Debug)]
-pub struct Edit(Info);
-
-/// A setter of an attribute that every entry has.
-macro_rules! setters {
-    ($( $(#[$doc:meta])* $name:ident: $type:ty = $attr:ident.$field:ident; )*) => {$(
-        $(#[$doc])*
-        #[must_use]
-        pub fn $name(mut self, value: $type) -> Self {
-            // SAFETY: null or the attribute of an entry that `self` alone owns.
-            if let Some(attr) = unsafe { self.info().$attr.as_mut() } {
-                attr.$field = value;
-            }
-            self
-        }
-    )*};
-}
-
-impl Edit {
-    setters! {
-        /// `FI_THREAD_…`
-        threading: u32 = domain_attr.threading;
-        /// `FI_PROGRESS_…` of control.
-        control_progress: u32 = domain_attr.control_progress;
-        /// `FI_PROGRESS_…` of data.
-        data_progress: u32 = domain_attr.data_progress;
-        /// `FI_RM_…`
-        resource_mgmt: u32 = domain_attr.resource_mgmt;
-        /// `FI_AV_…`
-        av_type: u32 = domain_attr.av_type;
-        /// `FI_MR_…` bits that the caller can meet.
-        mr_mode: c_int = domain_attr.mr_mode;
-        /// Bytes of an immediate, at least.
-        cq_data_bytes: usize = domain_attr.cq_data_size;
-        /// What the domain must be able to do: `FI_LOCAL_COMM`, `FI_REMOTE_COMM`.
-        domain_caps: u64 = domain_attr.caps;
-        /// `FI_TC_…`
-        traffic_class: u32 = tx_attr.tclass;
-        /// `FI_EP_…`
-        ep_type: u32 = ep_attr.type_;
-        /// `FI_PROTO_…`
-        protocol: u32 = ep_attr.protocol;
-        /// Flags of operations that have none of their own.
-        tx_op_flags: u64 = tx_attr.op_flags;
-        /// Orders of sends: `FI_ORDER_…`
-        tx_msg_order: u64 = tx_attr.msg_order;
-        /// Orders of their completions.
-        tx_comp_order: u64 = tx_attr.comp_order;
-        /// Sends in flight; 0 = the provider's choice.
-        tx_size: usize = tx_attr.size;
-        /// Pieces of local memory in one operation.
-        tx_iov_limit: usize = tx_attr.iov_limit;
-        /// Pieces of remote memory in one operation.
-        rma_iov_limit: usize = tx_attr.rma_iov_limit;
-        /// Bytes that can be injected, at least.
-        inject_bytes: usize = tx_attr.inject_size;
-        /// Flags of receives that have none of their own.
-        rx_op_flags: u64 = rx_attr.op_flags;
-        /// Orders of receives.
-        rx_msg_order: u64 = rx_attr.msg_order;
-        /// Receives that can be posted; 0 = the provider's choice.
-        rx_size: usize = rx_attr.size;
-    }
-
-    /// What it must be able to do; also of the attributes for sending and receiving, where they are set.
-    #[must_use]
-    pub fn caps(mut self, caps: u64) -> Self {
-        self.info().caps = caps;
-        self
-    }
-
-    /// What the caller can do for the provider: `FI_CONTEXT`, `FI_CONTEXT2`, `FI_RX_CQ_DATA`.
-    #[must_use]
-    pub fn mode(mut self, mode: u64) -> Self {
-        self.info().mode = mode;
-        self
-    }
-
-    /// `FI_FORMAT_…`
-    #[must_use]
-    pub fn addr_format(mut self, format: u32) -> Self {
-        self.info().addr_format = format;
-        self
-    }
-
-    /// The provider, as in `efa`; none = any. A leading `^` excludes.
-    ///
-    /// # Errors
-    /// When there is no memory, or the name has a NUL.
-    pub fn provider(mut self, value: Option<&str>) -> Result<Self, FabricError> {
-        // SAFETY: null or the attribute of an entry that `self` alone owns.
-        if let Some(attr) = unsafe { self.info().fabric_attr.as_mut() } {
-            self.0.replace(&mut attr.prov_name, value)?;
-        }
-        Ok(self)
-    }
-
-    /// The network's name, as in `efa-direct`; none = any.
-    ///
-    /// # Errors
-    /// When there is no memory, or the name has a NUL.
-    pub fn fabric_name(mut self, value: Option<&str>) -> Result<Self, FabricError> {
-        // SAFETY: null or the attribute of an entry that `self` alone owns.
-        if let Some(attr) = unsafe { self.info().fabric_attr.as_mut() } {
-            self.0.replace(&mut attr.name, value)?;
-        }
-        Ok(self)
-    }
-
-    /// The NIC's name; none = any.
-    ///
-    /// # Errors
-    /// When there is no memory, or the name has a NUL.
-    pub fn domain_name(mut self, value: Option<&str>) -> Result<Self, FabricError> {
-        // SAFETY: null or the attribute of an entry that `self` alone owns.
-        if let Some(attr) = unsafe { self.info().domain_attr.as_mut() } {
-            self.0.replace(&mut attr.name, value)?;
-        }
-        Ok(self)
-    }
-
-    /// The address that an endpoint binds; empty = none.
-    ///
-    /// # Errors
-    /// When there is no memory.
-    pub fn source_address(mut self, address: &[u8]) -> Result<Self, FabricError> {
-        let mut copy = std::ptr::null_mut();
-        if !address.is_empty() {
-            // SAFETY: any length may be asked for; libfabric frees addresses with `free`.
-            copy = unsafe { libc::malloc(address.len()) };
-            if copy.is_null() {
-                return Err(self.0.library.error("fi_dupinfo", -(FI_ENOMEM as isize)));
-            }
-            // SAFETY: as many bytes as were allocated, and the two do not overlap.
-            unsafe { std::ptr::copy_nonoverlapping(address.as_ptr(), copy.cast(), address.len()) };
-        }
-        let info = self.info();
-        let old = std::mem::replace(&mut info.src_addr, copy);
-        info.src_addrlen = address.len();
-        // SAFETY: null, or allocated with `malloc` as every address in an entry is, and no longer in the entry.
-        unsafe { libc::free(old) };
-        Ok(self)
-    }
-
-    /// The entry, done.
-    #[must_use]
-    pub fn done(self) -> Info {
-        self.0
-    }
-
-    /// Asks for what these hints describe.
-    ///
-    /// # Errors
-    /// libfabric's: nothing like that is `FI_ENODATA`.
-    pub fn query(self) -> Result<Info, FabricError> {
-        Info::query(&self.0, None, None, 0)
-    }
-
-    fn info(&mut self) -> &mut fi_info {
-        // SAFETY: the entry is owned, and borrowed for as long as `self` is.
-        unsafe { self.0.head.as_mut() }
-    }
-}
-
-impl Info {
-    /// Puts a copy of a string, which libfabric frees, into an entry.
-    fn replace(&self, field: &mut *mut c_char, value: Option<&str>) -> Result<(), FabricError> {
-        let mut copy = std::ptr::null_mut();
-        if let Some(value) = value {
-            let value = CString::new(value)
-                .map_err(|_| self.library.error("fi_dupinfo", -(abi::FI_EINVAL as isize)))?;
-            // SAFETY: a C string; libfabric frees names with `free`.
-            copy = unsafe { libc::strdup(value.as_ptr()) };
-            if copy.is_null() {
-                return Err(self.library.error("fi_dupinfo", -(FI_ENOMEM as isize)));
-            }
-        }
-        let old = std::mem::replace(field, copy);
-        // SAFETY: null, or allocated with `malloc` as every name in an entry is, and no longer in the entry.
-        unsafe { libc::free(old.cast::<c_void>()) };
-        Ok(())
-    }
-}
-
 /// A name in an entry; empty where there is none or it is no UTF-8.
-fn name<'a>(at: *const c_char) -> &'a str {
+pub(super) fn name<'a>(at: *const c_char) -> &'a str {
     if at.is_null() {
         return "";
     }

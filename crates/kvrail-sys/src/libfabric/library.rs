@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use super::abi::{self, fi_fabric_attr, fi_info, fi_param, fid_fabric};
 use super::error::{FabricError, LoadError};
+use super::file::{File, file_version};
 use super::release::Release;
 use super::search::{Origin, Place, Search, is_loaders};
-use crate::elf::{Elf, HOST};
 
 /// The oldest release that is used: Debian 12's, the oldest whose headers and library the tests are run with. (Its symbols alone would
-/// do since 1.7; `efa`'s reads and writes by the device, and the options that say whether they are emulated, need 1.18.)
+/// do since 1.9; `efa`'s reads and writes by the device, and the options that say whether they are emulated, need 1.18.)
 pub const RELEASE_MIN: (u32, u32) = (1, 17);
 
 /// Highest `FABRIC_1.n` that such a release defines, so that an older one is refused before it is mapped.
@@ -96,16 +96,20 @@ impl Library {
     }
 
     fn open(place: &Place) -> Result<Self, LoadError> {
-        if !is_loaders(&place.library) {
-            if !place.library.is_file() {
-                return Err(LoadError::NotThere { path: place.library.clone(), origin: place.origin });
-            }
+        let seen = if is_loaders(&place.library) {
+            None
+        } else if place.library.is_file() {
             // Before it is mapped: another machine's or an old one shall not run its constructors here.
-            File::inspect(&place.library)?.check(None)?;
-        }
+            Some(File::inspect(&place.library)?).map(|file| file.check(None).map(|()| file)).transpose()?
+        } else {
+            return Err(LoadError::NotThere { path: place.library.clone(), origin: place.origin });
+        };
         let handle = map(&place.library)?;
         let path = mapped_path(handle).unwrap_or_else(|| place.library.clone());
-        let file = File::inspect(&path)?;
+        let file = match seen {
+            Some(file) if file.path == path => file,
+            _ => File::inspect(&path)?,
+        };
         file.check(None)?;
         let functions = Functions::load(handle, &file)?;
         // SAFETY: it takes nothing and returns a number.
@@ -307,68 +311,8 @@ impl fmt::Display for Library {
     }
 }
 
-/// What a file says about itself.
-struct File {
-    path: PathBuf,
-    machine: u16,
-    /// Highest `n` of the `FABRIC_1.n` that it defines; 0 without any.
-    symbols: u32,
-    /// Whether it has `fi_getinfo`, with whatever version.
-    is_libfabric: bool,
-    release: Option<Release>,
-}
-
-impl File {
-    fn inspect(path: &Path) -> Result<Self, LoadError> {
-        let real = path.canonicalize().unwrap_or_else(|_| path.into());
-        let elf = Elf::read(&real).map_err(|e| LoadError::Refused {
-            path: real.clone(),
-            dlerror: format!("no library: {}", e.why),
-        })?;
-        let level = |version: &String| version.strip_prefix("FABRIC_1.")?.parse::<u32>().ok();
-        Ok(Self {
-            machine: elf.machine,
-            symbols: elf.versions.iter().filter_map(level).max().unwrap_or(0),
-            is_libfabric: elf.exports.iter().any(|(name, _)| name == "fi_getinfo"),
-            release: Release::of(&real, elf.versions.iter().map(String::as_str)),
-            path: real,
-        })
-    }
-
-    /// Whether it is one for this machine and new enough, also by what its `fi_version` says once it is loaded.
-    fn check(&self, version: Option<u32>) -> Result<(), LoadError> {
-        let found = format!("FABRIC_1.{}", self.symbols);
-        if self.machine != HOST {
-            return Err(LoadError::Machine { path: self.path.clone(), machine: self.machine });
-        }
-        if !self.is_libfabric || self.symbols == 0 {
-            let (symbol, version) = ("fi_getinfo", SYMBOLS_USED);
-            let found = if self.symbols == 0 { "none".into() } else { found };
-            return Err(LoadError::MissingSymbol { path: self.path.clone(), symbol, version, found });
-        }
-        let of_file = match self.release {
-            Some(Release::Exact { major, minor }) => Some((major, minor)),
-            _ => None,
-        };
-        let said = version.map(|v| (v >> 16, v & 0xffff));
-        if self.symbols >= SYMBOLS_MIN && said.or(of_file).is_none_or(|release| release >= RELEASE_MIN) {
-            return Ok(());
-        }
-        let release = match said.or(of_file) {
-            Some((major, minor)) => format!("{major}.{minor}"),
-            None => self.release.map_or_else(|| "unknown".into(), |r| r.to_string()),
-        };
-        Err(LoadError::TooOld {
-            path: self.path.clone(),
-            file_version: file_version(&self.path),
-            release,
-            needed: LoadError::symbols_needed(),
-            found,
-        })
-    }
-}
-
 impl Functions {
+    #[allow(clippy::missing_transmute_annotations, reason = "each field has its type in the structure")]
     fn load(handle: NonNull<c_void>, file: &File) -> Result<Self, LoadError> {
         /// Looks one up and gives it its type, which is that of the field it is for.
         macro_rules! function {
@@ -399,9 +343,11 @@ fn symbol(
     version: &'static str,
 ) -> Result<NonNull<c_void>, LoadError> {
     let at = lookup(handle, symbol, version);
-    at.ok_or_else(|| {
-        let found = format!("FABRIC_1.{}", file.symbols);
-        LoadError::MissingSymbol { path: file.path.clone(), symbol, version, found }
+    at.ok_or_else(|| LoadError::MissingSymbol {
+        path: file.path.clone(),
+        symbol,
+        version,
+        found: file.symbols_found(),
     })
 }
 
@@ -423,8 +369,8 @@ fn map(library: &Path) -> Result<NonNull<c_void>, LoadError> {
         let said = unsafe { libc::dlerror() };
         // SAFETY: null or a string that stays until this thread's next call of the loader.
         let said = unsafe { text(said) }.unwrap_or_else(|| "the loader gives no reason".into());
-        // The loader has no other way to say that it knows no such library.
-        if is_loaders(library) && said.starts_with(&format!("{}: cannot open", library.display())) {
+        // The loader has no other way to say that it knows no such library: what it found it names with its directory.
+        if is_loaders(library) && said.starts_with(&format!("{}: ", library.display())) {
             return LoadError::NotFound { looked: vec![said] };
         }
         refused(said)
@@ -445,12 +391,6 @@ fn mapped_path(handle: NonNull<c_void>) -> Option<PathBuf> {
     path.canonicalize().ok().or(Some(path))
 }
 
-/// `1.31.0` of `libfabric.so.1.31.0`.
-fn file_version(path: &Path) -> Option<String> {
-    let version = path.file_name()?.to_str()?.strip_prefix("libfabric.so.")?;
-    version.contains('.').then(|| version.to_owned())
-}
-
 /// A copy of a C string; none for null.
 ///
 /// # Safety
@@ -461,50 +401,4 @@ pub(super) unsafe fn text(at: *const c_char) -> Option<String> {
     }
     // SAFETY: the caller's promise.
     Some(unsafe { CStr::from_ptr(at) }.to_string_lossy().into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(name: &str, symbols: u32) -> File {
-        let path = PathBuf::from("/usr/lib/x86_64-linux-gnu").join(name);
-        let release = Release::of_name(name);
-        File { path, machine: HOST, symbols, is_libfabric: true, release }
-    }
-
-    #[test]
-    fn an_old_one_is_refused_with_file_release_needed_and_found() {
-        let error = file("libfabric.so.1.17.0", 5).check(None).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "libfabric /usr/lib/x86_64-linux-gnu/libfabric.so.1.17.0 is release 1.14 (symbols up to FABRIC_1.5); \
-             release 1.17 (FABRIC_1.6) or newer is needed"
-        );
-        assert!(matches!(&error, LoadError::TooOld { file_version: Some(v), .. } if v == "1.17.0"));
-        assert!(error.hints().iter().any(|hint| hint.contains("KVRAIL_LIBFABRIC")), "{:?}", error.hints());
-    }
-
-    #[test]
-    fn the_release_counts_even_where_the_symbols_suffice() {
-        assert!(file("libfabric.so.1.19.0", 6).check(None).is_err());
-        assert!(file("libfabric.so.1.20.0", 6).check(None).is_ok());
-        // What the library says of itself weighs more than its name.
-        assert!(file("libfabric.so.1.20.0", 6).check(Some(abi::fi_version_of(1, 16))).is_err());
-        assert!(file("libfabric.so.1", 9).check(Some(abi::fi_version_of(2, 5))).is_ok());
-    }
-
-    #[test]
-    fn another_machine_s_library_is_named_as_such() {
-        let mut other = file("libfabric.so.1.31.0", 9);
-        other.machine = object::elf::EM_PPC64;
-        assert!(other.check(None).unwrap_err().to_string().contains("is for ppc64, this machine is"));
-    }
-
-    #[test]
-    fn the_version_in_a_file_name_is_told_apart_from_the_release() {
-        assert_eq!(file_version(Path::new("/x/libfabric.so.1.31.0")).as_deref(), Some("1.31.0"));
-        assert_eq!(file_version(Path::new("/x/libfabric.so.1")), None);
-        assert_eq!(file_version(Path::new("/x/libother.so.1.2")), None);
-    }
 }

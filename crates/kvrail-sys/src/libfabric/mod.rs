@@ -10,22 +10,27 @@
 
 pub mod abi;
 mod domain;
+mod edit;
 mod endpoint;
 mod error;
 mod fabric;
+mod file;
 mod handle;
 mod info;
 mod library;
+mod nic;
 mod queue;
 mod release;
 mod search;
 
 pub use domain::{AddressVector, Domain, MemoryRegion, Registration};
+pub use edit::Edit;
 pub use endpoint::{Endpoint, outcome};
 pub use error::{FabricError, LoadError};
 pub use fabric::{EqEvent, EqFailure, EventQueue, Fabric};
-pub use info::{Edit, Entries, Entry, Info, Nic, PciAddress};
-pub use library::{API_NEWEST, Library, RELEASE_MIN, SYMBOLS_MIN, SYMBOLS_USED};
+pub use info::{Entries, Entry, Info};
+pub use library::{API_NEWEST, Library, Parameter, RELEASE_MIN, SYMBOLS_MIN, SYMBOLS_USED};
+pub use nic::{Nic, PciAddress};
 pub use queue::{CompletionQueue, CqFailure, Wait};
 pub use release::Release;
 pub use search::{Origin, SONAME, Search, VARIABLE};

@@ -444,68 +444,69 @@ pub(crate) fn all() -> Vec<Figure> {
     all
 }
 
-/// What came after 1.17, and is compared only where the headers have it.
-pub(crate) const YOUNGER: &[&str] = &[
-    // 1.18
-    "FI_ADDR_UCX",
-    "FI_OPT_CUDA_API_PERMITTED",
-    "FI_OPT_EFA_EMULATED_READ",
-    "FI_OPT_EFA_EMULATED_WRITE",
-    "FI_OPT_EFA_EMULATED_ATOMICS",
-    "FI_OPT_EFA_USE_DEVICE_RDMA",
-    "FI_OPT_EFA_SENDRECV_IN_ORDER_ALIGNED_128_BYTES",
-    "FI_OPT_EFA_WRITE_IN_ORDER_ALIGNED_128_BYTES",
-    // 1.19
-    "fi_mr_attr.hmem_data",
-    // 1.20
-    "size of fi_mr_dmabuf",
-    "fi_mr_dmabuf.fd",
-    "fi_mr_dmabuf.offset",
-    "fi_mr_dmabuf.len",
-    "fi_mr_dmabuf.base_addr",
-    "dmabuf",
-    "fi_cq_err_entry.src_addr",
-    "fi_ops_av.insert_auth_key",
-    "fi_ops_av.lookup_auth_key",
-    "fi_ops_av.set_user_id",
-    "FI_MR_DMABUF",
-    "FI_ENOMR",
-    // 1.21
-    "FI_OPT_SHARED_MEMORY_PERMITTED",
-    "FI_PROGRESS_CONTROL_UNIFIED",
-    // 1.22
-    "fi_mr_attr.page_size",
-    "FI_OPT_MAX_MSG_SIZE",
-    "FI_OPT_MAX_TAGGED_SIZE",
-    "FI_OPT_MAX_RMA_SIZE",
-    "FI_OPT_MAX_ATOMIC_SIZE",
-    "FI_OPT_INJECT_MSG_SIZE",
-    "FI_OPT_INJECT_TAGGED_SIZE",
-    "FI_OPT_INJECT_RMA_SIZE",
-    "FI_OPT_INJECT_ATOMIC_SIZE",
-    // 2.0
-    "fi_mr_attr.base_mr",
-    "fi_mr_attr.sub_mr_cnt",
-    "progress",
-    "FI_MR_SINGLE_USE",
-    "FI_EPROTO",
-    // 2.2
-    "FI_RESCAN",
-    "FI_EFIREWALLADDR",
-    "FI_OPT_EFA_HOMOGENEOUS_PEERS",
-    // 2.3
-    "FI_SOCKADDR_IP",
-    // 2.5
-    "device.rocr",
-    "FI_OPT_EFA_USE_UNSOLICITED_WRITE_RECV",
-    // 2.6
-    "FI_EFA_WR_HIGH_PPS",
-    // 2.7
-    "fi_ops_domain.xpu_ctx",
-    "fi_ops_ep.export_xpu",
-    "fi_ops_cq.export_xpu",
-    "fi_ops_av.lookup2",
-    "fi_cq_attr.xpu_ctx",
+/// What came after 1.17, by the release that it came with: only headers older than that may lack it.
+pub(crate) const YOUNGER: &[((u16, u16), &[&str])] = &[
+    (
+        (1, 18),
+        &[
+            "FI_ADDR_UCX",
+            "FI_OPT_CUDA_API_PERMITTED",
+            "FI_OPT_EFA_EMULATED_READ",
+            "FI_OPT_EFA_EMULATED_WRITE",
+            "FI_OPT_EFA_EMULATED_ATOMICS",
+            "FI_OPT_EFA_USE_DEVICE_RDMA",
+            "FI_OPT_EFA_SENDRECV_IN_ORDER_ALIGNED_128_BYTES",
+            "FI_OPT_EFA_WRITE_IN_ORDER_ALIGNED_128_BYTES",
+        ],
+    ),
+    ((1, 19), &["fi_mr_attr.hmem_data"]),
+    (
+        (1, 20),
+        &[
+            "size of fi_mr_dmabuf",
+            "fi_mr_dmabuf.fd",
+            "fi_mr_dmabuf.offset",
+            "fi_mr_dmabuf.len",
+            "fi_mr_dmabuf.base_addr",
+            "dmabuf",
+            "fi_cq_err_entry.src_addr",
+            "fi_ops_av.insert_auth_key",
+            "fi_ops_av.lookup_auth_key",
+            "fi_ops_av.set_user_id",
+            "FI_MR_DMABUF",
+            "FI_ENOMR",
+        ],
+    ),
+    ((1, 21), &["FI_OPT_SHARED_MEMORY_PERMITTED", "FI_PROGRESS_CONTROL_UNIFIED"]),
+    (
+        (1, 22),
+        &[
+            "fi_mr_attr.page_size",
+            "FI_OPT_MAX_MSG_SIZE",
+            "FI_OPT_MAX_TAGGED_SIZE",
+            "FI_OPT_MAX_RMA_SIZE",
+            "FI_OPT_MAX_ATOMIC_SIZE",
+            "FI_OPT_INJECT_MSG_SIZE",
+            "FI_OPT_INJECT_TAGGED_SIZE",
+            "FI_OPT_INJECT_RMA_SIZE",
+            "FI_OPT_INJECT_ATOMIC_SIZE",
+        ],
+    ),
+    ((2, 0), &["fi_mr_attr.base_mr", "fi_mr_attr.sub_mr_cnt", "progress", "FI_MR_SINGLE_USE", "FI_EPROTO"]),
+    ((2, 2), &["FI_RESCAN", "FI_EFIREWALLADDR", "FI_OPT_EFA_HOMOGENEOUS_PEERS"]),
+    ((2, 3), &["FI_SOCKADDR_IP"]),
+    ((2, 5), &["device.rocr", "FI_OPT_EFA_USE_UNSOLICITED_WRITE_RECV"]),
+    ((2, 6), &["FI_EFA_WR_HIGH_PPS"]),
+    (
+        (2, 7),
+        &[
+            "fi_ops_domain.xpu_ctx",
+            "fi_ops_ep.export_xpu",
+            "fi_ops_cq.export_xpu",
+            "fi_ops_av.lookup2",
+            "fi_cq_attr.xpu_ctx",
+        ],
+    ),
 ];
 
 /// Sizes that count only where the headers have the last field that is here.

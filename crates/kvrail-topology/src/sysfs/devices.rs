@@ -132,9 +132,21 @@ impl Reader<'_> {
             above = at.rsplit_once('/').map(|(above, _)| above);
         }
         if self.facts.numa_nodes.len() > 1 {
-            self.warn(&format!("{at}/numa_node"), "neither it nor a bridge above names a NUMA node");
+            self.without_numa.insert(at.to_string());
         }
         None
+    }
+
+    /// One warning for all devices whose node is not known: firmware that is silent on one is silent on all.
+    pub(super) fn report_missing_nodes(&mut self) {
+        let devices = self.without_numa.len();
+        if let Some(first) = self.without_numa.pop_first() {
+            let others = if devices > 1 { format!(" and {} others", devices - 1) } else { String::new() };
+            let what = format!(
+                "names no NUMA node, nor does a bridge above{others}; distances across root complexes are not known"
+            );
+            self.warn(&format!("{first}/numa_node"), what);
+        }
     }
 
     /// The link of the function at `at` as it is now.

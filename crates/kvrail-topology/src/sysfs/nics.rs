@@ -45,17 +45,12 @@ impl Reader<'_> {
             let port = format!("{at}/ports/{number}");
             nic.port = Some(number);
             nic.state = state;
-            nic.rate_bps =
-                self.parsed(&format!("{port}/rate"), "its line rate is not known", rate::parse_port);
+            nic.rate_bps = self.port_rate(&format!("{port}/rate"));
             nic.rate_source = nic.rate_bps.map(|_| RateSource::Port);
             nic.link_layer = self.text(&format!("{port}/link_layer"));
             nic.gids = self.gids(&port);
         } else {
             self.warn(&format!("{device}/ports"), "no port; state and line rate are not known");
-        }
-        if nic.rate_bps.is_none() && nic.port.is_some() {
-            // A file that is there but bad has its own warning; one more says what follows from it for ceilings.
-            self.warn(device, "without a line rate it counts as 0 in ceilings");
         }
         if let Some(at) = &function {
             nic.interfaces = self.names(&format!("{at}/net"));
@@ -95,6 +90,19 @@ impl Reader<'_> {
                 LinkState::Unknown
             }
         }
+    }
+
+    fn port_rate(&mut self, file: &str) -> Option<u64> {
+        const UNKNOWN: &str = "the line rate is not known and counts as 0 in ceilings";
+        let Some(text) = self.text(file) else {
+            self.warn(file, format!("missing; {UNKNOWN}"));
+            return None;
+        };
+        let rate = rate::parse_port(&text);
+        if rate.is_none() {
+            self.warn(file, format!("`{}` is no rate; {UNKNOWN}", super::shown(&text)));
+        }
+        rate
     }
 
     fn gids(&mut self, port: &str) -> Vec<(u16, String)> {

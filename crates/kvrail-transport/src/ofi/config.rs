@@ -285,6 +285,60 @@ mod tests {
     }
 
     #[test]
+    fn the_page_lists_every_setting_with_its_range() {
+        let page = include_str!("../../../../docs/libfabric.md");
+        // A setting that is added does not compile here until it is listed.
+        let Config {
+            library: _,
+            provider: _,
+            devices: _,
+            rails: _,
+            affinity: _,
+            ops_in_flight_max,
+            receives,
+            region_chunk_bytes,
+            linger: _,
+            stall_timeout,
+            sysfs: _,
+        } = Config::default();
+        let thousands =
+            |n: u32| if n < 1_000 { n.to_string() } else { format!("{},{:03}", n / 1_000, n % 1_000) };
+        let range = |(least, most)| format!("{} to {}", thousands(least), thousands(most));
+        for (name, cells) in [
+            ("library", "none: searched for".to_string()),
+            ("provider", "`auto`".into()),
+            ("devices", format!("all | up to {RAILS_MAX} names")),
+            ("rails", format!("one for each NIC | 1 to {RAILS_MAX}")),
+            ("affinity", format!("`{}` | `numa`, `all`", Affinity::default())),
+            ("ops_in_flight_max", format!("{} | {}", thousands(ops_in_flight_max), range(OPS_IN_FLIGHT))),
+            ("receives", format!("{} | {}", thousands(receives), range(RECEIVES))),
+            (
+                "region_chunk_bytes",
+                format!(
+                    "{} GiB | {} MiB to {} TiB",
+                    region_chunk_bytes >> 30,
+                    REGION_CHUNK_BYTES.0 >> 20,
+                    REGION_CHUNK_BYTES.1 >> 40
+                ),
+            ),
+            ("linger", format!("the provider's, above | 0 to {} s", LINGER_MAX.as_secs())),
+            (
+                "stall_timeout",
+                format!(
+                    "{} s | {} ms to {} min",
+                    stall_timeout.as_secs(),
+                    STALL_TIMEOUT.0.as_millis(),
+                    STALL_TIMEOUT.1.as_secs() / 60
+                ),
+            ),
+            ("sysfs", "`SYSFS_PATH`, else `/sys`".into()),
+        ] {
+            let row = format!("| `{name}` | {cells}");
+            assert!(page.contains(&row), "docs/libfabric.md should have a row {row}");
+        }
+    }
+
+    #[test]
     fn provider_names_are_taken_in_any_case() {
         let of = |text: &str| Provider::from_str(text).unwrap();
         let named = |name: &str| Provider::Named(name.into());

@@ -89,6 +89,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_page_says_of_each_provider_what_the_table_does() {
+        let page = include_str!("../../../../docs/libfabric.md");
+        let all = || TABLE.iter().chain([&UNKNOWN]);
+        let row = |first: &str, cell: &dyn Fn(&Grants) -> String| {
+            let cells: Vec<String> = all().map(cell).collect();
+            format!("| {first} | {} |", cells.join(" | "))
+        };
+        let names = all().map(|grants| match grants.provider {
+            "others" => "others".to_string(),
+            name => format!("`{name}`"),
+        });
+        assert!(page.contains(&format!("| | {} |", names.collect::<Vec<_>>().join(" | "))));
+        for row in [
+            row("evidence of a write", &|grants| grants.evidence.to_string()),
+            row("bytes may land after a failure for", &|grants| format!("{} ms", grants.linger.as_millis())),
+        ] {
+            assert!(page.contains(&row), "docs/libfabric.md should have a row {row}");
+        }
+    }
+
+    #[test]
     fn only_a_provider_whose_completion_proves_delivery_is_believed() {
         let delivered: Vec<_> = TABLE
             .iter()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kvrail_core::transport::Evidence;
+use kvrail_sys::libfabric::Library;
 
 /// A provider that was asked for and not used.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +37,20 @@ pub struct LibraryFacts {
     pub symbols: String,
     /// The API version that was asked for: `2.5`.
     pub api: String,
+}
+
+impl From<&Library> for LibraryFacts {
+    fn from(library: &Library) -> Self {
+        let (major, minor) = library.version();
+        let api = library.api_version();
+        Self {
+            path: library.path().into(),
+            file: library.file_version().and(library.release()).map(|release| release.to_string()),
+            release: format!("{major}.{minor}"),
+            symbols: format!("FABRIC_1.{}", library.symbols()),
+            api: format!("{}.{}", api >> 16, api & 0xffff),
+        }
+    }
 }
 
 /// How bytes that nobody asked for are received.

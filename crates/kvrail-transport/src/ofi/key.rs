@@ -108,6 +108,20 @@ pub struct RegionKey {
     rails: RailSet,
     /// Of the rails in ascending order, each with a key for every piece.
     keys: Vec<u64>,
+    /// Where each rail's keys begin; [`ABSENT`] for those on which it is not registered.
+    starts: [u16; RAILS_MAX],
+}
+
+const ABSENT: u16 = u16::MAX;
+const _: () = assert!(KEYS_MAX < ABSENT as usize);
+
+fn starts(rails: RailSet, pieces: &Pieces) -> [u16; RAILS_MAX] {
+    let mut starts = [ABSENT; RAILS_MAX];
+    for (before, rail) in rails.below(RAILS_MAX).enumerate() {
+        // Below `ABSENT`: whoever makes a key has counted.
+        starts[rail] = u16::try_from(before as u64 * pieces.count()).unwrap_or(ABSENT);
+    }
+    starts
 }
 
 /// Where an op goes.
@@ -147,12 +161,13 @@ impl RegionKey {
     /// The key of a region: `keys` of its rails in ascending order, each with one for every piece.
     ///
     /// # Panics
-    /// When the number of keys is not that of rails times pieces.
+    /// When the number of keys is not that of rails times pieces, or more than [`RegionKey::check`] allows.
     #[must_use]
     pub fn new(addressing: Addressing, pieces: Pieces, rails: RailSet, keys: Vec<u64>) -> Self {
         let count = rails.bits().count_ones() as usize * pieces.count() as usize;
         assert_eq!(keys.len(), count, "a key for every piece on every rail");
-        Self { addressing, pieces, rails, keys }
+        assert!(count < ABSENT.into(), "no more than `check` allows");
+        Self { addressing, pieces, rails, keys, starts: starts(rails, &pieces) }
     }
 
     /// Whether a region of so many pieces could have a key, before anything is registered: keys of `key_bytes` each.
@@ -178,11 +193,11 @@ impl RegionKey {
     #[inline]
     #[must_use]
     pub fn key(&self, rail: usize, piece: u64) -> Option<u64> {
-        if !self.rails.contains(rail) || piece >= self.pieces.count() {
+        let start = *self.starts.get(rail)?;
+        if start == ABSENT || piece >= self.pieces.count() {
             return None;
         }
-        let before = (self.rails.bits() & ((1u64 << rail) - 1)).count_ones() as usize;
-        self.keys.get(before * self.pieces.count() as usize + piece as usize).copied()
+        self.keys.get(usize::from(start) + piece as usize).copied()
     }
 
     /// Where an op on a rail goes, `base` being the region's address at its owner. `None` when it lies outside the
@@ -297,7 +312,8 @@ impl RegionKey {
             column::read(&mut from, count as usize, "keys")?
         };
         from.finish()?;
-        Ok(Self { addressing, pieces, rails: RailSet::from_bits(set), keys })
+        let rails = RailSet::from_bits(set);
+        Ok(Self { addressing, pieces, rails, keys, starts: starts(rails, &pieces) })
     }
 }
 
@@ -421,7 +437,7 @@ mod tests {
     fn a_region_on_32_efa_rails_takes_a_small_key_and_too_many_pieces_are_refused_before_registering() {
         let rails = RailSet::from_bits(u32::MAX.into());
         let whole = Pieces::cut(8 * MIB, 64 * MIB, 1 << 20).unwrap();
-        let keys = (0..32u64).map(|rail| rail * 0x3779_7b91 & 0xffff_ffff).collect();
+        let keys = (0..32u64).map(|rail| (rail * 0x3779_7b91) & 0xffff_ffff).collect();
         let mut bytes = Vec::new();
         RegionKey::new(Addressing::Virtual, whole, rails, keys).encode(&mut bytes).unwrap();
         assert!(bytes.len() <= 32 * 4 + 9, "{} bytes", bytes.len());

@@ -52,6 +52,7 @@ pub mod evidence;
 pub mod facts;
 pub mod fragment;
 pub mod key;
+pub mod offers;
 mod open;
 mod peers;
 mod rail;
@@ -408,6 +409,10 @@ impl Ofi {
 }
 
 impl Fabric for Ofi {
+    fn facts(&self) -> crate::Facts {
+        crate::Facts::Ofi(Box::new(self.facts()))
+    }
+
     fn wait_fd(&self) -> RawFd {
         self.sleeper.fd()
     }

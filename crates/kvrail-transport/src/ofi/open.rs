@@ -1,29 +1,17 @@
 //! Opening: libfabric is loaded, asked for offers, and the rails that [`super::select`] chooses are opened.
-//!
-//! What is asked for, and why:
-//!
-//! * `FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY` are all met, so that no provider is kept out; `tcp`
-//!   demands none of them, `shm` `FI_MR_VIRT_ADDR`, EFA all. `FI_MR_ENDPOINT` is not met: registrations outlive endpoints.
-//! * Manual progress: whoever polls does the work. `tcp` would start a thread for each domain otherwise; `efa-direct`
-//!   makes progress by itself whatever is asked.
-//! * `FI_THREAD_DOMAIN`: one thread at a time, so that providers take no locks (KR-5).
-//! * `FI_RX_CQ_DATA` only where the provider offers nothing without it: `efa-direct` where the device, or the libfabric
-//!   (2.5.1 and older on the emulated device), has no unsolicited receives. Each immediate takes a receive then.
+//! What is asked for, and why, is in [`super::offers`].
 
 use std::path::Path;
-use std::sync::Arc;
 
 use kvrail_core::id::{LocalRail, RailSet};
 use kvrail_core::transport::{Caps, Evidence, RailInfo};
 use kvrail_sys::libfabric::abi::{
-    self, FI_CONTEXT, FI_CONTEXT2, FI_EP_RDM, FI_HMEM, FI_LINK_DOWN, FI_MR_ALLOCATED, FI_MR_HMEM,
-    FI_MR_LOCAL, FI_MR_PROV_KEY, FI_MR_VIRT_ADDR, FI_MSG, FI_PROGRESS_MANUAL, FI_RMA, FI_RX_CQ_DATA,
-    FI_THREAD_DOMAIN, FI_THREAD_SAFE,
+    self, FI_MR_ALLOCATED, FI_MR_HMEM, FI_MR_LOCAL, FI_MR_PROV_KEY, FI_MR_VIRT_ADDR, FI_RX_CQ_DATA,
 };
 use kvrail_sys::libfabric::{Entry, Fabric, FabricError, Info, Library, LoadError, Search, Wait};
-use kvrail_topology::{LinkState, Source, Topology};
+use kvrail_topology::{Source, Topology};
 
-use super::config::{Config, Provider};
+use super::config::Config;
 use super::counters::{self, Counters};
 use super::endpoint::{PortError, Shape};
 use super::error::{LibraryError, OpenError};
@@ -31,9 +19,10 @@ use super::evidence;
 use super::facts::{Facts, LibraryFacts, RailFacts, RailState, Receives, Wait as WaitFacts};
 use super::fragment::MESSAGE_BYTES_MAX;
 use super::key::Addressing;
+use super::offers::{Discovery, discover, name_of};
 use super::rail::Rail;
 use super::region::Terms;
-use super::select::{self, Answer, Choice, ChosenRail, HostNic, Offer, OfferedNic, Pci};
+use super::select::{Choice, ChosenRail};
 use super::status::Family;
 
 /// Longest op, bytes: long enough that a NIC of 400 Gb/s is busy for 160 µs, short enough that the overlap of pieces
@@ -89,13 +78,6 @@ pub(super) struct Near {
     pub(super) gpus: Vec<RailSet>,
 }
 
-/// An offer as libfabric wrote it, and what was read of it.
-struct Asked {
-    info: Info,
-    offers: Vec<Offer>,
-    hmem: bool,
-}
-
 fn version(v: u32) -> String {
     format!("{}.{}", v >> 16, v & 0xffff)
 }
@@ -115,161 +97,15 @@ pub(super) fn open(config: &Config, mut key: impl FnMut() -> u64) -> Result<Open
         let hints = error.hints();
         OpenError::Library(LibraryError::new(error, hints))
     })?;
-    let shown = format!("{} (libfabric {})", library.path().display(), version_of(&library));
     let sysfs = counters::sysfs_root(config.sysfs.as_deref());
     let topology = Topology::read(&Source::Sysfs(sysfs.clone()));
     if let Err(error) = &topology {
         log::warn!("the host's topology is not known, all rails count as near: {error}");
     }
-    let nics = topology.as_ref().map(host_nics).unwrap_or_default();
-    let has = match config.provider {
-        Provider::Named(_) => providers(&library),
-        Provider::Auto => Vec::new(),
-    };
-    let mut asked = None;
-    let choice = select::choose(config, &nics, &shown, &has, |name| match ask(&library, name) {
-        Ok(answer) => {
-            let offers = answer.offers.clone();
-            asked = Some(answer);
-            Answer::Offers(offers)
-        }
-        Err(error) if error.is(abi::FI_ENODATA) && !has.is_empty() && !is_there(&has, name) => Answer::Absent,
-        Err(error) => Answer::Nothing(error.to_string()),
-    })?;
-    // `choose` takes what it asked for last.
-    let Some(asked) = asked else {
-        return Err(OpenError::NoProvider { library: shown, passed: choice.passed });
-    };
-    let mut opened = rails(config, &library, &asked, &choice, &sysfs, &mut key)?;
-    opened.near = near(topology.as_ref().ok(), &choice.rails);
+    let found = discover(&library, config, topology.as_ref().ok())?;
+    let mut opened = rails(config, &library, &found, &sysfs, &mut key)?;
+    opened.near = near(topology.as_ref().ok(), &found.choice.rails);
     Ok(opened)
-}
-
-fn version_of(library: &Library) -> String {
-    let (major, minor) = library.version();
-    format!("{major}.{minor}")
-}
-
-/// The providers that a library has, for the error that there is none of a name.
-fn providers(library: &Arc<Library>) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    if let Ok(all) = Info::query_all(library) {
-        for entry in all.entries() {
-            let name = entry.provider().to_string();
-            if !name.is_empty() && !names.contains(&name) {
-                names.push(name);
-            }
-        }
-    }
-    names
-}
-
-fn is_there(has: &[String], name: &str) -> bool {
-    let raw = select::libfabric_name(name);
-    has.iter().any(|one| one == raw || one.split(';').any(|part| part == raw))
-}
-
-/// Asks for a provider's offers: first without what costs something, then with it.
-fn ask(library: &Arc<Library>, name: &str) -> Result<Asked, FabricError> {
-    // Asking for GPU memory where there is no GPU keeps providers out, or has them copy through the host.
-    let gpus = Path::new("/dev/nvidiactl").exists();
-    let mut last = library.error("fi_getinfo", -(abi::FI_ENODATA as isize));
-    for hmem in [true, false] {
-        if hmem && !gpus {
-            continue;
-        }
-        for mode in [FI_CONTEXT | FI_CONTEXT2, FI_CONTEXT | FI_CONTEXT2 | FI_RX_CQ_DATA] {
-            if mode & FI_RX_CQ_DATA != 0 && name != "efa-direct" {
-                continue;
-            }
-            match query(library, name, mode, hmem) {
-                Ok(info) => {
-                    let offers = info.entries().map(|entry| offer(&entry)).collect();
-                    return Ok(Asked { info, offers, hmem });
-                }
-                Err(error) => last = error,
-            }
-        }
-    }
-    Err(last)
-}
-
-fn query(library: &Arc<Library>, name: &str, mode: u64, hmem: bool) -> Result<Info, FabricError> {
-    let mr_mode = FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY;
-    let fabric = (name == "efa-direct").then_some(name);
-    Info::hints(library)?
-        .caps(FI_MSG | FI_RMA | if hmem { FI_HMEM } else { 0 })
-        .mode(mode)
-        .ep_type(FI_EP_RDM)
-        .mr_mode(mr_mode | if hmem { FI_MR_HMEM } else { 0 })
-        .threading(FI_THREAD_DOMAIN)
-        .control_progress(FI_PROGRESS_MANUAL)
-        .data_progress(FI_PROGRESS_MANUAL)
-        .provider(Some(select::libfabric_name(name)))?
-        .fabric_name(fabric)?
-        .query()
-}
-
-/// What selecting needs to know of an entry.
-fn offer(entry: &Entry<'_>) -> Offer {
-    let caps = entry.caps();
-    let mut lacks = Vec::new();
-    if caps & (FI_MSG | FI_RMA) != FI_MSG | FI_RMA {
-        lacks.push("messages or one-sided transfers");
-    }
-    if entry.mode() & !(FI_CONTEXT | FI_CONTEXT2 | FI_RX_CQ_DATA) != 0 {
-        lacks.push("a mode that kvrail can meet");
-    }
-    if !matches!(entry.threading(), FI_THREAD_DOMAIN | FI_THREAD_SAFE)
-        && entry.threading() != abi::FI_THREAD_FID
-    {
-        lacks.push("a threading level that kvrail can meet");
-    }
-    let pci = |nic: &kvrail_sys::libfabric::Nic<'_>| {
-        nic.pci().map(|pci| {
-            let (domain, bus, device, function) = pci.parts;
-            Pci { domain: domain.into(), bus, device, function }
-        })
-    };
-    let nic = entry.nic().map(|nic| OfferedNic {
-        name: nic.device_name().into(),
-        pci: pci(&nic),
-        rate_bps: nic.bits_per_second(),
-        down: nic.link_state() == FI_LINK_DOWN,
-    });
-    Offer {
-        provider: entry.provider().into(),
-        fabric: entry.fabric_name().into(),
-        domain: entry.domain_name().into(),
-        version: entry.fabric().map_or(0, |fabric| fabric.prov_version),
-        nic,
-        address_format: entry.raw().addr_format,
-        lacks,
-        immediate_bytes: entry.cq_data_bytes(),
-        message_bytes_max: entry.max_msg_bytes(),
-        queue: (entry.tx_size(), entry.rx_size()),
-    }
-}
-
-fn host_nics(topology: &Topology) -> Vec<HostNic> {
-    let pci = |at: kvrail_topology::PciAddress| Pci {
-        domain: at.domain,
-        bus: at.bus,
-        device: at.device,
-        function: at.function,
-    };
-    let nic = |nic: &kvrail_topology::Nic| HostNic {
-        name: nic.name.clone(),
-        interfaces: nic.interfaces.clone(),
-        pci: nic.pci.map(pci),
-        numa: topology.numa_of(nic.numa).and_then(|node| u16::try_from(node).ok()),
-        rate_bps: nic.rate_bps,
-        down: match &nic.state {
-            LinkState::Down(why) => Some(format!("its port is {why}")),
-            LinkState::Up | LinkState::Unknown => None,
-        },
-    };
-    topology.nics().iter().map(nic).collect()
 }
 
 fn near(topology: Option<&Topology>, rails: &[ChosenRail]) -> Near {
@@ -299,21 +135,16 @@ fn near(topology: Option<&Topology>, rails: &[ChosenRail]) -> Near {
 /// Opens the chosen rails.
 fn rails(
     config: &Config,
-    library: &Arc<Library>,
-    asked: &Asked,
-    choice: &Choice,
+    library: &Library,
+    found: &Discovery,
     sysfs: &Path,
     key: &mut impl FnMut() -> u64,
 ) -> Result<Opened, OpenError> {
+    let choice = &found.choice;
     let provider = choice.provider.as_str();
     let grants = evidence::of(provider);
-    let entries: Vec<Entry<'_>> = asked.info.entries().collect();
-    let entry_of = |chosen: &ChosenRail| entries.get(chosen.offer).copied();
-    let Some(first) = choice.rails.first().and_then(entry_of) else {
-        return Err(OpenError::NoProvider {
-            library: library.path().display().to_string(),
-            passed: Vec::new(),
-        });
+    let Some(first) = found.infos.first().map(Info::first) else {
+        return Err(OpenError::NoProvider { library: name_of(library), passed: choice.passed.clone() });
     };
     let is_efa = matches!(provider, "efa" | "efa-direct");
     let posted = first.mode() & FI_RX_CQ_DATA != 0;
@@ -341,9 +172,8 @@ fn rails(
         more: provider == "efa-direct",
     };
     let mut opened: Vec<Rail> = Vec::new();
-    for (index, chosen) in choice.rails.iter().enumerate() {
-        let Some(entry) = entry_of(chosen) else { continue };
-        let rail = open_rail(index, chosen, &entry, provider, &mut shape, key)?;
+    for (index, (chosen, info)) in choice.rails.iter().zip(&found.infos).enumerate() {
+        let rail = open_rail(index, chosen, &info.first(), provider, &mut shape, key)?;
         opened.push(rail);
     }
     for rail in &mut opened {
@@ -363,7 +193,7 @@ fn rails(
         addressing: if mr_mode & FI_MR_VIRT_ADDR != 0 { Addressing::Virtual } else { Addressing::Offset },
         provider_keys: mr_mode & FI_MR_PROV_KEY != 0,
         key_bytes: first.mr_key_bytes(),
-        hmem: asked.hmem,
+        hmem: found.hmem,
     };
     let caps = Caps {
         name: "ofi",
@@ -384,13 +214,7 @@ fn rails(
         state: RailState::Up,
     };
     let facts = Facts {
-        library: LibraryFacts {
-            path: library.path().to_path_buf(),
-            file: library.file_version().map(String::from),
-            release: version_of(library),
-            symbols: format!("FABRIC_1.{}", library.symbols()),
-            api: version(library.api_version()),
-        },
+        library: LibraryFacts::from(library),
         provider: provider.into(),
         provider_raw: first.provider().into(),
         fabric: first.fabric_name().into(),
@@ -403,7 +227,7 @@ fn rails(
         receives: if posted { Receives::Posted } else { Receives::Unsolicited },
         receives_posted: receives as u32,
         emulated,
-        hmem: asked.hmem,
+        hmem: found.hmem,
         mr_mode: mr_mode_words(mr_mode),
         op_bytes_max,
         inject_bytes_max: first.inject_bytes(),

@@ -8,9 +8,12 @@
 //! them alike. Peers do not rely on that: they pair rails by count (KR-10).
 
 use std::collections::HashSet;
-use std::fmt;
 
 use kvrail_core::limits::RAILS_MAX;
+use kvrail_topology::{LinkState, Nic};
+
+/// Where a NIC is.
+pub use kvrail_topology::PciAddress as Pci;
 
 use super::config::{Config, Provider};
 use super::error::OpenError;
@@ -62,25 +65,6 @@ pub struct OfferedNic {
     pub down: bool,
 }
 
-/// A PCI address: sorts as it is written.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Pci {
-    /// Domain.
-    pub domain: u32,
-    /// Bus.
-    pub bus: u8,
-    /// Device.
-    pub device: u8,
-    /// Function.
-    pub function: u8,
-}
-
-impl fmt::Display for Pci {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
-    }
-}
-
 /// What the host's topology says of a NIC.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct HostNic {
@@ -96,6 +80,23 @@ pub struct HostNic {
     pub rate_bps: Option<u64>,
     /// Why it cannot be used: `port is down`.
     pub down: Option<String>,
+}
+
+impl From<&Nic> for HostNic {
+    fn from(nic: &Nic) -> Self {
+        let down = match &nic.state {
+            LinkState::Down(word) => Some(format!("its link is down ({word})")),
+            _ => None,
+        };
+        Self {
+            name: nic.name.clone(),
+            interfaces: nic.interfaces.clone(),
+            pci: nic.pci,
+            numa: nic.numa.and_then(|node| u16::try_from(node).ok()),
+            rate_bps: nic.rate_bps,
+            down,
+        }
+    }
 }
 
 /// What came of asking for a provider.
@@ -164,7 +165,8 @@ fn belongs(offer: &Offer, provider: &str) -> bool {
 }
 
 /// Whether a provider is one of NICs, each an offer of its own. The others are networks and memory.
-fn has_nics(provider: &str) -> bool {
+#[must_use]
+pub fn has_nics(provider: &str) -> bool {
     matches!(provider, "efa-direct" | "efa" | "cxi" | "verbs" | "opx" | "psm3")
 }
 
@@ -184,6 +186,8 @@ pub fn choose(
     let named = matches!(config.provider, Provider::Named(_));
     for name in config.provider.names() {
         let why = match ask(&name) {
+            // Releases before 2.0 leave out of their list what they have and find no NIC for.
+            Answer::Absent if has_nics(&name) => "not in this library, or no NIC for it".into(),
             Answer::Absent if named => {
                 let has = has.iter().map(|name| shown(name)).collect();
                 return Err(OpenError::NoSuchProvider { name, library: library.into(), has });
@@ -247,8 +251,12 @@ fn rails(
         }
     }
     if found.is_empty() {
-        let why = lacking.first().cloned().unwrap_or_else(|| "no device".into());
-        return Err(Unusable::Why(why));
+        // Releases before there was efa-direct answer with what they have.
+        let instead = |offer: &Offer| {
+            format!("only fabric {} of {} is offered", shown(&offer.fabric), shown(&offer.provider))
+        };
+        let why = lacking.first().cloned().or_else(|| offers.first().map(instead));
+        return Err(Unusable::Why(why.unwrap_or_else(|| "no device".into())));
     }
     // What is on a PCI bus comes first, by address; the rest as libfabric has it.
     found.sort_by_key(|one| (one.pci.is_none(), one.pci));
@@ -310,10 +318,9 @@ fn describe<'a>(nics: &'a [HostNic], provider: &str, index: usize, offer: &'a Of
     };
     let host = nics.iter().find(|host| host.name == name).or_else(|| nics.iter().find(is_it));
     let rate = host.and_then(|host| host.rate_bps).filter(|&rate| rate > 0);
-    let down = match host.and_then(|host| host.down.clone()) {
-        None if nic.is_some_and(|nic| nic.down) => Some("its port is down".into()),
-        down => down,
-    };
+    // The kernel's word comes first; where it has none, the provider's.
+    let said_by_provider = || nic.filter(|nic| nic.down).map(|_| "its port is down".to_string());
+    let down = host.and_then(|host| host.down.clone()).or_else(said_by_provider);
     Found {
         offer: index,
         name: shown(name),
@@ -342,10 +349,9 @@ fn sort_out<'a>(config: &Config, provider: &str, found: Vec<Found<'a>>) -> (Vec<
             one.down.clone()
         } else if !has_nics(provider) && one.name == "lo" && config.devices.is_empty() && !alone {
             Some("loopback reaches no other host".into())
-        } else if let Some(first) = used.first().filter(|first| first.address_format != one.address_format) {
-            Some(format!("its addresses are of another format than those of {}", first.name))
         } else {
-            None
+            let other = used.first().filter(|first| first.address_format != one.address_format);
+            other.map(|first| format!("its addresses are of another format than those of {}", first.name))
         };
         match why {
             Some(why) => left_out.push(PassedOver { name: one.name, why: shown(&why) }),
@@ -387,3 +393,6 @@ fn shown(name: &str) -> String {
     let printable = |c: char| if c.is_control() { '?' } else { c };
     name.chars().take(NAME_CHARS_MAX * 4).map(printable).collect()
 }
+
+#[cfg(test)]
+mod tests;

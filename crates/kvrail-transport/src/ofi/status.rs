@@ -2,7 +2,7 @@
 //!
 //! The tables are facts about devices and kernels; `docs/ofi-status.md` lists them, and a test holds the two together.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use kvrail_core::transport::OpError;
 
@@ -386,5 +386,130 @@ pub fn decode(family: Family, err: i32, prov_errno: i32) -> Decoded {
             scope: Scope::Op,
             meaning: "a code that this version of kvrail does not know",
         },
+    }
+}
+
+/// The tables as they stand in `docs/ofi-status.md`.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::from(DOCUMENT_HEAD);
+    for (_, title, table) in FAMILIES {
+        let _ = write!(
+            text,
+            "\n## {title}\n\n| code | meaning | the engine is told | concerns |\n|---|---|---|---|\n"
+        );
+        for Status { code, error, scope, meaning } in table {
+            let _ = writeln!(text, "| {code} | {meaning} | {} | {scope} |", kind(*error));
+        }
+    }
+    text
+}
+
+const DOCUMENT_HEAD: &str = "\
+# Error codes of libfabric's providers
+
+What kvrail makes of the error entries of a completion queue. Logs say `status 7: …` with the sentence below. What the engine
+is told decides what happens: *retried* is repeated on another route; the others end the transfer with that error. The last
+column says what else the code concerns: the `op` alone, the `route` (these two rails), the local `rail`, or the `peer`, whose
+process is taken for gone when every one of its rails says so. Codes that are not listed are *unknown*, retried.
+
+A test holds this page and the tables in `crates/kvrail-transport/src/ofi/status.rs` together.
+";
+
+fn kind(error: OpError) -> String {
+    let name = match error {
+        OpError::BadKey => "bad key".into(),
+        OpError::PeerRestarted => "peer restarted".into(),
+        OpError::ReceiverNotReady => "receiver not ready".into(),
+        OpError::Unresponsive => "unresponsive".into(),
+        OpError::Unreachable => "unreachable".into(),
+        OpError::RailDown => "rail down".into(),
+        OpError::Flushed => "taken back".into(),
+        OpError::Denied(errno) => format!("denied ({errno})"),
+        OpError::Fault(errno) => format!("fault ({errno})"),
+        _ => "unknown".to_string(),
+    };
+    if error.is_retryable() { format!("{name}, retried") } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_page_lists_exactly_the_tables() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ofi-status.md");
+        if std::env::var_os("KVRAIL_WRITE_DOCS").is_some() {
+            std::fs::write(path, markdown()).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap();
+        assert!(
+            page == markdown(),
+            "write it with KVRAIL_WRITE_DOCS=1 cargo test -p kvrail-transport the_page"
+        );
+    }
+
+    #[test]
+    fn codes_are_sorted_and_each_has_a_sentence() {
+        for (family, _, table) in FAMILIES {
+            assert!(table.windows(2).all(|pair| pair[0].code < pair[1].code), "{family:?}");
+            for status in table {
+                assert!(!status.meaning.is_empty() && !status.meaning.ends_with('.'), "{}", status.code);
+                assert_eq!(decode(family, 5, status.code as i32).family, family);
+                if let OpError::Unknown(code) = status.error {
+                    assert_eq!(code, status.code);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_engine_acts_upon_is_told_apart() {
+        let of = |provider: &str, err: i32, code: i32| {
+            let decoded = decode(Family::of(provider), err, code);
+            (decoded.error, decoded.scope)
+        };
+        assert_eq!(of("efa-direct", libc::EINVAL, 7), (OpError::BadKey, Scope::Op));
+        assert_eq!(of("efa-direct", libc::ENOTCONN, 9), (OpError::Unreachable, Scope::Peer));
+        assert_eq!(of("efa", 269, 10), (OpError::ReceiverNotReady, Scope::Op));
+        assert_eq!(of("efa", libc::ECONNABORTED, 13), (OpError::Unresponsive, Scope::Route));
+        assert_eq!(of("efa-direct", libc::ENOTCONN, 14), (OpError::Unreachable, Scope::Route));
+        assert_eq!(of("efa", libc::ECONNABORTED, 4_124), (OpError::Unresponsive, Scope::Route));
+        assert_eq!(of("efa", libc::EIO, 2), (OpError::RailDown, Scope::Rail));
+        assert_eq!(of("verbs", libc::EIO, 10), (OpError::BadKey, Scope::Op));
+        assert_eq!(of("tcp", libc::ECONNREFUSED, 0), (OpError::Unreachable, Scope::Peer));
+        assert_eq!(of("shm", -libc::EPERM, -libc::EPERM), (OpError::Denied(libc::EPERM), Scope::Op));
+        // What was cancelled is flushed, whatever else is said.
+        for provider in ["efa", "efa-direct", "verbs", "tcp", "others"] {
+            assert_eq!(of(provider, libc::ECANCELED, 7), (OpError::Flushed, Scope::Op), "{provider}");
+        }
+    }
+
+    #[test]
+    fn codes_nobody_knows_keep_their_number() {
+        assert_eq!(decode(Family::Efa, 9_999, 777).error, OpError::Unknown(777));
+        assert_eq!(
+            decode(Family::Efa, libc::ETIMEDOUT, 777).error,
+            OpError::Unresponsive,
+            "its errno is known"
+        );
+        assert_eq!(decode(Family::Errno, 9_999, 3).error, OpError::Unknown(9_999));
+        let text = decode(Family::Efa, 107, 9).to_string();
+        assert_eq!(
+            text,
+            "status 9: the peer's queue pair is gone: its process ended, or replaced its endpoint (error 107)"
+        );
+        assert_eq!(decode(Family::Errno, 110, 0).to_string(), "error 110: the peer has not answered in time");
+    }
+
+    proptest! {
+        #[test]
+        fn any_numbers_are_understood(err: i32, code: i32) {
+            for (family, ..) in FAMILIES {
+                let decoded = decode(family, err, code);
+                prop_assert!(!decoded.to_string().is_empty() && decoded.errno >= 0 && decoded.code >= 0);
+            }
+        }
     }
 }

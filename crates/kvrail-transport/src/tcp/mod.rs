@@ -410,6 +410,22 @@ impl Transport for Tcp {
         }
     }
 
+    fn rail_counters(&mut self) -> Vec<kvrail_core::transport::RailCounters> {
+        let open = |rail: usize| -> u64 {
+            let on_rail = self.conns.iter().map(|(_, conn)| conn).filter(|conn| conn.rail.index() == rail);
+            on_rail.map(|conn| (conn.requests.ops_open() + conn.requests.messages_open()) as u64).sum()
+        };
+        let counters = |(rail, counted): (usize, &RailCounters)| kvrail_core::transport::RailCounters {
+            posted: counted.ops_completed + counted.ops_failed + counted.messages_tx + open(rail),
+            completed: counted.ops_completed + counted.messages_tx,
+            failed: counted.ops_failed,
+            received: counted.messages_rx + counted.ops_served,
+            // Interfaces count everyone's packets: they say nothing about these connections.
+            device: None,
+        };
+        self.rail_counters.iter().enumerate().map(counters).collect()
+    }
+
     fn poll_timeout(&self) -> Option<Time> {
         if !self.backlog.is_empty() || !self.dirty.is_empty() {
             return Some(Time::ZERO);

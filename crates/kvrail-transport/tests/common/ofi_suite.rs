@@ -1,7 +1,7 @@
 //! The transport contract on any libfabric provider, as a program: the properties in turn, each in a fresh world.
 //!
 //! ```text
-//! PROVIDER RAILS[,RAILS…] [FILTER]       as in: efa-direct 4,8 messages
+//! PROVIDER RAILS[,RAILS…] [FILTER…]      as in: efa-direct 4,8 messages routes
 //! ```
 //! Nodes of one world take the numbers of rails in turn, so that unequal ones meet. Ends with 1 when a property does not
 //! hold, and with 2 when the provider cannot be had.
@@ -15,7 +15,7 @@ use kvrail_core::transport::Transport;
 use kvrail_transport::ofi::{Config, Ofi, Provider};
 
 /// Settings for the suite: short patience with what is silent.
-pub fn config(provider: &str, rails: u16) -> Config {
+pub(crate) fn config(provider: &str, rails: u16) -> Config {
     Config {
         provider: Provider::Named(provider.into()),
         devices: if provider == "tcp" { vec!["lo".into()] } else { Vec::new() },
@@ -42,7 +42,7 @@ const SHM_WHY: &str = "libfabric's shm takes nothing back: a peer that polls aft
                        was closed crashes (2.5.1), so the transport waits for the peer to poll";
 
 /// A world whose nodes have so many rails, in turn.
-pub fn world(provider: &str, rails: &[u16]) -> LocalWorld {
+pub(crate) fn world(provider: &str, rails: &[u16]) -> LocalWorld {
     let provider = provider.to_string();
     let not_claimed: &'static [(&'static str, &'static str)] = if provider == "shm" { SHM } else { &[] };
     let mut counts = rails.to_vec().into_iter().cycle();
@@ -59,9 +59,9 @@ pub fn world(provider: &str, rails: &[u16]) -> LocalWorld {
 }
 
 /// Runs the suite as the module says.
-pub fn run(arguments: &[String]) -> ExitCode {
+pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let [provider, rails, filter @ ..] = arguments else {
-        eprintln!("usage: PROVIDER RAILS[,RAILS…] [FILTER]");
+        eprintln!("usage: PROVIDER RAILS[,RAILS…] [FILTER…]");
         return ExitCode::from(2);
     };
     let counts: Vec<u16> = rails.split(',').filter_map(|count| count.parse().ok()).collect();
@@ -73,7 +73,8 @@ pub fn run(arguments: &[String]) -> ExitCode {
         }
     }
     let mut failed = 0;
-    for property in PROPERTIES.iter().filter(|p| filter.first().is_none_or(|f| p.name.contains(f.as_str()))) {
+    let is_wanted = |name: &str| filter.is_empty() || filter.iter().any(|f| name.contains(f.as_str()));
+    for property in PROPERTIES.iter().filter(|property| is_wanted(property.name)) {
         let begun = Instant::now();
         let mut world = world(provider, &counts);
         if let Some((name, why)) = world.limitations().not_claimed.iter().find(|(n, _)| *n == property.name) {

@@ -29,6 +29,7 @@ use super::plan::{Cause, End, Order, Outcome, Report, Request};
 use super::processes;
 use super::signals::Signals;
 use super::spec::{Device, Spec};
+use super::timed::Timed;
 use crate::library;
 
 /// How often changed counters are copied to their files.
@@ -200,8 +201,10 @@ impl Keeper {
             waiting = first..request.nodes;
         }
         let (mut refresh_at, mut search_at) = (Instant::now(), Instant::now() + SEARCH);
+        let mut timed = Timed::of(&request.faults, begun);
         loop {
             self.reap(channel, request, &mut ending);
+            timed.turn(&self.fabric, channel, begun)?;
             let awaited = request.after_listen.filter(|_| !waiting.is_empty() && ending.is_none());
             if let Some(port) = awaited
                 && self.listens(port, begun, request)?
@@ -234,6 +237,7 @@ impl Keeper {
             let mut until = refresh_at;
             until = ending.as_ref().map_or(until, |e| until.min(e.kill_at));
             until = deadline.filter(|_| ending.is_none()).map_or(until, |d| until.min(d));
+            until = timed.next().map_or(until, |at| until.min(at));
             if !waiting.is_empty() {
                 until = until.min(now + LISTEN_ROUND);
             }
@@ -461,7 +465,7 @@ fn fill(
     };
     let of_fabric = |e: softefa_fabric::FabricError| Error::Fabric(e.to_string());
     let fabric = Fabric::create(&directory.join(SEGMENT_FILE), &segment).map_err(of_fabric)?;
-    for fault in &request.faults {
+    for fault in request.faults.iter().filter(|fault| fault.begins.is_zero()) {
         fabric.add_fault(&fault.fault(clock::now_ns())).map_err(of_fabric)?;
     }
     let libfabric = request.libfabric.clone();

@@ -29,6 +29,7 @@ mod processes;
 mod signals;
 mod spec;
 mod status;
+mod timed;
 
 pub use base::BASE_VARIABLE;
 pub use directory::{Live, Removed, find, live, remove_stale};

@@ -142,6 +142,9 @@ pub struct FaultOrder {
     pub peer_node: Option<u32>,
     /// NIC at the other side; `None` = any.
     pub peer_nic: Option<u32>,
+    /// When it is set, counted from when the fabric is up: for the faults of a [`Request`], whose keeper sets them.
+    #[serde(default)]
+    pub begins: Duration,
     /// When it ends by itself, counted from when it is set.
     pub lasts: Option<Duration>,
     /// How many operations are let through before.
@@ -166,6 +169,7 @@ impl FaultOrder {
             nic: None,
             peer_node: None,
             peer_nic: None,
+            begins: Duration::ZERO,
             lasts: None,
             after: 0,
             count: None,
@@ -194,6 +198,19 @@ impl FaultOrder {
     #[must_use]
     pub fn scope(&self) -> Scope {
         Scope { node: self.node, nic: self.nic, peer_node: self.peer_node, peer_nic: self.peer_nic }
+    }
+
+    /// What it breaks and where, with the words of the command line.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let places = [
+            ("node", self.node),
+            ("nic", self.nic),
+            ("peer-node", self.peer_node),
+            ("peer-nic", self.peer_nic),
+        ];
+        let place = |(flag, at): (&str, Option<u32>)| at.map(|at| format!(" --{flag} {at}"));
+        self.kind.name().to_owned() + &places.into_iter().filter_map(place).collect::<String>()
     }
 
     /// Whether its nodes and NICs exist.
@@ -336,6 +353,13 @@ mod tests {
         assert!(refused(&|r| r.commands = vec![vec![]]).contains("empty"));
         assert!(refused(&|r| r.after_listen = Some(1)).contains("needs a command"));
         assert!(Request::new(2).check().is_ok());
+    }
+
+    #[test]
+    fn a_fault_is_told_with_the_words_that_set_it() {
+        let order = FaultOrder { node: Some(1), nic: Some(3), ..FaultOrder::new(FaultKind::RailDown) };
+        assert_eq!(order.words(), "rail-down --node 1 --nic 3");
+        assert_eq!(FaultOrder::new(FaultKind::NoEgress).words(), "no-egress");
     }
 
     #[test]

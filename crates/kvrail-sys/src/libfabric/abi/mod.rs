@@ -78,3 +78,62 @@ macro_rules! call_young {
 }
 
 use {call, call_young};
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use super::*;
+
+    extern "C" fn domain2(
+        _: *mut fid_fabric,
+        _: *mut fi_info,
+        _: *mut *mut fid_domain,
+        _: u64,
+        _: *mut std::ffi::c_void,
+    ) -> i32 {
+        7
+    }
+
+    /// A table of `fi_ops_fabric` that ends after `entries` entries and its size, with `domain2` at its place if that is within it.
+    fn fabric_with(entries: usize) -> (Vec<usize>, i32, i32) {
+        let mut table = vec![0_usize; entries + 1];
+        table[0] = table.len() * size_of::<usize>();
+        if let Some(entry) = table.get_mut(std::mem::offset_of!(fi_ops_fabric, domain2) / size_of::<usize>())
+        {
+            *entry = domain2 as *const () as usize;
+        }
+        let fid = fid { fclass: FI_CLASS_FABRIC, context: ptr::null_mut(), ops: ptr::null_mut() };
+        let mut fabric = fid_fabric { fid, ops: table.as_mut_ptr().cast(), api_version: 0 };
+        let mut opened = ptr::null_mut();
+        // SAFETY: the table is as long as it says; nothing else is looked at.
+        let young = unsafe { fi_domain2(&mut fabric, ptr::null_mut(), &mut opened, 1, ptr::null_mut()) };
+        // SAFETY: the same.
+        let old = unsafe { fi_domain(&mut fabric, ptr::null_mut(), &mut opened, ptr::null_mut()) };
+        (table, young, old)
+    }
+
+    #[test]
+    fn an_entry_behind_a_table_s_end_is_never_read() {
+        // The table has exactly as much memory as its size says: reading behind it is what a sanitizer would see.
+        let (_, young, old) = fabric_with(5);
+        assert_eq!((young, old), (-FI_ENOSYS, -FI_ENOSYS));
+        assert_eq!(fabric_with(6).1, 7);
+    }
+
+    #[test]
+    fn an_object_without_tables_can_do_nothing() {
+        let fid = fid { fclass: FI_CLASS_EP, context: ptr::null_mut(), ops: ptr::null_mut() };
+        let (ops, cm, msg, rma) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        let (tagged, atomic, collective) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        let mut ep = fid_ep { fid, ops, cm, msg, rma, tagged, atomic, collective };
+        // SAFETY: an endpoint without tables.
+        assert_eq!(unsafe { fi_writemsg(&mut ep, ptr::null(), 0) }, -(FI_ENOSYS as isize));
+        // SAFETY: the same.
+        assert_eq!(unsafe { fi_sendmsg(&mut ep, ptr::null(), 0) }, -(FI_ENOSYS as isize));
+        // SAFETY: the same.
+        assert_eq!(unsafe { fi_enable(&mut ep) }, -FI_ENOSYS);
+        // SAFETY: the same.
+        assert_eq!(unsafe { fi_close(ptr::from_mut(&mut ep).cast()) }, -FI_ENOSYS);
+    }
+}
