@@ -5,7 +5,7 @@
 //! forgotten and added again, or two peers behind one endpoint, share a destination: providers give one number for one
 //! address, however often it is inserted, so it is counted here who uses it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use kvrail_core::id::{PeerId, RemoteRail};
@@ -103,14 +103,27 @@ impl Destination {
     }
 }
 
+/// Destinations that nobody uses and that are kept, where the provider wants that.
+const KEPT_MAX: usize = 1_024;
+
 /// The destinations of one endpoint.
 #[derive(Default)]
 pub(super) struct Book {
     all: Slab<Destination>,
     by_name: HashMap<Box<[u8]>, u32>,
+    /// Addresses outlive their users for a while: `efa` shakes hands with a peer once, and one that is removed and
+    /// inserted again waits for ever for the hand of a peer that has given it already.
+    keeps: bool,
+    /// Those that were kept, the oldest first; some of them are in use again.
+    kept: VecDeque<u32>,
 }
 
 impl Book {
+    /// An empty one; with `keeps`, addresses stay inserted for a while when nobody uses them.
+    pub(super) fn new(keeps: bool) -> Self {
+        Self { keeps, ..Self::default() }
+    }
+
     /// The destination with that address, inserted if need be; the peer is one more user of it.
     pub(super) fn enter(
         &mut self,
@@ -123,6 +136,10 @@ impl Book {
         if let Some(&to) = self.by_name.get(name)
             && let Some(known) = self.all.get_mut(to as usize)
         {
+            if known.users == 0 {
+                // What was known of it was another's time ago.
+                (known.refused_since, known.down_until, known.gone_since) = (None, None, None);
+            }
             known.users += 1;
             (known.peer, known.remote) = (peer, remote);
             return Ok(to);
@@ -195,7 +212,24 @@ impl Book {
         if !self.all.get(to as usize).is_some_and(unused) {
             return;
         }
-        let destination = self.all.remove(to as usize);
+        if self.keeps {
+            if !self.kept.contains(&to) {
+                self.kept.push_back(to);
+            }
+            if self.kept.len() <= KEPT_MAX {
+                return;
+            }
+            let Some(oldest) = self.kept.pop_front() else { return };
+            if self.all.get(oldest as usize).is_some_and(unused) {
+                self.remove(addresses, oldest);
+            }
+            return;
+        }
+        self.remove(addresses, to);
+    }
+
+    fn remove(&mut self, addresses: &AddressVector, to: u32) {
+        let Some(destination) = self.all.try_remove(to as usize) else { return };
         self.by_name.remove(&destination.name);
         if let Err(error) = addresses.remove(destination.at) {
             log::debug!("an address stays with the provider: {error}");
@@ -211,5 +245,6 @@ impl Book {
     pub(super) fn clear(&mut self) {
         self.all.clear();
         self.by_name.clear();
+        self.kept.clear();
     }
 }

@@ -83,11 +83,6 @@ impl<T> Contexts<T> {
         (index < self.rooms.len() && offset % ROOM_BYTES == 0).then_some(index as u32)
     }
 
-    /// The entries of those in use.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter().flatten()
-    }
-
     /// Ends the use of all of them.
     pub(super) fn drain(&mut self) -> Vec<T> {
         let entries = self.entries.iter_mut().filter_map(Option::take).collect();

@@ -140,7 +140,8 @@ pub(super) struct Port {
     endpoint: Endpoint,
     pub(super) queue: CompletionQueue,
     pub(super) addresses: AddressVector,
-    registration: MemoryRegion,
+    /// Ended when the endpoint is closed.
+    _registration: MemoryRegion,
     pub(super) ops: Contexts<OpEntry>,
     pub(super) sends: Contexts<SendEntry>,
     receives: Contexts<()>,
@@ -215,7 +216,7 @@ impl Port {
             endpoint,
             queue,
             addresses,
-            registration,
+            _registration: registration,
             ops: Contexts::new(shape.ops),
             sends: Contexts::new(shape.sends),
             receives: Contexts::new(shape.receives),
@@ -234,11 +235,6 @@ impl Port {
 
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
-    }
-
-    /// The key of the registration for messages: one that is in use.
-    pub(super) fn own_key(&self) -> u64 {
-        self.registration.key()
     }
 
     /// Whose completion a context stands for.

@@ -93,7 +93,8 @@ use word::Heard;
 /// What a provider makes necessary.
 #[derive(Clone, Copy, Debug)]
 struct Manners {
-    /// A target answers ops only from endpoints that it has inserted.
+    /// A target answers ops only from endpoints that it has inserted (`efa-direct`), or shakes hands with a stranger that
+    /// posts an op first, which was seen to come to nothing on a loaded host (`efa` 2.5.1).
     introduce: bool,
     /// The target's answer to a bad key is no error of the op: regions are withdrawn before they end.
     revoke: bool,
@@ -196,7 +197,7 @@ impl Ofi {
         let sleeper = Sleeper::new().map_err(|error| system("epoll_create1", error))?;
         let provider = opened.facts.provider.as_str();
         let manners = Manners {
-            introduce: provider == "efa-direct",
+            introduce: matches!(provider, "efa-direct" | "efa"),
             revoke: !evidence::of(provider).checks_keys,
             replace: provider != "shm",
         };

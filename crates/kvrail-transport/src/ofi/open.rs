@@ -451,6 +451,7 @@ fn open_rail(
             info,
             Family::of(provider),
             *shape,
+            provider == "efa",
             key(),
         );
         match rail {

@@ -169,10 +169,6 @@ impl Peers {
         self.slots.iter().flatten().map(Box::as_ref)
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
-        self.slots.iter_mut().flatten().map(Box::as_mut)
-    }
-
     /// A peer in a slot that is free.
     pub(super) fn insert(&mut self, peer: Peer) -> Result<(), PeerError> {
         let index = peer.id.index();

@@ -151,12 +151,13 @@ impl Rail {
         info: Info,
         family: Family,
         shape: Shape,
+        keeps_addresses: bool,
         key: u64,
     ) -> Result<Self, PortError> {
         let port = Port::open(&domain, &info, events.as_ref(), shape, key)?;
         Ok(Self {
             state: State::Up(Box::new(port)),
-            book: Book::default(),
+            book: Book::new(keeps_addresses),
             events,
             domain,
             fabric,
