@@ -90,13 +90,19 @@ impl<H: Hazards> Engine<H> {
         };
         let Some(at) = transfer.work.iter().position(mine) else { return Posted::Nothing };
         let work = transfer.work[at];
-        let route = &mut peer.routes[usize::from(work.route)];
         let mut count = (work.end - work.next).min(self.caps.ops_in_flight_max - self.rails[rail].in_flight);
+        let routes = transfer.work.len().min(peer.routes.first()) as u32;
+        let route = &mut peer.routes[usize::from(work.route)];
         if transfer.round.is_some() {
-            count = count.min(peer.credit.left());
+            // The rails come in turn: what the first takes of the peer's credit, the last lacks.
+            let share = (peer.credit.granted / routes.max(1)).max(1);
+            count = count.min(peer.credit.left()).min(share.saturating_sub(route.in_flight));
             if peer.credit.left() == 0 {
-                // Queued again when the peer returns credit; asked for in case its word was lost.
-                peer.hello.due = peer.hello.due.min(now + CREDIT_ASKED_AFTER);
+                // Queued again when the peer returns credit; asked for in case its word was lost, and soon where part
+                // of the credit is lost: the peer waits for half of it before it gives any back by itself.
+                let doubts = transfer.round.as_ref().is_some_and(|round| round.failed > 0);
+                let wait = if doubts { CREDIT_ASKED_SOON } else { CREDIT_ASKED_AFTER };
+                peer.hello.due = peer.hello.due.min(now + wait);
                 self.timer = self.timer.min(peer.hello.due);
                 self.conclude_if_quiet(now, token);
                 return Posted::Nothing;
@@ -317,12 +323,13 @@ impl<H: Hazards> Engine<H> {
             transfer.add_work(route, first, end);
             transfer.retried += end - first;
         }
-        if let Some(round) = &mut transfer.round
-            && !round.doubtful.contains(remote)
-        {
-            round.doubtful = round.doubtful.with(remote);
-            if repeat {
-                self.repeat_doubtful(token, 0, u32::MAX);
+        if let Some(round) = &mut transfer.round {
+            round.failed += end - first;
+            if !round.doubtful.contains(remote) {
+                round.doubtful = round.doubtful.with(remote);
+                if repeat {
+                    self.repeat_doubtful(token, 0, u32::MAX);
+                }
             }
         }
         match error {
@@ -434,6 +441,10 @@ impl<H: Hazards> Engine<H> {
     /// Looks at every deadline, and notes when to look again.
     pub(super) fn handle_timeout(&mut self, now: Time, transport: &mut dyn Transport) {
         self.timer = Time::NEVER;
+        while let Some(settled) = self.evidence.lost(now) {
+            self.settled(settled);
+        }
+        self.timer = self.timer.min(self.evidence.lost_at());
         for slot in 0..self.transfers.slots() {
             let Some((generation, transfer)) = self.transfers.at(slot) else { continue };
             let token = Token { slot, generation };
@@ -579,6 +590,8 @@ impl<H: Hazards> Engine<H> {
 
 /// How long a transfer without credit waits before the peer is greeted again, so that it repeats what it consumed.
 const CREDIT_ASKED_AFTER: Duration = Duration::from_millis(50);
+/// The same where writes failed: about what a greeting and its answer take.
+const CREDIT_ASKED_SOON: Duration = Duration::from_millis(1);
 
 enum Posted {
     /// No work for this rail (any more).

@@ -18,11 +18,8 @@
 //! trip nor a linger unless little else was left to move.
 
 use super::*;
-use crate::wire::control::{Outcome, RailCount, Slot};
+use crate::wire::control::{Outcome, RailCount, Slot, Verdict};
 use transfer::Round;
-
-/// Ops of a failed route that move to another route together.
-const REROUTE_OPS: u32 = 16;
 
 impl<H: Hazards> Engine<H> {
     /// Starts the counted transfers of a peer that wait for a slot, oldest first.
@@ -111,6 +108,19 @@ impl<H: Hazards> Engine<H> {
             && transfer.work.iter().any(between)
     }
 
+    /// Whether a peer's credit is used up by writes that failed: none comes back before their rounds are closed.
+    fn is_starved(&self, id: PeerId) -> bool {
+        let Some(peer) = self.peers.get(id.slot, id.generation) else { return true };
+        if peer.credit.left() > 0 {
+            return false;
+        }
+        let rounds = (0..self.transfers.slots())
+            .filter_map(|slot| self.transfers.at(slot))
+            .filter(|(_, transfer)| transfer.plan.peer == id)
+            .filter_map(|(_, transfer)| transfer.round.as_ref());
+        peer.credit.out() <= rounds.map(|round| u64::from(round.failed)).sum()
+    }
+
     /// Begins a bad end: nothing more is posted; the transfer concludes when it is quiet.
     pub(super) fn end(&mut self, now: Time, token: Token, error: TransferError) {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
@@ -133,10 +143,8 @@ impl<H: Hazards> Engine<H> {
             // A round is closed before all is posted where the rest cannot go on in it: failed writes hold the credit
             // that it needs until then, or doubtful rails are all that is left to carry it.
             let doubts = transfer.round.as_ref().is_some_and(|round| !round.doubtful.is_empty());
-            let peer = self.peers.get(transfer.plan.peer.slot, transfer.plan.peer.generation);
-            let starved =
-                peer.is_none_or(|peer| peer.credit.left() == 0) || transfer.phase == Phase::Lingering;
-            if !doubts || !(starved || self.is_confined(transfer)) {
+            let closing = transfer.phase == Phase::Lingering;
+            if !doubts || !(closing || self.is_starved(transfer.plan.peer) || self.is_confined(transfer)) {
                 return;
             }
         }
@@ -184,12 +192,15 @@ impl<H: Hazards> Engine<H> {
             posted,
             exact: !round.doubtful.contains(rail),
         });
+        let notification = if outcome == Outcome::Again { None } else { transfer.notification.take() };
+        // Of a failure the target tells its application whatever the counts say.
+        transfer.carried = if outcome == Outcome::Done { notification.clone() } else { None };
         let close = Body::Close {
             transfer: transfer.id,
             slot: round.slot,
             outcome,
             rails: rails.collect(),
-            notification: if outcome == Outcome::Again { None } else { transfer.notification.take() },
+            notification,
         };
         peer.channel.push(close.encode());
         transfer.phase = Phase::Confirming;
@@ -230,21 +241,38 @@ impl<H: Hazards> Engine<H> {
         self.conclude_if_quiet(now, token);
     }
 
-    /// The target says that everything announced is visible, and grants the slot anew.
-    pub(super) fn confirmed(&mut self, id: PeerId, transfer: TransferId, slot: Slot, overshoot: bool) {
+    /// The target answers a close, and grants the slot anew.
+    pub(super) fn confirmed(&mut self, id: PeerId, transfer: TransferId, slot: Slot, verdict: Verdict) {
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         peer.slots.push(slot);
+        let unanswered = peer.unanswered.iter().position(|(of, _)| *of == transfer);
+        if let Some((transfer, message)) = unanswered.map(|at| peer.unanswered.swap_remove(at))
+            && verdict == Verdict::Lost
+        {
+            // It ended without this answer, and its peer was told nothing yet.
+            peer.channel.push(Body::Notify { transfer, done: false, message }.encode());
+            self.mark_dirty(id);
+        }
         if let Some(token) = self.confirming.remove(&(transfer.0 & self.hazards.id_mask()))
             && let Some(transfer) = self.transfers.get_mut(token.slot, token.generation)
-            && transfer.round.take().is_some()
         {
-            if overshoot && transfer.ending.is_none() {
-                transfer.ending = Some(TransferError::Overshoot);
+            let carried = transfer.carried.take();
+            if verdict == Verdict::Lost {
+                transfer.notification = transfer.notification.take().or(carried);
             }
-            if !transfer.work.is_empty() && transfer.ending.is_none() {
-                self.next_round(token);
-            } else {
-                self.announce(token);
+            if transfer.round.take().is_some() {
+                match verdict {
+                    Verdict::Overshoot => {
+                        transfer.ending.get_or_insert(TransferError::Overshoot);
+                    }
+                    Verdict::Lost if transfer.ending.is_none() => transfer.repeat_done(),
+                    _ => {}
+                }
+                if !transfer.work.is_empty() && transfer.ending.is_none() {
+                    self.next_round(token);
+                } else {
+                    self.announce(token);
+                }
             }
         }
         self.admit(id);
@@ -291,7 +319,8 @@ impl<H: Hazards> Engine<H> {
         if self.confirming.get(&(transfer.id.0 & self.hazards.id_mask())) == Some(&token) {
             self.confirming.remove(&(transfer.id.0 & self.hazards.id_mask()));
         }
-        let result = match transfer.ending {
+        let mut transfer = transfer;
+        let result = match transfer.ending.take() {
             Some(error) => {
                 self.stats.transfers_failed += 1;
                 Err(error)
@@ -314,6 +343,9 @@ impl<H: Hazards> Engine<H> {
             self.op_logs.push(transfer.ops);
         }
         if let Some(peer) = self.peers.get_mut(id.slot, id.generation) {
+            if let Some(message) = transfer.carried.filter(|_| !peer.is_lost()) {
+                peer.unanswered.push((transfer.id, message));
+            }
             peer.transfers -= 1;
             self.forget_if_drained(id);
         }
@@ -345,13 +377,14 @@ fn carries(transfer: &Transfer, routes: &Routes, route: u16) -> bool {
     state.is_up() && transfer.trusts(state.route.remote)
 }
 
-/// Divides work among routes; leaves it where it is if there are none.
+/// Divides work among routes, however little it is: a rail that has to carry all of it would end long after the
+/// others. Leaves it where it is if there are none.
 fn spread(transfer: &mut Transfer, routes: &mut Routes, work: transfer::Work, among: &[u16]) {
     if among.is_empty() {
         return transfer.add_work(work.route, work.next, work.end);
     }
     let ops = work.end - work.next;
-    let pieces = ops.div_ceil(REROUTE_OPS).min(among.len() as u32);
+    let pieces = ops.min(among.len() as u32);
     let cut = |piece: u32| work.next + (u64::from(ops) * u64::from(piece) / u64::from(pieces)) as u32;
     for piece in 0..pieces {
         routes.rotate = routes.rotate.wrapping_add(1);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::SLOTS_PER_PEER;
-use crate::wire::control::{Greeting, Header, Outcome, read_message};
+use crate::wire::control::{Greeting, Header, Outcome, Verdict, read_message};
 use evidence::{Closing, Settled};
 use owed::HELLO_REPEAT;
 
@@ -125,16 +125,18 @@ impl<H: Hazards> Engine<H> {
 
     /// A peer's round is visible here: deliver, and grant the slot anew.
     pub(super) fn settled(&mut self, settled: Settled) {
-        let Settled { owner, closing, slot, overshoot, lost } = settled;
+        let Settled { owner, closing, slot, verdict, lost } = settled;
         self.consumed(owner, lost);
         let Some(peer) = self.peers.get_mut(owner.slot, owner.generation) else { return };
-        peer.channel.push(Body::Closed { transfer: closing.transfer, slot, overshoot }.encode());
+        peer.channel.push(Body::Closed { transfer: closing.transfer, slot, verdict }.encode());
         let name = peer.name.clone();
         self.mark_dirty(owner);
         if let Some(message) = closing.notification
             && closing.outcome != Outcome::Again
+            // The initiator closes it again.
+            && !(closing.outcome == Outcome::Done && verdict == Verdict::Lost)
         {
-            let done = closing.outcome == Outcome::Done && !overshoot;
+            let done = closing.outcome == Outcome::Done && verdict == Verdict::Visible;
             self.deliver(owner, name, closing.transfer, done, message);
         }
     }
@@ -261,6 +263,8 @@ impl<H: Hazards> Engine<H> {
 
     /// This agent's own address changed: every peer is told, until it says that it knows.
     pub(super) fn moved(&mut self, now: Time, transport: &dyn Transport) {
+        self.evidence.doubt(now + self.caps.linger);
+        self.timer = self.timer.min(self.evidence.lost_at());
         let mut address = Vec::new();
         transport.address(&mut address);
         if address == self.address || address.len() > ADDRESS_BYTES_MAX {
@@ -419,13 +423,15 @@ impl<H: Hazards> Engine<H> {
             Body::Hello(_) | Body::Welcome(_) | Body::Ack => {}
             Body::Goodbye => self.lose(now, transport, id, PeerLostCause::Closed),
             Body::Close { transfer, slot, outcome, rails, notification } => {
-                match self.evidence.close(id, slot, Closing { transfer, outcome, rails, notification }) {
+                let quiet_at = now + self.caps.linger;
+                let closing = Closing { transfer, outcome, rails, notification };
+                match self.evidence.close(id, slot, closing, quiet_at) {
                     Ok(Some(settled)) => self.settled(settled),
-                    Ok(None) => {}
+                    Ok(None) => self.timer = self.timer.min(self.evidence.lost_at()),
                     Err(()) => self.stats.messages_refused += 1,
                 }
             }
-            Body::Closed { transfer, slot, overshoot } => self.confirmed(id, transfer, slot, overshoot),
+            Body::Closed { transfer, slot, verdict } => self.confirmed(id, transfer, slot, verdict),
             Body::Notify { transfer, done, message } => self.deliver(id, name, transfer, done, message),
             Body::Message(message) => {
                 self.messages.push_back(EngineEvent::Notification {

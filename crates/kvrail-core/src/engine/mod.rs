@@ -28,7 +28,7 @@ mod transfer;
 mod types;
 
 pub use peer::PeerState;
-pub use stats::{RailStats, Stats};
+pub use stats::{RailStats, Stats, Tables};
 pub use transfer::Phase;
 pub use types::{
     ConfigError, EngineConfig, EngineEvent, PeerView, PostOptions, TransferProgress, TransferReport,
@@ -337,6 +337,7 @@ impl<H: Hazards> Engine<H> {
             plan: plan.clone(),
             direction,
             notification: options.notification,
+            carried: None,
             posted_at: now,
             first_op_at: now,
             deadline,
@@ -439,6 +440,22 @@ impl<H: Hazards> Engine<H> {
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats { immediates_stray: self.evidence.strays, ..self.stats.clone() }
+    }
+
+    /// How large its tables are.
+    #[must_use]
+    pub fn tables(&self) -> Tables {
+        let peers = (0..self.peers.slots()).filter_map(|slot| self.peers.at(slot));
+        Tables {
+            transfers: self.transfers.slots() as usize,
+            peers: self.peers.slots() as usize,
+            routes: peers.map(|(_, peer)| peer.routes.iter().count()).sum(),
+            names: self.names.len(),
+            retired: self.retired.len(),
+            confirming: self.confirming.len(),
+            slots: self.evidence.slots(),
+            queued: self.rails.iter().map(|rail| rail.ready.len()).sum(),
+        }
     }
 
     /// Facts about the transport that this engine drives.

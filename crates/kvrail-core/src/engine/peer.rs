@@ -9,7 +9,7 @@ use super::channel::Channel;
 use super::owed::{BACKOFF_MAX, HELLO_REPEAT};
 use super::routes::Routes;
 use crate::error::PeerLostCause;
-use crate::id::{Incarnation, Token};
+use crate::id::{Incarnation, Token, TransferId};
 use crate::region::RegionView;
 use crate::time::Time;
 use crate::wire::control::{Header, Slot};
@@ -34,9 +34,13 @@ pub(super) struct Credit {
 }
 
 impl Credit {
+    /// Immediates posted that the peer has not given back.
+    pub(super) fn out(&self) -> u64 {
+        self.posted.saturating_sub(self.consumed)
+    }
+
     pub(super) fn left(&self) -> u32 {
-        let out = self.posted.saturating_sub(self.consumed);
-        u64::from(self.granted).saturating_sub(out) as u32
+        u64::from(self.granted).saturating_sub(self.out()) as u32
     }
 }
 
@@ -93,6 +97,8 @@ pub(super) struct Peer {
     pub(super) consumed_told: u64,
     /// Transfers that wait for the greeting, a slot or credit, oldest first.
     pub(super) waiting: VecDeque<Token>,
+    /// Notifications of transfers that ended without the answer to their close. At most one per slot of the peer's.
+    pub(super) unanswered: Vec<(TransferId, Vec<u8>)>,
     /// Transfers that wait for room in the channel.
     pub(super) announcing: VecDeque<Token>,
     pub(super) transfers: u32,
@@ -130,6 +136,7 @@ impl Peer {
             consumed: 0,
             consumed_told: 0,
             waiting: VecDeque::new(),
+            unanswered: Vec::new(),
             announcing: VecDeque::new(),
             transfers: 0,
             heard_at: now,

@@ -43,3 +43,24 @@ pub struct Stats {
     /// Immediates that belonged to no open round.
     pub immediates_stray: u64,
 }
+
+/// Entries in an engine's tables. They follow what is under way at a time, never what has been: for leak checks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tables {
+    /// Places for transfers: the most that were active at a time.
+    pub transfers: usize,
+    /// Places for peers: the most that were known at a time, with lost ones that drain.
+    pub peers: usize,
+    /// Routes of all peers.
+    pub routes: usize,
+    /// Names of peers.
+    pub names: usize,
+    /// Incarnations remembered as over.
+    pub retired: usize,
+    /// Rounds whose confirmation is awaited.
+    pub confirming: usize,
+    /// Slots for counted evidence, granted or resting.
+    pub slots: usize,
+    /// Transfers queued on rails, those that have ended included.
+    pub queued: usize,
+}

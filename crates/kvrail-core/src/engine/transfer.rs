@@ -76,6 +76,8 @@ pub(super) struct Transfer {
     pub(super) plan: Arc<Plan>,
     pub(super) direction: Direction,
     pub(super) notification: Option<Vec<u8>>,
+    /// The notification while it is at the target with a close: it comes back if that round proves nothing.
+    pub(super) carried: Option<Vec<u8>>,
     pub(super) posted_at: Time,
     /// When the fabric took its first op; the posting until then.
     pub(super) first_op_at: Time,
@@ -111,12 +113,14 @@ pub(super) struct Round {
     pub(super) done_at: Vec<Time>,
     /// Remote rails to which a write failed: their counts prove nothing.
     pub(super) doubtful: RailSet,
+    /// Writes that failed: so many immediates may never come, and their credit not before the round is closed.
+    pub(super) failed: u32,
 }
 
 impl Round {
     pub(super) fn new(slot: Slot, remote_rails: usize) -> Self {
         let done_at = alloc::vec![Time::ZERO; remote_rails];
-        Self { slot, posted: alloc::vec![0; remote_rails], done_at, doubtful: RailSet::NONE }
+        Self { slot, posted: alloc::vec![0; remote_rails], done_at, doubtful: RailSet::NONE, failed: 0 }
     }
 
     /// When a write to a doubtful rail last completed.
@@ -222,6 +226,21 @@ impl Transfer {
             }
         }
         any
+    }
+
+    /// The round proves nothing: all that completed in it is to be posted again. What completed may become visible until
+    /// [`Transfer::visible_by`], and the end waits for that.
+    pub(super) fn repeat_done(&mut self) {
+        for index in 0..self.ops() {
+            let state = self.ops.0[index as usize];
+            if state.is(OpPhase::Done) {
+                self.ops.0[index as usize] = OpState::new(OpPhase::Unposted, state.route());
+                self.add_work(state.route(), index, index + 1);
+                self.unfinished += 1;
+                self.retried += 1;
+            }
+        }
+        self.linger_until = self.linger_until.max(self.visible_by);
     }
 
     /// Adds ops to be posted on a route, joined to the last work where they follow it.

@@ -105,6 +105,17 @@ pub struct RailCount {
     pub exact: bool,
 }
 
+/// What the target says of a round that was closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Everything that was announced as exact is visible at the target.
+    Visible,
+    /// More immediates came than were posted: the evidence is worthless.
+    Overshoot,
+    /// The target replaced an endpoint and missed immediates by it: the round proves nothing, and nothing was delivered.
+    Lost,
+}
+
 /// What a message says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
@@ -129,14 +140,14 @@ pub enum Body {
         /// To be delivered when everything is visible.
         notification: Option<Vec<u8>>,
     },
-    /// Everything that was announced is visible at the target.
+    /// The answer to a close.
     Closed {
         /// The transfer.
         transfer: TransferId,
         /// The same slot, granted anew.
         slot: Slot,
-        /// More immediates came than were posted: the evidence is worthless.
-        overshoot: bool,
+        /// What the round proves.
+        verdict: Verdict,
     },
     /// A transfer with a notification ended; its bytes are visible where they were written.
     Notify {
@@ -189,10 +200,14 @@ impl Body {
                 }
                 out.optional_bytes(notification.as_deref());
             }
-            Self::Closed { transfer, slot, overshoot } => {
+            Self::Closed { transfer, slot, verdict } => {
                 out.u64(transfer.0);
                 out.u32(slot.immediate());
-                out.u8(u8::from(*overshoot));
+                out.u8(match verdict {
+                    Verdict::Visible => 0,
+                    Verdict::Overshoot => 1,
+                    Verdict::Lost => 2,
+                });
             }
             Self::Notify { transfer, done, message } => {
                 out.u64(transfer.0);
@@ -254,7 +269,12 @@ pub fn read_message(bytes: &[u8]) -> Result<(Header, Body), DecodeError> {
         6 => Body::Closed {
             transfer: TransferId(from.u64("transfer")?),
             slot: Slot::from_immediate(from.u32("slot")?),
-            overshoot: read_flag(&mut from, "overshoot")?,
+            verdict: match from.u8("verdict")? {
+                0 => Verdict::Visible,
+                1 => Verdict::Overshoot,
+                2 => Verdict::Lost,
+                _ => return Err(DecodeError::Invalid { field: "verdict" }),
+            },
         },
         7 => Body::Notify {
             transfer: TransferId(from.u64("transfer")?),
@@ -361,7 +381,7 @@ mod tests {
                 rails,
                 notification: Some(alloc::vec![0; 8192])
             },
-            Body::Closed { transfer, slot, overshoot: true },
+            Body::Closed { transfer, slot, verdict: Verdict::Lost },
             Body::Notify { transfer, done: false, message: Vec::new() },
             Body::Message(alloc::vec![9; 10]),
         ]

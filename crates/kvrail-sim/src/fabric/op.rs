@@ -200,8 +200,8 @@ impl World {
         let mut offset = 0;
         while offset < len {
             let bytes = self.model.mtu.min(len - offset);
-            let wire =
-                u64::from(bytes) * 8 * 100_000_000_000 / (rate / 10 * self.model.goodput_percent) / 100;
+            // Bits to nanoseconds, at a percentage of the rate.
+            let wire = u64::from(bytes) * 8 * 100_000_000_000 / (rate * self.model.goodput_percent);
             let mut departs = start;
             if let Some(nic) = self.nodes[sender].rails.get_mut(rail) {
                 departs = nic.tx_free.max(start) + wire;
@@ -428,6 +428,11 @@ impl World {
         }
         if let Some(value) = op.immediate.take() {
             let (responder, rail) = (op.responder, LocalRail(op.route.remote.0));
+            let endpoint = op.endpoints.1;
+            if self.nodes[responder.0].rails[rail.index()].endpoint != endpoint {
+                // Its bytes are visible; who counts has another endpoint since.
+                return;
+            }
             self.receive(responder.0, rail.index(), Slot::Receive, Event::Immediate { rail, value });
         }
     }
@@ -532,9 +537,17 @@ impl World {
     pub(crate) fn replace_endpoint(&mut self, node: usize, rail: usize) {
         let epoch = self.nodes[node].epoch;
         self.flush((node, epoch), |op| op.route.local.index() == rail);
+        let forgets = self.rng.chance(500_000);
         let rail = &mut self.nodes[node].rails[rail];
         rail.endpoint += 1;
         rail.sends_in_flight = 0;
+        if forgets {
+            // Nobody had read them yet.
+            let before = rail.queue.len();
+            rail.queue.retain(|(_, event)| !matches!(event, Event::Immediate { .. }));
+            rail.unread -= (before - rail.queue.len()) as u32;
+            rail.immediates = 0;
+        }
         self.news(node, epoch, Event::AddressChanged);
     }
 
