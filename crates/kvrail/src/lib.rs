@@ -47,12 +47,30 @@
 //! is used is said, and what was asked for and is not possible is an error (KR-13).
 //!
 //! # Configuration
-//! The builder sets what the code knows; `KVRAIL_TRANSPORT=shm,tcp` and the variables of [`config::KNOBS`] override
-//! it, because who deploys a container cannot change its code. What was chosen, and by whom, is logged once when an
-//! agent starts and once per peer, and can be read back: [`Agent::config`], [`Peer::transport_choice`].
+//! The builder sets what the code knows; `KVRAIL_TRANSPORT=shm,ofi,tcp` and the variables of [`config::KNOBS`] and
+//! [`config::TEXTS`] override it, because who deploys a container cannot change its code. What was chosen, by whom, and what
+//! was passed over is logged once when an agent starts and once per peer, and can be read back: [`Agent::config`],
+//! [`Agent::facts`], [`Peer::transport_choice`].
+//!
+//! # Many rails
+//! [`TransportConfig::ofi`] drives one rail per NIC over libfabric, which is loaded when the agent is built. Without a choice
+//! it is used where this host has an RDMA NIC that libfabric can use; named, it is used or is an error.
+//!
+//! ```no_run
+//! use kvrail::{Agent, TransportConfig};
+//!
+//! let decode = Agent::builder("decode-0")
+//!     .transports([TransportConfig::shm(), TransportConfig::ofi().provider("efa-direct".parse()?)])
+//!     .build()?;
+//! for transport in decode.facts().transports {
+//!     println!("{transport}"); // ofi over provider efa-direct of libfabric …, 32 rails of 3200 Gb/s together, …
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Errors
-//! One enum per operation, with `is_retryable()`; `Display` states facts, [`Hints`] gives advice.
+//! One enum per operation, with `is_retryable()`; `Display` states facts, [`Hints`] gives advice. What ends because something
+//! did not come carries a [`Silence`]: what each rail sent and received meanwhile, and what that probably means.
 #![forbid(unsafe_code)]
 
 mod agent;

@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 3)]
     nic: u32,
     /// When it dies, counted from when the fabric is up
-    #[arg(long, default_value = "4s", value_name = "DURATION")]
+    #[arg(long, default_value = "8s", value_name = "DURATION")]
     dies: String,
     /// How long it is dead
     #[arg(long, default_value = "5s", value_name = "DURATION")]
