@@ -135,7 +135,7 @@ impl Clock {
             return Ok(());
         }
         self.idle_looks += 1;
-        if self.idle_looks % IDLE_LOOKS_PER_CLOCK == 0
+        if self.idle_looks.is_multiple_of(IDLE_LOOKS_PER_CLOCK)
             && self.since.get_or_insert_with(Instant::now).elapsed() >= DEADLINE
         {
             return Err(LimitError::Stalled { doing: "moving blocks over the fabric", done, of });

@@ -32,6 +32,9 @@ pub(super) struct Args {
     /// read, write
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["read", "write"])]
     op: Vec<Op>,
+    /// Operations that the bare loop keeps in flight on a rail; 0: as many as the provider takes
+    #[arg(long, default_value_t = 16)]
+    bare_depth: u32,
     /// Version of NIXL on PyPI
     #[arg(long, default_value = "1.4.0")]
     nixl: String,
@@ -119,7 +122,7 @@ pub(super) fn run(args: &Args) -> Result<u8, String> {
         eprintln!("skipping NIXL: {why}");
         skipped.insert(Peer::NixlLibfabricEfa, why);
     });
-    let engines = Engines::prepare(&bench, nixl.ok())?;
+    let engines = Engines::prepare(&bench, nixl.ok())?.bare_depth(args.bare_depth);
     let mut about = Circumstances {
         title: "kvrail beside NIXL and the bare loop on emulated EFA",
         setting: "two emulated nodes on this host, DRAM to DRAM, NIXL without progress thread".into(),

@@ -37,13 +37,20 @@ pub(super) struct Engines<'a> {
     bench: &'a Bench,
     limits: PathBuf,
     nixl: Option<Nixl>,
+    /// Of the bare loop; none: as many operations in flight as the provider takes.
+    bare_depth: Option<u32>,
 }
 
 impl<'a> Engines<'a> {
     /// Builds the plain loop. Without NIXL its turns fail.
     pub(super) fn prepare(bench: &'a Bench, nixl: Option<Nixl>) -> Result<Self, String> {
         let limits = super::build("kvrail-benchsuite", "limits")?;
-        Ok(Self { bench, limits, nixl })
+        Ok(Self { bench, limits, nixl, bare_depth: None })
+    }
+
+    /// How many operations the bare loop keeps in flight on a rail; 0: as many as the provider takes.
+    pub(super) fn bare_depth(self, depth: u32) -> Self {
+        Self { bare_depth: Some(depth).filter(|&depth| depth > 0), ..self }
     }
 
     /// Runs one engine once.
@@ -77,6 +84,9 @@ impl<'a> Engines<'a> {
                 let mut initiator = side("initiator");
                 initiator.args(["--provider", &scene.provider, "--rails", &scene.rails.to_string()]);
                 initiator.args(["--op", scene.op, "--repetitions", "1"]);
+                if let Some(depth) = self.bare_depth {
+                    initiator.args(["--depth", &depth.to_string()]);
+                }
                 workload(&mut initiator, &scene.shape, Some(scene.shape.pool_bytes));
                 self.run(scene).on_two_nodes(&initiator, &side("target"))
             }
