@@ -317,7 +317,7 @@ fn next(troupe: &mut Troupe, errand: Errand, seen: &mut Seen) -> Result<(), Stri
     match troupe.finish(id, limit) {
         Ok(end) => {
             if !end.is_done() {
-                seen.wrong.push(format!("the next transfer: {}", ending(&end)));
+                seen.wrong.push(format!("the next transfer: {}: {}", ending(&end), words(&end)));
             }
             seen.wrong.extend(end.wrong.iter().cloned());
             seen.after = ending(&end);
