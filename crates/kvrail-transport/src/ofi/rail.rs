@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use kvrail_core::id::{LocalRail, PeerId, RemoteRail, Route, Token};
 use kvrail_core::time::Time;
@@ -24,6 +25,8 @@ use super::word::{Heard, Word};
 
 /// Completions that are read at once.
 const READ_AT_ONCE: usize = 64;
+/// Pauses between two replacements of an endpoint that has lost a message: the first and the longest.
+const MEND_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Reads of a queue in one poll, so that no rail keeps the others waiting.
 const READS_MAX: usize = 32;
 /// Reads of a queue that is about to be closed.
@@ -107,6 +110,13 @@ pub(super) struct Rail {
     pub(super) index: LocalRail,
     /// For people.
     pub(super) name: String,
+    /// The provider numbers the messages of an endpoint to each peer, which takes them in that order (`efa`): one that was
+    /// lost holds back all later ones, for good.
+    numbers_messages: bool,
+    /// One was lost.
+    hole: bool,
+    /// When the endpoint may be replaced for that, and the pause until it may be again.
+    mend: (Time, Duration),
     /// Grows each time the endpoint is replaced.
     pub(super) epoch: u32,
     /// Its endpoint has failed, or swallowed a doorbell: replaced at the next turn.
@@ -158,6 +168,9 @@ impl Rail {
         Ok(Self {
             state: State::Up(Box::new(port)),
             book: Book::new(keeps_addresses),
+            numbers_messages: keeps_addresses,
+            hole: false,
+            mend: (Time::ZERO, MEND_AGAIN.0),
             events,
             domain,
             fabric,
@@ -325,6 +338,7 @@ impl Rail {
                     destination.sends = destination.sends.saturating_sub(1);
                 }
                 report_failed(&mut self.failed_message, self.index, &send, decoded.error, intake.events);
+                self.hole |= self.numbers_messages;
                 send.to
             }
             Owner::Receive(index) => {
@@ -372,6 +386,24 @@ impl Rail {
         if self.strays == 1 {
             log::warn!("rail {}: the provider reports {what}; it is ignored, as will be others", self.name);
         }
+    }
+
+    /// Whether the endpoint must be replaced because a peer waits for a message that was lost. Less and less often while
+    /// messages go on being lost: each time costs whoever else the rail serves a repetition.
+    pub(super) fn must_mend(&mut self, now: Time) -> bool {
+        let (due, pause) = self.mend;
+        if !self.hole || now < due {
+            return false;
+        }
+        self.hole = false;
+        let again = if now.since(due) > MEND_AGAIN.1 { MEND_AGAIN.0 } else { (pause * 2).min(MEND_AGAIN.1) };
+        self.mend = (now + again, again);
+        true
+    }
+
+    /// Whether it will have to be.
+    pub(super) fn has_hole(&self) -> bool {
+        self.hole
     }
 
     /// The endpoint cannot go on.
@@ -541,6 +573,7 @@ impl Rail {
         drop(port);
         self.outbox.clear();
         self.book.clear();
+        self.hole = false;
         intake.flush();
         self.counters.failed += (ops.len() + sends.len()) as u64;
         flushed(ops, intake);

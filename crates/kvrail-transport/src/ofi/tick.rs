@@ -292,6 +292,12 @@ impl Ofi {
     fn tick_rails(&mut self, now: Time) {
         let (shape, patience) = (self.shape, self.caps.stall_timeout);
         for rail in 0..self.rails.len() {
+            if self.rails[rail].must_mend(now) {
+                self.replace(now, rail);
+            }
+            if self.rails[rail].has_hole() {
+                self.hurry(now + TICK);
+            }
             let mut events = std::mem::take(&mut self.backlog);
             let one = &mut self.rails[rail];
             one.post_outbox(now, patience, &mut events);
