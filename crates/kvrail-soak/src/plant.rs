@@ -67,7 +67,9 @@ impl Plant {
             Self::ShortTail => &[Checker::Bytes, Checker::Notification],
             Self::Spill => &[Checker::Surroundings],
             // Who looks first: the transfer whose bytes are missing, or the one that they were written over.
-            Self::RegionBase => &[Checker::Bytes, Checker::Surroundings, Checker::Notification, Checker::Quiet],
+            Self::RegionBase => {
+                &[Checker::Bytes, Checker::Surroundings, Checker::Notification, Checker::Quiet]
+            }
             Self::EarlyNotification => &[Checker::Notification],
             Self::DoubleNotification | Self::NoNotification | Self::EndedTwice => &[Checker::ExactlyOnce],
             Self::NeverEnds => &[Checker::Deadline],

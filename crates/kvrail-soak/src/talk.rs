@@ -435,7 +435,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// Hexadecimal digits as bytes.
 pub(crate) fn bytes(hex: &str) -> Option<Vec<u8>> {
     let digits = hex.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     let digit = |d: u8| char::from(d).to_digit(16).map(|d| d as u8);

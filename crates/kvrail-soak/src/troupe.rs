@@ -252,8 +252,7 @@ impl Troupe {
         let tenant = self.actors[to].tenants[remote.region];
         let peer = self.actors[to].part.name.clone();
         let Errand { notify, timeout_ms, cancel_us, .. } = errand;
-        let posting =
-            Posting { id, peer, way, shape, local, remote, tenant, notify, timeout_ms, cancel_us };
+        let posting = Posting { id, peer, way, shape, local, remote, tenant, notify, timeout_ms, cancel_us };
         self.order(from, &Order::Post(posting));
         self.wait("a posting", ANSWER_MAX, |troupe| troupe.tracks[&id].posted)?;
         Ok(id)
@@ -278,7 +277,8 @@ impl Troupe {
                     Said::Word(word) => self.hear(actor, word),
                     Said::Gone if self.actors[actor].ended => {}
                     Said::Gone => {
-                        let status = self.actors[actor].mate.as_mut().and_then(|m| m.wait(Duration::from_secs(2)));
+                        let status =
+                            self.actors[actor].mate.as_mut().and_then(|m| m.wait(Duration::from_secs(2)));
                         let how = status.map_or_else(|| "it runs".into(), |status| status.to_string());
                         self.actors[actor].mate = None;
                         let cannot = format!("worker {actor} left by itself: {how}");
@@ -291,12 +291,7 @@ impl Troupe {
         self.cannot.take().map_or(Ok(()), Err)
     }
 
-    fn wait(
-        &mut self,
-        what: &str,
-        longest: Duration,
-        done: impl Fn(&Self) -> bool,
-    ) -> Result<(), String> {
+    fn wait(&mut self, what: &str, longest: Duration, done: impl Fn(&Self) -> bool) -> Result<(), String> {
         let until = Instant::now() + longest;
         while !done(self) {
             self.listen(Duration::from_millis(5))?;
@@ -323,8 +318,11 @@ impl Troupe {
             None => Find::Some,
         };
         for (order, rest) in [(Order::Settle { id, find }, REST), (Order::Release { id }, Duration::ZERO)] {
-            let living: Vec<usize> =
-                [(from, lives.0), (to, lives.1)].into_iter().filter(|(a, l)| *l != 0 && self.life(*a) == *l).map(|p| p.0).collect();
+            let living: Vec<usize> = [(from, lives.0), (to, lives.1)]
+                .into_iter()
+                .filter(|(a, l)| *l != 0 && self.life(*a) == *l)
+                .map(|p| p.0)
+                .collect();
             let wanted = living.len() as u32;
             self.tracks.entry(id).and_modify(|track| track.answers = 0);
             living.iter().for_each(|actor| self.order(*actor, &order));
@@ -343,7 +341,8 @@ impl Troupe {
                 self.actors[actor].extents[extent.region].give_back(extent.offset);
             }
         }
-        let (outcome, took) = track.ended.map_or((None, Duration::ZERO), |(outcome, took)| (Some(outcome), took));
+        let (outcome, took) =
+            track.ended.map_or((None, Duration::ZERO), |(outcome, took)| (Some(outcome), took));
         Ok(Finished { outcome, took, notified: track.notified, told: track.told, wrong: track.wrong })
     }
 
@@ -367,7 +366,13 @@ impl Troupe {
     ///
     /// # Errors
     /// What the library said.
-    pub fn burst(&mut self, from: usize, to: usize, count: u64, longest: Duration) -> Result<Duration, String> {
+    pub fn burst(
+        &mut self,
+        from: usize,
+        to: usize,
+        count: u64,
+        longest: Duration,
+    ) -> Result<Duration, String> {
         let peer = self.actors[to].part.name.clone();
         self.actors[from].burst = None;
         self.order(from, &Order::Burst { peer, count });
@@ -379,7 +384,13 @@ impl Troupe {
     ///
     /// # Errors
     /// What the library said.
-    pub fn visit(&mut self, from: usize, to: usize, count: u64, longest: Duration) -> Result<Duration, String> {
+    pub fn visit(
+        &mut self,
+        from: usize,
+        to: usize,
+        count: u64,
+        longest: Duration,
+    ) -> Result<Duration, String> {
         self.actors[to].metadata = None;
         self.order(to, &Order::Describe);
         self.wait("metadata", ANSWER_MAX, |troupe| troupe.actors[to].metadata.is_some())?;
@@ -443,7 +454,9 @@ impl Troupe {
                     track.wrong.push(format!("it had ended before: {earlier:?}"));
                 }
             }),
-            Word::Notified { id, .. } if !self.tracks.contains_key(&id) => *self.late.entry(id).or_default() += 1,
+            Word::Notified { id, .. } if !self.tracks.contains_key(&id) => {
+                *self.late.entry(id).or_default() += 1
+            }
             Word::Notified { id, wrong, .. } => self.of(id, |track| {
                 track.notified += 1;
                 let early = wrong.map(|wrong| format!("when its notification came, {wrong}"));

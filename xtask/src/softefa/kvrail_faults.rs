@@ -63,7 +63,11 @@ struct Trial {
 const WIDE: &[(u16, &str, &str)] = &[
     (4, "rail-down --node 0 --nic 1", "one of the initiator's four NICs dies"),
     (4, "rail-down --node 1", "all of the target's NICs die"),
-    (4, "black-hole --silent --node 0 --nic 2", "one of four NICs loses everything it sends, and nobody says so"),
+    (
+        4,
+        "black-hole --silent --node 0 --nic 2",
+        "one of four NICs loses everything it sends, and nobody says so",
+    ),
     (32, "", "nothing: the canary, on 32 rails"),
     (32, "rail-down --node 0 --nic 17", "one of the initiator's 32 NICs dies"),
     (32, "rail-down --node 1 --nic 5", "one of the target's 32 NICs dies"),
@@ -98,7 +102,8 @@ pub(super) fn run(args: &Args) -> Result<u8, String> {
     for trial in narrow.chain(wide).filter(wanted) {
         for provider in &args.provider {
             for op in &args.op {
-                let what = format!("{provider} {op} on {} rails under {}", trial.rails, called(&trial.scenario));
+                let what =
+                    format!("{provider} {op} on {} rails under {}", trial.rails, called(&trial.scenario));
                 match see(&programs, trial, provider, op) {
                     Ok(seen) if seen.wrong.is_empty() => {
                         tally.pass(&format!("{what}: {} | {} | {}", seen.during, seen.gone, seen.after));

@@ -77,7 +77,8 @@ pub(super) fn run(args: &Args) -> Result<u8, String> {
     let grounds: Vec<Ground> = if args.tcp {
         vec![Ground::Loopback]
     } else {
-        let ground = |provider: &String| Ground::Emulated { provider: provider.clone(), rails_max: args.rails };
+        let ground =
+            |provider: &String| Ground::Emulated { provider: provider.clone(), rails_max: args.rails };
         args.provider.iter().map(ground).collect()
     };
     if grounds.is_empty() {
@@ -118,13 +119,13 @@ fn soak<'a>(args: &Args, programs: &Programs, ground_of: impl Fn(u64) -> &'a Gro
                 break;
             }
         } else {
-            println!("round {rounds}, seed {seed}, {took:.1} s, rails {:?}: {}", schedule.rails, verdict.seen);
+            println!(
+                "round {rounds}, seed {seed}, {took:.1} s, rails {:?}: {}",
+                schedule.rails, verdict.seen
+            );
         }
     }
-    println!(
-        "{rounds} rounds in {:.0} s: {total}; {violations} violations",
-        began.elapsed().as_secs_f64()
-    );
+    println!("{rounds} rounds in {:.0} s: {total}; {violations} violations", began.elapsed().as_secs_f64());
     Ok(u8::from(violations > 0))
 }
 

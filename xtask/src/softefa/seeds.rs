@@ -79,14 +79,20 @@ pub(super) fn run(args: &Args) -> Result<u8, String> {
 
 fn say(seed: u64, script: &Script, verdict: &Verdict, args: &Args) {
     let fine = if verdict.is_fine() { "alike" } else { "DIFFERS" };
-    println!("seed {seed}: {fine}, {} of {} the same; {}", verdict.same(), verdict.lines.len(), script.summary());
+    println!(
+        "seed {seed}: {fine}, {} of {} the same; {}",
+        verdict.same(),
+        verdict.lines.len(),
+        script.summary()
+    );
     for what in &verdict.wrong {
         println!("  VIOLATION {what}");
     }
     for line in &verdict.lines {
         if args.every || line.simulated != line.emulated {
             let text = |end: Option<End>| end.map_or_else(|| "never ended".into(), |end| end.to_string());
-            let at = script.posted_at(line.number).map_or_else(|| "at last".into(), |at| format!("at {at} ms"));
+            let at =
+                script.posted_at(line.number).map_or_else(|| "at last".into(), |at| format!("at {at} ms"));
             let why = match line.why {
                 Some(why) => why,
                 None if line.simulated == line.emulated => "",
@@ -101,6 +107,9 @@ fn say(seed: u64, script: &Script, verdict: &Verdict, args: &Args) {
         }
     }
     if !verdict.is_fine() {
-        println!("  again: cargo xtask softefa seeds --from {seed} --count 1 --provider {} --every", args.provider);
+        println!(
+            "  again: cargo xtask softefa seeds --from {seed} --count 1 --provider {} --every",
+            args.provider
+        );
     }
 }

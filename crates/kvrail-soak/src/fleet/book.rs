@@ -20,15 +20,11 @@ pub(super) enum Stage {
     /// It moves.
     Moving,
     /// It has ended; both ends look at their bytes once this time has come.
-    Ended {
-        look_at: Instant,
-    },
+    Ended { look_at: Instant },
     /// They look.
     Settling,
     /// Nothing may move any more, and after this time that is looked at.
-    Resting {
-        until: Instant,
-    },
+    Resting { until: Instant },
     /// They look.
     Releasing,
 }
@@ -184,21 +180,22 @@ impl Book {
             ));
         }
         self.seen.notified += 1;
-        let (times, text, notify, failed, responder) = match (self.entries.get_mut(&id), self.past.get_mut(&id)) {
-            (Some(entry), _) => {
-                entry.notified += 1;
-                let failed = match &entry.outcome {
-                    Some(Outcome::Failed { class, .. }) => Some(*class),
-                    _ => None,
-                };
-                (entry.notified, entry.describe(id), entry.notify, failed, entry.responder)
-            }
-            (None, Some(past)) => {
-                past.notified += 1;
-                (past.notified, past.text.clone(), past.notify, past.failed, past.responder)
-            }
-            (None, None) => return Ok(()),
-        };
+        let (times, text, notify, failed, responder) =
+            match (self.entries.get_mut(&id), self.past.get_mut(&id)) {
+                (Some(entry), _) => {
+                    entry.notified += 1;
+                    let failed = match &entry.outcome {
+                        Some(Outcome::Failed { class, .. }) => Some(*class),
+                        _ => None,
+                    };
+                    (entry.notified, entry.describe(id), entry.notify, failed, entry.responder)
+                }
+                (None, Some(past)) => {
+                    past.notified += 1;
+                    (past.notified, past.text.clone(), past.notify, past.failed, past.responder)
+                }
+                (None, None) => return Ok(()),
+            };
         let once = |what: String| Err(Violation::new(Checker::ExactlyOnce, what));
         if responder != at {
             return once(format!("the notification of {text} came to node {}", at.0));

@@ -89,7 +89,12 @@ pub fn run(programs: &Programs, schedule: &Schedule, plant: Option<Plant>) -> Re
 ///
 /// # Errors
 /// The place cannot be set up.
-pub fn canary(programs: &Programs, ground: &Ground, seed: u64, plant: Plant) -> Result<(bool, Verdict), String> {
+pub fn canary(
+    programs: &Programs,
+    ground: &Ground,
+    seed: u64,
+    plant: Plant,
+) -> Result<(bool, Verdict), String> {
     let mut schedule = Schedule::calm(seed, ground);
     if plant == Plant::NeverEnds {
         schedule.legs = 1;

@@ -86,6 +86,10 @@ pub struct Schedule {
 
 /// Bytes of the two regions: odd, so that ends are not aligned.
 const REGIONS: [u64; 2] = [(24 << 20) + 333, (12 << 20) + 1];
+/// Every so many seeds the same processes go on for longer, so that what grows slowly is seen.
+const LONG_EVERY: u64 = 10;
+/// For so many legs.
+const LONG_LEGS: u32 = 12;
 /// Least time that a transfer is given, milliseconds, when it is not in a hurry.
 pub(super) const TIMEOUT_MS: u64 = 12_000;
 
@@ -130,7 +134,7 @@ impl Schedule {
                 message_ppm: rng.pick(&[0, 50_000]),
             },
             troubled: rng.chance(850_000),
-            legs: 3,
+            legs: if seed.is_multiple_of(LONG_EVERY) { LONG_LEGS } else { 3 },
             leg_ms: 2_500,
         }
     }

@@ -179,9 +179,7 @@ impl Weather {
         let struck: Vec<&Fault> = self
             .faults
             .iter()
-            .filter(|(fault, _, until)| {
-                since(*until) && !fault.only_delays() && fault.node.is_none_or(ours)
-            })
+            .filter(|(fault, _, until)| since(*until) && !fault.only_delays() && fault.node.is_none_or(ours))
             .map(|(fault, ..)| fault)
             .collect();
         match struck.as_slice() {

@@ -4,8 +4,8 @@
 //! other. So a difference is allowed where something that depends on the moment happened while the transfer was under way in either world,
 //! and only to the classes that it can lead to.
 
-use super::{End, Played, Script, Strike};
 use super::script::{STALL_MS, UNRESPONSIVE_MS};
+use super::{End, Played, Script, Strike};
 use crate::talk::Class;
 
 /// How long after the fault's own moment it still counts as having struck: when it is noticed.
@@ -64,14 +64,18 @@ pub fn compare(script: &Script, simulated: &Played, emulated: &Played) -> Verdic
     wrong.extend(emulated.wrong.iter().map(|what| format!("emulated: {what}")));
     let mut lines = Vec::new();
     for number in 0..script.posts.len() {
-        let (a, b) = (simulated.ends.get(number).copied().flatten(), emulated.ends.get(number).copied().flatten());
+        let (a, b) =
+            (simulated.ends.get(number).copied().flatten(), emulated.ends.get(number).copied().flatten());
         let (simulated, emulated) = (a.map(|(end, _)| end), b.map(|(end, _)| end));
         let took = a.map_or(0, |(_, ms)| ms).max(b.map_or(0, |(_, ms)| ms));
-        let why = (simulated != emulated).then(|| explain(script, number, simulated, emulated, took)).flatten();
+        let why =
+            (simulated != emulated).then(|| explain(script, number, simulated, emulated, took)).flatten();
         if number >= script.demanded {
             for (world, end) in [("simulator", simulated), ("emulated", emulated)] {
                 if end != Some(End::Done) {
-                    wrong.push(format!("{world}: transfer {number}, after everything had mended, ended as {end:?}"));
+                    wrong.push(format!(
+                        "{world}: transfer {number}, after everything had mended, ended as {end:?}"
+                    ));
                 }
             }
         }
@@ -102,10 +106,14 @@ fn explain(
     };
     // A process that dies ends its own transfers without a word, and its peer's in one of the ways to say that it is gone.
     let restarted = during(NOTICE_MS, &|strike| matches!(strike, Strike::Restart(_)));
-    if restarted && both(&|end| !matches!(end, End::Failed(Class::Cancelled | Class::Overshoot | Class::Other))) {
+    if restarted
+        && both(&|end| !matches!(end, End::Failed(Class::Cancelled | Class::Overshoot | Class::Other)))
+    {
         return Some("a process died meanwhile: what it had done by then is timing");
     }
-    let broken = |strike: Strike| !matches!(strike, Strike::Restart(_) | Strike::Late | Strike::Heal | Strike::RailUp(..));
+    let broken = |strike: Strike| {
+        !matches!(strike, Strike::Restart(_) | Strike::Late | Strike::Heal | Strike::RailUp(..))
+    };
     let ends_at_the_limit = both(&|end| {
         matches!(end, End::Done | End::Failed(Class::Deadline | Class::Unconfirmed | Class::PeerLost))
     });

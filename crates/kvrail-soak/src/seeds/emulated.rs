@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::script::{
-    LATE_US, PEER_TIMEOUT_MS, RATE_BPS, REGION, STALL_MS, TIMEOUT_MS, UNRESPONSIVE_MS,
-};
+use super::script::{LATE_US, PEER_TIMEOUT_MS, RATE_BPS, REGION, STALL_MS, TIMEOUT_MS, UNRESPONSIVE_MS};
 use super::{End, Event, Played, Script, Strike};
 use crate::fleet::{Emulated, Place, Programs, fabric_name};
 use crate::talk::{Part, Rails};

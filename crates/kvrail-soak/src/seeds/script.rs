@@ -174,7 +174,9 @@ impl Script {
 fn strike(trouble: &Trouble, rails: [usize; 2]) -> Option<Strike> {
     let here = |node: usize, rail: usize| (node < 2).then(|| (node, rail % rails[node]));
     match *trouble {
-        Trouble::Fabric(Fault::RailDown { node, rail }) => here(node, rail).map(|(n, r)| Strike::RailDown(n, r)),
+        Trouble::Fabric(Fault::RailDown { node, rail }) => {
+            here(node, rail).map(|(n, r)| Strike::RailDown(n, r))
+        }
         Trouble::Fabric(Fault::RailSilent { node, rail }) => {
             here(node, rail).map(|(n, r)| Strike::RailSilent(n, r))
         }

@@ -13,9 +13,7 @@ use kvrail_sim::fabric::{NodeSpec, SimFabric, SimTransport};
 use kvrail_sim::model::{Chaos, Fault, MS, Model, US};
 use kvrail_sim::rng::{Rng, mix};
 
-use super::script::{
-    LATE_US, PEER_TIMEOUT_MS, RATE_BPS, REGION, STALL_MS, TIMEOUT_MS, UNRESPONSIVE_MS,
-};
+use super::script::{LATE_US, PEER_TIMEOUT_MS, RATE_BPS, REGION, STALL_MS, TIMEOUT_MS, UNRESPONSIVE_MS};
 use super::{End, Event, Played, Script, Strike};
 use crate::fleet::Extents;
 use crate::layout::Layout;
@@ -125,7 +123,8 @@ pub fn play(script: &Script) -> Played {
         reset_replaces_endpoint: true,
         ..Model::default()
     };
-    let nodes = script.rails.map(|rails| NodeSpec { rails: vec![RATE_BPS; rails], memory: REGION, sockets: 1 });
+    let nodes =
+        script.rails.map(|rails| NodeSpec { rails: vec![RATE_BPS; rails], memory: REGION, sockets: 1 });
     let fabric = SimFabric::new(mix(script.seed ^ 0xFAB), model, nodes.to_vec(), false);
     let count = script.posts.len();
     let mut world = World {
@@ -337,7 +336,8 @@ impl World<'_> {
             }
         };
         let (source, target) = if post.way == Way::Write { (a, b) } else { (b, a) };
-        let at = |node: usize| if node == a { (local, layout.local_bytes) } else { (remote, layout.remote_bytes) };
+        let at =
+            |node: usize| if node == a { (local, layout.local_bytes) } else { (remote, layout.remote_bytes) };
         for (node, moved) in [(source, true), (target, false)] {
             let (offset, bytes) = at(node);
             let mut extent = vec![0; bytes as usize];
@@ -447,13 +447,15 @@ impl World<'_> {
                 let number = (0..self.moves.len())
                     .find(|number| self.script.posts[*number].from == node && of(&self.moves[*number]));
                 let Some(number) = number else {
-                    return self.wrong(format!("node {node} ended a transfer that was never posted, or twice"));
+                    return self
+                        .wrong(format!("node {node} ended a transfer that was never posted, or twice"));
                 };
                 let end = result.map_or_else(|error| End::Failed(Class::of_engine(&error)), |_| End::Done);
                 self.end(number, end);
             }
             EngineEvent::Notification { message, .. } => {
-                let number = message.try_into().map_or(usize::MAX, |m: [u8; 8]| u64::from_le_bytes(m) as usize);
+                let number =
+                    message.try_into().map_or(usize::MAX, |m: [u8; 8]| u64::from_le_bytes(m) as usize);
                 self.notified(number);
             }
             EngineEvent::PeerLost { .. } => {

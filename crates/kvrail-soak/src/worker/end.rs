@@ -163,14 +163,7 @@ impl End {
     }
 
     /// Says what is wrong in a window: the first byte and how many.
-    fn describe(
-        &self,
-        at: u64,
-        seen: &[u8],
-        wanted: &[u8],
-        poison: &[u8],
-        find: Find,
-    ) -> Option<Violation> {
+    fn describe(&self, at: u64, seen: &[u8], wanted: &[u8], poison: &[u8], find: Find) -> Option<Violation> {
         let bad = |i: usize| seen[i] != wanted[i] && !(find == Find::Some && seen[i] == poison[i]);
         let first = (0..seen.len()).find(|i| bad(*i))?;
         let count = (first..seen.len()).filter(|i| bad(*i)).count();

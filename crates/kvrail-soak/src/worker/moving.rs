@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use kvrail::{Descriptors, Hints, Plan, PostError, PrepareError, Slice, Transfer};
 use kvrail::engine_error::{PlanError, PostTransferError};
+use kvrail::{Descriptors, Hints, Plan, PostError, PrepareError, Slice, Transfer};
 
 use super::end::{End, Place, Role, Side};
 use super::{Worker, message};
@@ -92,9 +92,9 @@ impl Worker {
         let gone = || Refusal(Class::UnknownPeer, format!("{} is not known", posting.peer));
         let peer = self.agent.peer(&posting.peer).ok_or_else(gone)?;
         let regions = peer.regions();
-        let remote = regions.iter().find(|r| {
-            r.id.0 == posting.tenant.id && r.generation.0 == posting.tenant.generation
-        });
+        let remote = regions
+            .iter()
+            .find(|r| r.id.0 == posting.tenant.id && r.generation.0 == posting.tenant.generation);
         let stale = || Refusal(Class::StaleRegion, format!("{:?} is not known", posting.tenant));
         let remote = remote.ok_or_else(stale)?;
         let (ours, theirs) = slices(
@@ -218,7 +218,11 @@ fn slices(
 ) -> Result<(Descriptors, Descriptors), Refusal> {
     let last = layout.spans.len() - 1;
     let len = |i: usize, len: u64| {
-        if plant == Some(Plant::ShortTail) && i == last && (len > 1 || last == 0) { len.max(2) - 1 } else { len }
+        if plant == Some(Plant::ShortTail) && i == last && (len > 1 || last == 0) {
+            len.max(2) - 1
+        } else {
+            len
+        }
     };
     let spans = || layout.spans.iter().enumerate();
     let local = spans().map(|(i, s)| ours(s.local, len(i, s.len))).collect::<Result<Vec<_>, _>>()?;
