@@ -160,6 +160,11 @@ impl Schedule {
         schedule
     }
 
+    /// The provider has pools of packets of its own, which fill as packets come.
+    pub(super) fn keeps_packet_pools(&self) -> bool {
+        matches!(&self.ground, Ground::Emulated { provider, .. } if provider == "efa")
+    }
+
     /// What goes wrong in a leg, by time in milliseconds.
     #[must_use]
     pub fn acts(&self, leg: u32) -> Vec<(u64, Act)> {
