@@ -377,8 +377,8 @@ impl<H: Hazards> Engine<H> {
         if !state.is_up() {
             return;
         }
-        let backoff = self.config.route_retry;
         let route = state.route;
+        let backoff = peer.routes.patience(index, now, self.config.route_retry);
         peer.routes.set_down(index, now + backoff, backoff);
         self.timer = self.timer.min(now + backoff);
         peer.channel.route_failed(route);
