@@ -45,6 +45,8 @@ fn run(libfabric: &Libfabric, &(name, provider, rails, properties): &Lane) -> bo
         .args([WORD, provider, rails])
         .args(properties)
         .env("KVRAIL_LIBFABRIC", &libfabric.directory)
+        // The provider `efa` touches 73 MB of receives for each endpoint otherwise, which outlasts patience on a loaded host.
+        .env("FI_EFA_RX_SIZE", "512")
         .output()
         .expect("kvrail starts");
     let said = String::from_utf8_lossy(&ended.stdout);

@@ -35,11 +35,6 @@ const SENDS: usize = 128;
 /// Immediates that a rail holds unread where they take no receive, and the queue has room for them.
 const IMMEDIATES: u32 = 8_192;
 
-/// Receives of the provider `efa`'s own, below ours: of a packet's length each, all touched and registered at the first
-/// poll. Its default of 8,192 is 73 MB a rail, 2.3 GB at 32 rails, and takes seconds on a loaded host, in which no peer is
-/// answered. A sender that finds none is held back.
-const EFA_RECEIVES: usize = 512;
-
 /// Part of the posted receives that is kept for messages where immediates take receives.
 const MESSAGES_PART: u32 = 4;
 
@@ -261,10 +256,7 @@ fn open_rail(
 ) -> Result<Rail, OpenError> {
     let failed = |error: &FabricError| call(error, &chosen.name);
     let open_domain = || -> Result<(Fabric, kvrail_sys::libfabric::Domain, Info), OpenError> {
-        let mut info = entry.to_owned().map_err(|error| failed(&error))?;
-        if provider == "efa" {
-            info = info.edit().rx_size(EFA_RECEIVES).done();
-        }
+        let info = entry.to_owned().map_err(|error| failed(&error))?;
         let fabric = Fabric::open(&info).map_err(|error| failed(&error))?;
         // SAFETY: the domain and all that stands on it belong to one rail, which belongs to one transport: one owner, so
         // one thread at a time, which is what the strictest level asks for.
