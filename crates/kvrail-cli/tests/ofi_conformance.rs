@@ -5,6 +5,8 @@
 //! cargo's test harness that people use: filters, `--exact`, `--list`. Skipped, and said so, where no libfabric with EFA is
 //! to be had.
 
+// Without cargo's harness the unit tests of what it includes are not there, and what they import is unused.
+#[allow(unused_imports)]
 mod nodes;
 // The suite is a program of the transport's tests.
 #[path = "../../kvrail-transport/tests/common/ofi_suite.rs"]
