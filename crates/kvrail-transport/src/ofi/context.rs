@@ -80,7 +80,7 @@ impl<T> Contexts<T> {
     pub(super) fn index_of(&self, context: *mut c_void) -> Option<u32> {
         let offset = context.addr().wrapping_sub(self.rooms.as_ptr().addr());
         let index = offset / ROOM_BYTES;
-        (index < self.rooms.len() && offset % ROOM_BYTES == 0).then_some(index as u32)
+        (index < self.rooms.len() && offset.is_multiple_of(ROOM_BYTES)).then_some(index as u32)
     }
 
     /// Ends the use of all of them.

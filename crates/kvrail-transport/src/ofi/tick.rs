@@ -173,9 +173,8 @@ impl Ofi {
         let covered = import.filter(|&import| {
             self.imports.get(import).is_some_and(|known| peer.has_revoked(region, known.generation))
         });
-        match covered {
-            Some(import) => self.end_import(import),
-            None => {}
+        if let Some(import) = covered {
+            self.end_import(import);
         }
         self.answer_revocations(id);
     }
