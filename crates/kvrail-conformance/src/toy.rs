@@ -233,6 +233,7 @@ impl World for ToyWorld {
             op_bytes_max: 1 << 20,
             message_bytes_max: MESSAGE_BYTES_MIN,
             ops_in_flight_max: QUEUE as u32,
+            turn_ops_max: u32::MAX,
             receives_max: INBOX as u32,
             linger: Duration::ZERO,
             stall_timeout: Duration::from_millis(100),

@@ -38,6 +38,7 @@ impl Null {
             op_bytes_max: 1 << 20,
             message_bytes_max: 1 << 16,
             ops_in_flight_max: 1 << 20,
+            turn_ops_max: u32::MAX,
             receives_max: 1 << 16,
             linger: Duration::ZERO,
             stall_timeout: Duration::from_secs(5),

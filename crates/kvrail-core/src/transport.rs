@@ -70,6 +70,10 @@ pub struct Caps {
     pub message_bytes_max: usize,
     /// Ops in flight per local rail: the send queue, and the completion queue behind it (KR-8).
     pub ops_in_flight_max: u32,
+    /// Ops that the rails together are handed in one turn of the engine; rails with work share them. Small where an op
+    /// costs the posting thread a call: rails then start together, completions are read in between, and a posting returns
+    /// soon. [`u32::MAX`] where a batch is worth the more the longer it is (a copy by this thread).
+    pub turn_ops_max: u32,
     /// Immediates of all peers that a local rail can hold unread, beside the receives posted for messages: what the
     /// engine may grant as credit (KR-8). Messages need none: beyond the receives posted the fabric holds them back
     /// at their sender ([`OpError::ReceiverNotReady`] at worst), and the sender repeats them.

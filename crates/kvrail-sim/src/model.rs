@@ -49,6 +49,8 @@ pub struct Model {
     pub message_bytes_max: usize,
     /// Send queue per rail.
     pub ops_in_flight_max: u32,
+    /// Ops that all rails together are handed in one turn.
+    pub turn_ops_max: u32,
     /// Messages on their way per rail.
     pub sends_in_flight_max: u32,
     /// Receives posted per rail: unread immediates and messages.
@@ -85,6 +87,7 @@ impl Default for Model {
             op_bytes_max: 1 << 30,
             message_bytes_max: 16 << 10,
             ops_in_flight_max: 4096,
+            turn_ops_max: 512,
             sends_in_flight_max: 64,
             receives_max: 4096,
             poll_budget: 256,

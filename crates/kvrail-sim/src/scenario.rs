@@ -165,6 +165,7 @@ fn model(rng: &mut Rng) -> Model {
         receives_max: rng.pick(&[16, 16, 32, 64, 512]),
         poll_budget: rng.pick(&[1, 8, 256]),
         target_knows_initiator: rng.chance(500_000),
+        turn_ops_max: rng.pick(&[1, 8, 64, u32::MAX]),
         reset_replaces_endpoint,
         ..Model::default()
     }

@@ -226,6 +226,7 @@ fn null() -> TransportConfig {
         op_bytes_max: 1 << 20,
         message_bytes_max: MESSAGE_BYTES_MIN,
         ops_in_flight_max: 1 << 16,
+        turn_ops_max: u32::MAX,
         receives_max: 1 << 16,
         linger: Duration::ZERO,
         stall_timeout: Duration::from_secs(10),

@@ -47,12 +47,18 @@ impl<H: Hazards> Engine<H> {
     /// Posts the transfers that have work, rail by rail, in turn within a rail.
     fn post_ready(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
         let mut worked = false;
+        let busy = self.rails.iter().filter(|rail| !rail.ready.is_empty()).count() as u32;
+        let share = self.caps.turn_ops_max.div_ceil(busy.max(1));
         for rail in 0..self.rails.len() {
-            while let Some(token) = self.rails[rail].ready.pop_front() {
-                match self.post_some(now, transport, rail, token) {
+            let mut room = share;
+            while room > 0
+                && let Some(token) = self.rails[rail].ready.pop_front()
+            {
+                match self.post_some(now, transport, rail, token, room) {
                     Posted::Nothing => {}
-                    Posted::More => {
+                    Posted::More(some) => {
                         worked = true;
+                        room -= some;
                         self.requeue(rail, token);
                     }
                     Posted::Full(some) => {
@@ -73,8 +79,15 @@ impl<H: Hazards> Engine<H> {
         }
     }
 
-    /// Posts one batch of a transfer on a rail.
-    fn post_some(&mut self, now: Time, transport: &mut dyn Transport, rail: usize, token: Token) -> Posted {
+    /// Posts one batch of a transfer on a rail, of at most `room` ops.
+    fn post_some(
+        &mut self,
+        now: Time,
+        transport: &mut dyn Transport,
+        rail: usize,
+        token: Token,
+        room: u32,
+    ) -> Posted {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else {
             return Posted::Nothing;
         };
@@ -91,6 +104,7 @@ impl<H: Hazards> Engine<H> {
         let Some(at) = transfer.work.iter().position(mine) else { return Posted::Nothing };
         let work = transfer.work[at];
         let mut count = (work.end - work.next).min(self.caps.ops_in_flight_max - self.rails[rail].in_flight);
+        count = count.min(room);
         let routes = transfer.work.len().min(peer.routes.first()) as u32;
         let route = &mut peer.routes[usize::from(work.route)];
         if transfer.round.is_some() {
@@ -158,7 +172,7 @@ impl<H: Hazards> Engine<H> {
         if transfer.work[at].next == work.end {
             transfer.work.swap_remove(at);
         }
-        if taken < ops.len() { Posted::Full(true) } else { Posted::More }
+        if taken < ops.len() { Posted::Full(true) } else { Posted::More(count) }
     }
 
     /// Takes in one event of the transport.
@@ -363,8 +377,8 @@ impl<H: Hazards> Engine<H> {
         if !state.is_up() {
             return;
         }
-        let backoff = self.config.route_retry;
         let route = state.route;
+        let backoff = peer.routes.patience(index, now, self.config.route_retry);
         peer.routes.set_down(index, now + backoff, backoff);
         self.timer = self.timer.min(now + backoff);
         peer.channel.route_failed(route);
@@ -596,8 +610,8 @@ const CREDIT_ASKED_SOON: Duration = Duration::from_millis(1);
 enum Posted {
     /// No work for this rail (any more).
     Nothing,
-    /// There may be more work for this rail.
-    More,
+    /// So many were taken; there may be more work for this rail.
+    More(u32),
     /// The rail, or the peer's credit, takes no more now; whether it took some.
     Full(bool),
 }

@@ -45,11 +45,17 @@ pub(super) struct RouteState {
     pub(super) probe: u64,
     /// A plan was made for it (or it is one of the first): worth a probe when its rails work again.
     planned: bool,
+    /// When it last came up again, and how long the wait between probes had grown until then.
+    up_again: Option<(Time, Duration)>,
 }
+
+/// A route that fails within so many times its last wait goes on with that wait: it carries messages and fails ops,
+/// and would otherwise go up and down with every probe.
+const FLAPPING: u32 = 16;
 
 impl RouteState {
     fn new(route: Route, health: Health, planned: bool) -> Self {
-        Self { route, health, in_flight: 0, progress_at: Time::ZERO, probe: 0, planned }
+        Self { route, health, in_flight: 0, progress_at: Time::ZERO, probe: 0, planned, up_again: None }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -237,6 +243,14 @@ impl Routes {
 
     // --- probing ---
 
+    /// How long a route that fails now waits for its first probe, if not longer than `first` is the rule.
+    pub(super) fn patience(&self, index: usize, now: Time, first: Duration) -> Duration {
+        match self.states[index].up_again {
+            Some((at, wait)) if now.since(at) < wait * FLAPPING => wait.max(first),
+            _ => first,
+        }
+    }
+
     pub(super) fn set_down(&mut self, index: usize, probe_at: Time, backoff: Duration) {
         self.states[index].health = Health::Down { probe_at, backoff };
         self.probe_due = self.probe_due.min(probe_at);
@@ -280,6 +294,9 @@ impl Routes {
 
     /// A route works: those that rest and whose rails are now both on one that does are probed.
     pub(super) fn set_up(&mut self, index: usize, now: Time, backoff: Duration) {
+        if let Health::Down { backoff, .. } = self.states[index].health {
+            self.states[index].up_again = Some((now, backoff));
+        }
         self.states[index].health = Health::Up;
         self.states[index].progress_at = now;
         if self.further.is_empty() {
@@ -410,6 +427,23 @@ mod tests {
             due.push(routes[index].route);
         }
         due
+    }
+
+    #[test]
+    fn a_route_that_fails_right_after_it_came_up_waits_longer_each_time() {
+        let (_, mut routes) = routes(2, 2);
+        let (mut now, mut waits) = (Time::ZERO, Vec::new());
+        for _ in 0..12 {
+            let wait = routes.patience(0, now, MS);
+            waits.push(wait.as_millis());
+            routes.set_down(0, now + wait, wait);
+            now = now + wait;
+            due(&mut routes, now);
+            routes.set_up(0, now, MS);
+            now = now + MS;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 100, 100]);
+        assert_eq!(routes.patience(0, now + MS * 1600, MS), MS, "it has proved itself");
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl SimTransport {
             op_bytes_max: model.op_bytes_max,
             message_bytes_max: model.message_bytes_max,
             ops_in_flight_max: model.ops_in_flight_max,
+            turn_ops_max: model.turn_ops_max,
             receives_max: model.receives_max,
             linger: model.linger(),
             stall_timeout: core::time::Duration::from_nanos(model.stall_timeout),

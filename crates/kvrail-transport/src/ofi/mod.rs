@@ -39,9 +39,9 @@
 //!
 //! # Control memory
 //! Receives and sends of 1 KiB and 64 bytes of context for each op: 1.4 MiB a rail with the default settings, 45 MiB at 32
-//! rails, plus what the provider itself allocates: `efa` posts 8,192 receives of a packet's length for each endpoint at its first
-//! poll, 73 MB a rail, whatever queue it is asked for (2.5.1). At 32 rails on a loaded host that takes seconds, in which no peer is
-//! answered; `FI_EFA_RX_SIZE=512` in the environment bounds it. `efa-direct` has no such buffers.
+//! rails, plus what the provider itself allocates: `efa` 2.5.1 posts 8,192 receives of a packet's length for each endpoint at its
+//! first poll, 73 MB a rail, whatever queue the endpoint is opened with. At 32 rails on a loaded host that takes seconds, in which
+//! no peer is answered; `FI_EFA_RX_SIZE=512` in the environment bounds it. `efa-direct` has no such buffers.
 
 pub mod address;
 mod book;

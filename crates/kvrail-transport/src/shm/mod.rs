@@ -209,6 +209,7 @@ impl Shm {
             op_bytes_max: OP_BYTES_MAX,
             message_bytes_max: MESSAGE_BYTES_MIN,
             ops_in_flight_max: 1 << 16,
+            turn_ops_max: u32::MAX,
             receives_max: 1 << 16,
             linger: Duration::ZERO,
             stall_timeout: config.stall_timeout,

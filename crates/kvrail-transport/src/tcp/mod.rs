@@ -174,6 +174,7 @@ impl Tcp {
             op_bytes_max: OP_BYTES_MAX,
             message_bytes_max: MESSAGE_BYTES_MAX as usize,
             ops_in_flight_max: config.ops_in_flight_max,
+            turn_ops_max: u32::MAX,
             // Unread messages wait in the kernel's buffers and stop their sender: nothing can overflow.
             receives_max: 1 << 20,
             linger: Duration::ZERO,

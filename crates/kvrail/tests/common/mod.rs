@@ -74,6 +74,7 @@ impl Net {
             op_bytes_max: 1 << 20,
             message_bytes_max: MESSAGE_BYTES_MIN,
             ops_in_flight_max: 1024,
+            turn_ops_max: u32::MAX,
             receives_max: 1024,
             linger: Duration::ZERO,
             stall_timeout: Duration::from_millis(40),
