@@ -413,7 +413,8 @@ fn document(table: &[Seen], nixl: &BTreeMap<(String, String), String>, libfabric
         "| Fault | What it stands for | Rails | Provider | Op | kvrail: the transfer under it | When it is gone | The next \
          transfer | What the error says | NIXL under the same fault |\n|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    // Providers and operations that fare the same share a row.
+    // Providers and operations that fare the same but for figures share a row, with those of the first.
+    let shape = |text: &str| -> String { text.chars().filter(|c| !c.is_ascii_digit()).collect() };
     let mut rows: Vec<(String, Vec<String>, Vec<String>, String)> = Vec::new();
     for seen in table {
         let name = called(&seen.trial.scenario);
@@ -424,7 +425,7 @@ fn document(table: &[Seen], nixl: &BTreeMap<(String, String), String>, libfabric
             "not in its table".into()
         };
         let tail = format!("{} | {} | {} | {} | {nixl}", seen.during, seen.gone, seen.after, seen.words);
-        match rows.iter_mut().find(|(same, .., fared)| *same == head && *fared == tail) {
+        match rows.iter_mut().find(|(same, .., fared)| *same == head && shape(fared) == shape(&tail)) {
             Some((_, providers, ops, _)) => {
                 if !providers.contains(&seen.provider) {
                     providers.push(seen.provider.clone());

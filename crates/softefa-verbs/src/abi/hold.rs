@@ -71,24 +71,22 @@ mod tests {
 
     #[test]
     fn turns_exclude_each_other() {
-        let hold = Arc::new((Hold::new(), std::cell::Cell::new(0u64)));
-        struct Shared(Arc<(Hold, std::cell::Cell<u64>)>);
-        // SAFETY: the cell is touched by the thread that has the turn.
-        unsafe impl Send for Shared {}
+        let shared = Arc::new((Hold::new(), AtomicUsize::new(0)));
         let threads: Vec<_> = (0..4)
             .map(|_| {
-                let shared = Shared(hold.clone());
+                let shared = shared.clone();
                 thread::spawn(move || {
-                    let shared = shared;
                     for _ in 0..10_000 {
-                        shared.0.0.take();
-                        shared.0.1.set(shared.0.1.get() + 1);
-                        shared.0.0.release();
+                        shared.0.take();
+                        // Two steps: others would come between them.
+                        let count = shared.1.load(Ordering::Relaxed);
+                        shared.1.store(count + 1, Ordering::Relaxed);
+                        shared.0.release();
                     }
                 })
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        assert_eq!(hold.1.get(), 40_000);
+        assert_eq!(shared.1.load(Ordering::Relaxed), 40_000);
     }
 }
