@@ -16,6 +16,9 @@ const BITES: u64 = 4;
 /// How long after the end a planted late write begins: the target has been poisoned again by then.
 const STALE_AFTER: Duration = Duration::from_millis(40);
 
+/// How much earlier than its bytes a planted notification is sent.
+const EARLY_BY: Duration = Duration::from_millis(20);
+
 /// A transfer in flight.
 pub(super) struct Moving {
     transfer: Option<Transfer>,
@@ -121,7 +124,11 @@ impl Worker {
         };
         post = post.timeout(Duration::from_millis(posting.timeout_ms));
         match plant {
-            Some(Plant::EarlyNotification) => say(1),
+            Some(Plant::EarlyNotification) => {
+                say(1);
+                // It must win the race with the bytes, also on a busy machine.
+                std::thread::sleep(EARLY_BY);
+            }
             Some(Plant::NoNotification) => {}
             _ if posting.notify => post = post.notify(message(b'N', posting.id)),
             _ => {}
