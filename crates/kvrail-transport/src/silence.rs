@@ -67,7 +67,14 @@ pub enum Cause {
         /// Ops and messages posted.
         posted: u64,
     },
-    /// Packets go both ways, or the peer's NIC acknowledges: the fabric works, and the peer's process does not answer.
+    /// The peer's packets arrive and nothing that was sent was acknowledged: one direction is blocked.
+    NothingArrives {
+        /// Packets sent.
+        sent: u64,
+        /// Packets received.
+        received: u64,
+    },
+    /// Packets go both ways, and the peer's NIC acknowledges: the fabric works, and the peer's process does not answer.
     PeerDoesNotAnswer {
         /// Packets sent.
         sent: u64,
@@ -137,7 +144,9 @@ pub fn probable_cause(rails: &[Growth]) -> Cause {
     let alive = with(&[Sign::Alive]);
     let dead = with(&[Sign::NothingReturns, Sign::NothingLeaves]);
     if !alive.is_empty() {
-        return if dead.is_empty() {
+        return if dead.is_empty() && completed == 0 && posted > 0 && sent > 0 {
+            Cause::NothingArrives { sent, received }
+        } else if dead.is_empty() {
             Cause::PeerDoesNotAnswer { sent, received, completed }
         } else {
             Cause::SomeRails { dead, alive }
@@ -184,6 +193,11 @@ impl fmt::Display for Cause {
                 "{posted} operations were posted and the devices sent no packet: probably the wrong device, or one \
                  that is not configured"
             ),
+            Self::NothingArrives { sent, received } => write!(
+                f,
+                "{received} packets came in, and none of the {sent} sent was acknowledged: what this host sends is \
+                 probably dropped on its way"
+            ),
             Self::PeerDoesNotAnswer { sent, received, completed } => write!(
                 f,
                 "the fabric works ({sent} packets sent, {received} received, {completed} operations done): the \
@@ -223,6 +237,10 @@ impl Cause {
                 "is this the device that was meant: the start log lists the rails with their NICs",
                 "is the port active, and its driver bound: ports/1/state below /sys/class/infiniband",
             ],
+            Self::NothingArrives { .. } => &[
+                "this host's security group needs an egress rule to itself; 0.0.0.0/0 does not cover EFA",
+                "the peer's needs an inbound rule from this host's: all traffic",
+            ],
             Self::PeerDoesNotAnswer { .. } => &[
                 "look at the peer's process: stopped, in a long kernel call, or not polling",
                 "the counters belong to the device: other processes' packets count too",
@@ -254,6 +272,15 @@ mod tests {
 
     fn cause(before: &[RailCounters], after: &[RailCounters]) -> Cause {
         probable_cause_between(before, after)
+    }
+
+    #[test]
+    fn a_direction_that_is_blocked_is_told_from_a_peer_that_does_not_answer() {
+        let blocked = cause(&[], &[counters(9, 0, Some((27, 10)))]);
+        assert_eq!(blocked, Cause::NothingArrives { sent: 27, received: 10 });
+        assert!(blocked.hints()[0].contains("egress"));
+        let stopped = cause(&[], &[counters(9, 4, Some((27, 10)))]);
+        assert!(matches!(stopped, Cause::PeerDoesNotAnswer { completed: 4, .. }));
     }
 
     #[test]
