@@ -368,3 +368,45 @@ fn rails_count_what_goes_over_them() {
     assert_eq!((counters[1].posted, counters.len()), (0, 2));
     assert!(counters[0].device.is_some(), "an interface counts packets");
 }
+
+/// Set in the process that ends.
+const ENDS: &str = "KVRAIL_TEST_PROCESS_ENDS";
+
+#[test]
+fn a_process_may_end_while_another_thread_polls_its_transports() {
+    let name = "a_process_may_end_while_another_thread_polls_its_transports";
+    if std::env::var_os(ENDS).is_some() {
+        return end_while_polled();
+    }
+    for _ in 0..10 {
+        let program = std::env::current_exe().expect("this program has a file");
+        let ended = std::process::Command::new(program)
+            .args(["--exact", name, "--nocapture"])
+            .env(ENDS, "1")
+            .output()
+            .expect("it starts");
+        assert!(ended.status.success(), "{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+    }
+}
+
+/// Two sides that write to each other without an end, on a thread that nobody joins, until `exit` is called.
+fn end_while_polled() {
+    let (moved, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let Some((mut a, mut b)) = pair(&config()) else { return drop(moved) };
+        loop {
+            for (side, peer) in [(&mut a, B), (&mut b, A)] {
+                let now = side.now();
+                let _ = side.ofi.send(now, peer, ROUTE, &[7; 2_000]);
+                side.poll();
+                side.events.clear();
+                let _ = side.ofi.arm();
+            }
+            let _ = moved.send(());
+        }
+    });
+    // Until it moves, or until it is known that there is no libfabric.
+    let _ = heard.recv_timeout(PATIENCE);
+    std::thread::sleep(Duration::from_millis(5));
+    std::process::exit(0);
+}

@@ -131,6 +131,13 @@ impl Turn<'_> {
         state.engine.drive(now, &mut *state.fabric)
     }
 
+    /// The beginning of a round: posts, and looks at nothing.
+    #[inline]
+    pub(crate) fn launch(&mut self, now: Time) {
+        let state = &mut **self;
+        state.engine.launch(now, &mut *state.fabric);
+    }
+
     /// Hands the engine's events to those whom they concern. `now` spares a reading of the clock.
     #[inline]
     pub(crate) fn settle(&mut self, mut now: Option<Time>) {

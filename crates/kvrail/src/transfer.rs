@@ -321,9 +321,12 @@ impl PlanInner {
         turn.expect(token, completion());
         let inline =
             core.progress == Progress::Inline || self.plan.bytes() <= core.config.value(Id::InlineBytes);
-        if inline {
+        if inline && self.plan.ops().len() as u64 > u64::from(turn.fabric.caps().turn_ops_max) {
+            turn.launch(started);
+        } else if inline {
             turn.advance(started);
-        } else {
+        }
+        if !inline || core.progress == Progress::Thread && turn.engine.has_unposted() {
             turn.leave_to_driver();
         }
         let posted = core.clock.now();

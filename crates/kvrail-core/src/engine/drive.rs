@@ -4,6 +4,8 @@ use super::*;
 use crate::id::RailSet;
 use crate::transport::{Batch, PostError};
 
+/// What part of a turn's ops a launch posts: enough to keep rails busy until the first turn.
+const LAUNCH_SHARE: u32 = 8;
 /// Times that one drive sends what is owed and takes in what that brought.
 const FLUSHES_MAX: usize = 16;
 
@@ -11,12 +13,12 @@ impl<H: Hazards> Engine<H> {
     /// Makes progress. Returns true when something happened: call again before sleeping. `now` never goes back.
     pub fn drive(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
         self.now = self.now.max(now);
-        let mut worked = self.post_ready(now, transport);
+        let mut worked = self.post_ready(now, transport, self.caps.turn_ops_max);
         worked |= self.take_in(now, transport);
-        if self.rails.iter().any(|rail| !rail.ready.is_empty()) {
+        if self.has_unposted() {
             // What was refused may be taken now: the poll made room, or the fabric learned what it lacked, and no
             // event says so. Nobody else would try before the next event.
-            worked |= self.post_ready(now, transport);
+            worked |= self.post_ready(now, transport, self.caps.turn_ops_max);
         }
         if now >= self.timer {
             self.handle_timeout(now, transport);
@@ -33,6 +35,19 @@ impl<H: Hazards> Engine<H> {
         worked
     }
 
+    /// Posts a part of what one turn may take, and does nothing else: the beginning of a transfer that needs many turns,
+    /// whose poster wants to return. [`Engine::drive`] goes on with it.
+    pub fn launch(&mut self, now: Time, transport: &mut dyn Transport) {
+        self.now = self.now.max(now);
+        self.post_ready(now, transport, (self.caps.turn_ops_max / LAUNCH_SHARE).max(1));
+    }
+
+    /// Whether ops wait to be posted on a rail that may take them.
+    #[must_use]
+    pub fn has_unposted(&self) -> bool {
+        self.rails.iter().any(|rail| !rail.ready.is_empty())
+    }
+
     fn take_in(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
         let mut events = core::mem::take(&mut self.events);
         transport.poll(now, &mut events);
@@ -45,10 +60,10 @@ impl<H: Hazards> Engine<H> {
     }
 
     /// Posts the transfers that have work, rail by rail, in turn within a rail.
-    fn post_ready(&mut self, now: Time, transport: &mut dyn Transport) -> bool {
+    fn post_ready(&mut self, now: Time, transport: &mut dyn Transport, ops_max: u32) -> bool {
         let mut worked = false;
         let busy = self.rails.iter().filter(|rail| !rail.ready.is_empty()).count() as u32;
-        let share = self.caps.turn_ops_max.div_ceil(busy.max(1));
+        let share = ops_max.div_ceil(busy.max(1));
         for rail in 0..self.rails.len() {
             let mut room = share;
             while room > 0

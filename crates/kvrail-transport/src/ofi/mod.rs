@@ -48,6 +48,7 @@ mod book;
 pub mod config;
 mod context;
 pub mod counters;
+mod ending;
 mod endpoint;
 pub mod error;
 pub mod evidence;
@@ -83,6 +84,7 @@ pub use region::RegistrationCost;
 use crate::Fabric;
 use address::{Address, RailAddress};
 use book::Introduction;
+use ending::{Gate, pass};
 use endpoint::Shape;
 use facts::RailState;
 use fragment::Reassembly;
@@ -109,6 +111,7 @@ struct Manners {
 ///
 /// Fields drop in this order: rails (whose endpoints let go of all memory) before the regions' registrations.
 pub struct Ofi {
+    gate: &'static Gate,
     rails: Vec<Rail>,
     regions: Vec<Option<Box<Region>>>,
     imports: Imports,
@@ -196,7 +199,15 @@ impl Ofi {
         let start = random().map_err(|error| system("getrandom", error))? as u64;
         // Keys of messages' memory are chosen before it is known how wide keys are: EFA's device chooses its own.
         let mut keys = Keys::new(start, 8);
-        let opened = open::open(&config, || keys.next())?;
+        let gate = Gate::take();
+        let opened = match gate.enter() {
+            Some(_turn) => open::open(&config, || keys.next()),
+            None => Err(OpenError::System {
+                what: "open a transport while the process ends",
+                errno: libc::ESHUTDOWN,
+            }),
+        };
+        let opened = opened.inspect_err(|_| gate.give_back())?;
         let sleeper = Sleeper::new().map_err(|error| system("epoll_create1", error))?;
         let provider = opened.facts.provider.as_str();
         let manners = Manners {
@@ -212,6 +223,7 @@ impl Ofi {
         };
         let keys = Keys::new(keys.next(), opened.terms.key_bytes);
         let mut ofi = Self {
+            gate,
             rails: opened.rails,
             regions: Vec::new(),
             imports: Imports::default(),
@@ -410,6 +422,20 @@ impl Ofi {
     }
 }
 
+impl Drop for Ofi {
+    fn drop(&mut self) {
+        if let Some(_turn) = self.gate.enter() {
+            // Endpoints first: they let go of all memory.
+            self.rails.clear();
+            self.regions.clear();
+            self.gate.give_back();
+        } else {
+            std::mem::forget(std::mem::take(&mut self.rails));
+            std::mem::forget(std::mem::take(&mut self.regions));
+        }
+    }
+}
+
 impl Fabric for Ofi {
     fn facts(&self) -> crate::Facts {
         crate::Facts::Ofi(Box::new(self.facts()))
@@ -420,6 +446,7 @@ impl Fabric for Ofi {
     }
 
     fn arm(&mut self) -> bool {
+        pass!(self.gate, true);
         if !self.backlog.is_empty() || !self.heard.is_empty() {
             return false;
         }

@@ -12,6 +12,7 @@ use kvrail_sys::libfabric::abi::FI_EAGAIN;
 use kvrail_sys::libfabric::outcome;
 
 use super::address::Address;
+use super::ending::pass;
 use super::endpoint::{OpEntry, Transfer};
 use super::fragment::Outgoing;
 use super::key::{KEY_BYTES_MAX, RegionKey};
@@ -60,6 +61,7 @@ impl Transport for Ofi {
     }
 
     fn register(&mut self, region: &RegionInfo) -> Result<(), RegisterError> {
+        pass!(self.gate, Err(RegisterError::Refused("the process ends".into())));
         let index = region.id.index();
         if index >= REGIONS_MAX {
             return Err(RegisterError::Exhausted(format!("{REGIONS_MAX} regions are the limit")));
@@ -95,6 +97,7 @@ impl Transport for Ofi {
     }
 
     fn deregister(&mut self, region: RegionId) -> Result<(), String> {
+        pass!(self.gate, Ok(()));
         if self.region(region.index()).is_none() {
             return Ok(());
         }
@@ -107,6 +110,7 @@ impl Transport for Ofi {
     }
 
     fn add_peer(&mut self, now: Time, peer: PeerId, address: &[u8]) -> Result<Vec<RailInfo>, PeerError> {
+        pass!(self.gate, Err(PeerError::Unreachable("the process ends".into())));
         let address = Address::decode(address)?;
         self.address.reaches(&address)?;
         if let Some(tenant) = self.peers.tenant(peer.slot) {
@@ -128,11 +132,13 @@ impl Transport for Ofi {
     }
 
     fn remove_peer(&mut self, now: Time, peer: PeerId) {
+        pass!(self.gate);
         let Some(known) = self.peers.remove(peer) else { return };
         self.forget(now, &known);
     }
 
     fn import_region(&mut self, peer: PeerId, region: &RegionInfo, key: &[u8]) -> Result<(), PeerError> {
+        pass!(self.gate, Err(PeerError::Unreachable("the process ends".into())));
         let known = self.peers.get_mut(peer).ok_or_else(|| {
             PeerError::Unreachable(format!("{peer} is not known to the libfabric transport (any more)"))
         })?;
@@ -167,6 +173,7 @@ impl Transport for Ofi {
     }
 
     fn post(&mut self, now: Time, batch: &Batch<'_>) -> Result<usize, PostError> {
+        pass!(self.gate, Ok(0));
         let (local, remote) = (batch.route.local.index(), batch.route.remote.index());
         let to = match self.way(now, batch.peer, local, remote)? {
             Way::Open(to) => to,
@@ -250,6 +257,7 @@ impl Transport for Ofi {
     }
 
     fn send(&mut self, now: Time, peer: PeerId, route: Route, message: &[u8]) -> Result<bool, PostError> {
+        pass!(self.gate, Ok(false));
         if self.peers.get(peer).is_none() {
             return Err(PostError::UnknownPeer);
         }
@@ -278,6 +286,7 @@ impl Transport for Ofi {
     }
 
     fn poll(&mut self, now: Time, events: &mut Vec<Event>) {
+        pass!(self.gate);
         self.now = now;
         self.sleeper.disarm();
         let before = events.len();
@@ -302,6 +311,7 @@ impl Transport for Ofi {
     }
 
     fn reset(&mut self, now: Time, peer: PeerId, route: Route) {
+        pass!(self.gate);
         self.now = now;
         let Some(rail) = self.rails.get(route.local.index()) else { return };
         let its = |destination: &super::book::Destination| {
