@@ -69,6 +69,7 @@ mod word;
 
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use kvrail_core::id::{PeerId, RailSet, RemoteRail};
 use kvrail_core::limits::{ADDRESS_BYTES_MAX, RAILS_MAX};
@@ -105,6 +106,9 @@ struct Manners {
     revoke: bool,
     /// An endpoint with ops in flight may be closed.
     replace: bool,
+    /// How long every rail of a peer must be known to be gone before its process is: until then it may have replaced its
+    /// endpoints, and the news be on its way.
+    gone_after: Duration,
 }
 
 /// The libfabric transport. See the module.
@@ -157,6 +161,9 @@ impl std::fmt::Debug for Ofi {
             .finish_non_exhaustive()
     }
 }
+
+/// See [`Manners::gone_after`]: an address travels to a peer in well under a millisecond, and again after 20 ms.
+const GONE_AFTER: Duration = Duration::from_millis(300);
 
 /// Whether posts can go to a destination.
 enum Way {
@@ -214,6 +221,8 @@ impl Ofi {
             introduce: matches!(provider, "efa-direct" | "efa"),
             revoke: !evidence::of(provider).checks_keys,
             replace: provider != "shm",
+            // `efa` replaces an endpoint for each message that is lost, several in a row on a bad day.
+            gone_after: if provider == "efa" { config.stall_timeout } else { GONE_AFTER },
         };
         let address = Address {
             provider: opened.facts.provider.clone(),

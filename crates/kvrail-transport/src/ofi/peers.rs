@@ -11,9 +11,6 @@ use kvrail_core::transport::{PeerError, RailInfo};
 use super::address::Address;
 use super::region::Imported;
 
-/// How long every rail of a peer must be known to be gone before its process is.
-const GONE_AFTER: Duration = Duration::from_millis(300);
-
 /// A destination, as long as neither end was replaced since.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {
@@ -130,9 +127,9 @@ impl Peer {
         self.gone.iter().enumerate().filter(unknown).map(|(rail, _)| rail).collect()
     }
 
-    /// Whether all of its rails have been gone for long enough: its process is.
-    pub(super) fn is_gone(&self, now: Time) -> bool {
-        self.gone.iter().all(|since| since.is_some_and(|since| now.since(since) >= GONE_AFTER))
+    /// Whether all of its rails have been gone for so long: its process is.
+    pub(super) fn is_gone(&self, now: Time, long: Duration) -> bool {
+        self.gone.iter().all(|since| since.is_some_and(|since| now.since(since) >= long))
     }
 }
 
@@ -237,16 +234,17 @@ mod tests {
 
     #[test]
     fn a_process_is_gone_when_all_its_rails_have_been_for_long_enough() {
+        const LONG: Duration = Duration::from_millis(300);
         let mut peer = peer(2);
         let at = |ms| Time::ZERO + Duration::from_millis(ms);
         peer.rail_gone(at(0), 0);
-        assert!(peer.may_be_gone() && !peer.is_gone(at(1_000)));
+        assert!(peer.may_be_gone() && !peer.is_gone(at(1_000), LONG));
         assert_eq!(peer.perhaps_alive(), [1]);
         peer.rail_gone(at(900), 1);
-        assert!(!peer.is_gone(at(1_100)));
-        assert!(peer.is_gone(at(1_200)));
+        assert!(!peer.is_gone(at(1_100), LONG));
+        assert!(peer.is_gone(at(1_200), LONG));
         peer.rail_alive(0);
-        assert!(!peer.is_gone(at(9_000)));
+        assert!(!peer.is_gone(at(9_000), LONG));
     }
 
     #[test]

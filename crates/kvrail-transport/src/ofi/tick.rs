@@ -395,6 +395,7 @@ impl Ofi {
 
     /// Peers some of whose rails are gone: when all of them are, and stay so, their process is.
     fn tick_gone(&mut self, now: Time) {
+        let gone_after = self.manners.gone_after;
         let suspects: Vec<PeerId> = self
             .peers
             .iter()
@@ -427,7 +428,7 @@ impl Ofi {
                     peer.rail_alive(remote);
                 }
             }
-            if peer.is_gone(now) {
+            if peer.is_gone(now, gone_after) {
                 peer.told_gone = true;
                 self.backlog.push(Event::PeerGone { peer: id });
                 continue;
