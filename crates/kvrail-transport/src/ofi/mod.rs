@@ -32,7 +32,7 @@
 //! | write to a target that does not poll | done by the device | done by the device | waits | waits |
 //! | peer gone | status 9 | status 9 | 107 for what is in flight, then `FI_EAGAIN` for ever | `FI_EAGAIN` for ever |
 //!
-//! So on `tcp` and `shm` a region is withdrawn from peers before its registration ends (see [`word`]), and a destination that
+//! So on `tcp` and `shm` a region is withdrawn from peers before its registration ends (see `word.rs`), and a destination that
 //! takes nothing for the stall timeout counts as down. `efa` before 1.18 emulates RDMA by messages and is refused. A closed
 //! `shm` endpoint of 2.5.1 crashes peers that still have its commands in their queue, so there nothing is taken back: ops
 //! to a peer that never polls again never end. That provider is for tests; kvrail has its own shared memory.
