@@ -8,7 +8,7 @@
 //! cache line serves two ops, and the division among routes is a handful of ranges ([`crate::stripe`]).
 //!
 //! A region is reachable on certain rails only: its keys exist nowhere else. Where a plan's regions differ in that, its
-//! ops are put together by the rails of both ends (in the caller's order within that), each such [`Part`] is divided
+//! ops are put together by the rails of both ends (in the caller's order within that), each such part is divided
 //! among routes of its own, and a failover never leaves them.
 
 use alloc::vec::Vec;
