@@ -119,6 +119,8 @@ pub struct Ofi {
     rails: Vec<Rail>,
     regions: Vec<Option<Box<Region>>>,
     imports: Imports,
+    /// Ops of the batch that is being posted, for each import in turn.
+    posted_to: Vec<(u32, u32)>,
     peers: Peers,
     config: Config,
     caps: Caps,
@@ -236,6 +238,7 @@ impl Ofi {
             rails: opened.rails,
             regions: Vec::new(),
             imports: Imports::default(),
+            posted_to: Vec::new(),
             peers: Peers::default(),
             config,
             caps: opened.caps,

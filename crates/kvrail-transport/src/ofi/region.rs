@@ -284,9 +284,9 @@ impl Imports {
     }
 
     #[inline]
-    pub(super) fn posted(&mut self, import: u32) {
+    pub(super) fn posted(&mut self, import: u32, count: u32) {
         if let Some(import) = self.0.get_mut(import as usize) {
-            import.in_flight += 1;
+            import.in_flight += count;
         }
     }
 

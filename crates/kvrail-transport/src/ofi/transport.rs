@@ -4,7 +4,7 @@ use kvrail_core::id::{PeerId, RailSet, RegionId, Route};
 use kvrail_core::limits::REGIONS_MAX;
 use kvrail_core::time::Time;
 use kvrail_core::transport::{
-    Batch, Caps, Direction, Event, OpError, PeerError, PostError, RailCounters, RailInfo, RegionInfo,
+    Batch, Caps, Direction, Event, Op, OpError, PeerError, PostError, RailCounters, RailInfo, RegionInfo,
     RegisterError, Transport,
 };
 use kvrail_core::wire::{Reader, Writer};
@@ -25,23 +25,53 @@ use super::{Ofi, Way};
 /// Length and generation before the key proper, bytes at most.
 const KEY_HEAD_BYTES_MAX: usize = 15;
 
-/// Both ends of an op, checked (KR-9); which import it is for.
-#[inline]
-fn resolve(
-    regions: &[Option<Box<Region>>],
-    imports: &Imports,
-    peer: &Peer,
-    (local, remote): (usize, usize),
-    op: &kvrail_core::transport::Op,
-) -> Result<(Transfer, u32), OpError> {
-    let import = peer.imported.get(op.remote_region).ok_or(OpError::BadKey)?;
-    let there = imports.get(import).and_then(|known| known.slice(remote, op.remote_offset, op.len));
-    let there = there.ok_or(OpError::BadKey)?;
-    // The local end is the engine's own business; an op that leaves it must not reach the device all the same.
-    let region = regions.get(op.local_region.index()).and_then(Option::as_ref);
-    let here = region.and_then(|region| region.slice(local, op.local_offset, op.len));
-    let (at, desc) = here.ok_or(OpError::Fault(libc::EFAULT))?;
-    Ok((Transfer { local: at, desc, len: op.len as usize, remote: there.address, key: there.key }, import))
+/// No region has this number: [`REGIONS_MAX`] is less.
+const NO_REGION: RegionId = RegionId(u32::MAX);
+
+/// Both ends of a batch's ops. Neighbours mostly share their regions, which are looked up once for them.
+struct Ends<'a> {
+    regions: &'a [Option<Box<Region>>],
+    imports: &'a Imports,
+    peer: &'a Peer,
+    local_rail: usize,
+    remote_rail: usize,
+    here: (RegionId, Option<&'a Region>),
+    there: (RegionId, Option<(u32, &'a Import)>),
+}
+
+impl<'a> Ends<'a> {
+    fn new(
+        regions: &'a [Option<Box<Region>>],
+        imports: &'a Imports,
+        peer: &'a Peer,
+        (local_rail, remote_rail): (usize, usize),
+    ) -> Self {
+        let (here, there) = ((NO_REGION, None), (NO_REGION, None));
+        Self { regions, imports, peer, local_rail, remote_rail, here, there }
+    }
+
+    /// An op's ends, checked (KR-9), and which import it is for.
+    #[inline]
+    fn resolve(&mut self, op: &Op) -> Result<(Transfer, u32), OpError> {
+        if self.there.0 != op.remote_region {
+            let import = self.peer.imported.get(op.remote_region);
+            let known = import.and_then(|import| Some((import, self.imports.get(import)?)));
+            self.there = (op.remote_region, known);
+        }
+        let (import, known) = self.there.1.ok_or(OpError::BadKey)?;
+        let there = known.slice(self.remote_rail, op.remote_offset, op.len).ok_or(OpError::BadKey)?;
+        if self.here.0 != op.local_region {
+            let region = self.regions.get(op.local_region.index()).and_then(Option::as_deref);
+            self.here = (op.local_region, region);
+        }
+        // The local end is the engine's own business; an op that leaves it must not reach the device all the same.
+        let here = self.here.1.and_then(|region| region.slice(self.local_rail, op.local_offset, op.len));
+        let (at, desc) = here.ok_or(OpError::Fault(libc::EFAULT))?;
+        Ok((
+            Transfer { local: at, desc, len: op.len as usize, remote: there.address, key: there.key },
+            import,
+        ))
+    }
 }
 
 impl Transport for Ofi {
@@ -187,14 +217,11 @@ impl Transport for Ofi {
         let room = port.ops.unused().min(batch.ops.len());
         let mut taken = 0;
         let (mut posted, mut unrung, mut wound) = (0, false, None);
-        let mut next = batch.ops[..room]
-            .first()
-            .map(|op| resolve(&self.regions, &self.imports, peer, (local, remote), op));
+        let mut ends = Ends::new(&self.regions, &self.imports, peer, (local, remote));
+        let mut next = batch.ops[..room].first().map(|op| ends.resolve(op));
         while let Some(this) = next {
             // The doorbell may wait only for an op that is sure to follow.
-            next = batch.ops[..room]
-                .get(taken + 1)
-                .map(|op| resolve(&self.regions, &self.imports, peer, (local, remote), op));
+            next = batch.ops[..room].get(taken + 1).map(|op| ends.resolve(op));
             let more = matches!(next, Some(Ok(_)));
             let index = batch.first + taken as u32;
             let (what, import) = match this {
@@ -220,7 +247,10 @@ impl Transport for Ofi {
                     posted += 1;
                     taken += 1;
                     unrung = more && self.shape.more;
-                    self.imports.posted(import);
+                    match self.posted_to.last_mut() {
+                        Some((last, count)) if *last == import => *count += 1,
+                        _ => self.posted_to.push((import, 1)),
+                    }
                 }
                 Err(FI_EAGAIN) => {
                     port.ops.release(context);
@@ -238,6 +268,9 @@ impl Transport for Ofi {
                     break;
                 }
             }
+        }
+        for (import, count) in self.posted_to.drain(..) {
+            self.imports.posted(import, count);
         }
         destination.in_flight += posted;
         if posted > 0 {
