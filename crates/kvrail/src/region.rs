@@ -12,7 +12,7 @@ use kvrail_core::error::RemoveRegionError;
 use kvrail_core::id::{Generation, RegionId};
 use kvrail_core::region::RegionError;
 use kvrail_core::transport::{self, Device, RegionInfo};
-use kvrail_core::wire::metadata::{Keys, Metadata, TransportMetadata};
+use kvrail_core::wire::metadata::{Metadata, TransportMetadata};
 
 use crate::agent::Agent;
 use crate::core::{Core, Handle};
@@ -258,12 +258,7 @@ impl Core {
             if turn.closed {
                 return Err(MetadataError::AgentClosed);
             }
-            let mut address = Vec::new();
-            turn.fabric.address(&mut address);
-            let mut keys = Keys::default();
-            regions.iter().for_each(|region| keys.push_with(|out| turn.fabric.region_key(region.id, out)));
-            let rails = turn.fabric.rails().to_vec();
-            transports.push(TransportMetadata { name: lane.name.into(), address, rails, keys });
+            transports.push(TransportMetadata::of(&*turn.fabric, &regions));
         }
         let (name, incarnation) = (self.name.clone(), self.incarnation);
         Ok(Metadata { name, incarnation, transports, regions }.encode())

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use super::{DecodeError, Reader, VERSION, Writer, checksum, column};
 use crate::id::{Generation, Incarnation, RegionId};
 use crate::limits::{ADDRESS_BYTES_MAX, METADATA_BYTES_MAX, NAME_BYTES_MAX, RAILS_MAX, REGIONS_MAX};
-use crate::transport::{Device, RailInfo, RegionInfo};
+use crate::transport::{Device, RailInfo, RegionInfo, Transport};
 
 const MAGIC: [u8; 4] = *b"KVRM";
 const TRANSPORTS_MAX: usize = 16;
@@ -40,6 +40,19 @@ pub struct TransportMetadata {
     pub rails: Vec<RailInfo>,
     /// A key for each of [`Metadata::regions`], in the same order.
     pub keys: Keys,
+}
+
+impl TransportMetadata {
+    /// What a transport tells peers of itself and of regions that are registered with it.
+    #[must_use]
+    pub fn of(transport: &dyn Transport, regions: &[RegionInfo]) -> Self {
+        let (mut address, mut keys) = (Vec::new(), Keys::default());
+        transport.address(&mut address);
+        for region in regions {
+            keys.push_with(|out| transport.region_key(region.id, out));
+        }
+        Self { name: transport.caps().name.into(), address, rails: transport.rails().to_vec(), keys }
+    }
 }
 
 /// Byte strings, one per region, in one allocation.

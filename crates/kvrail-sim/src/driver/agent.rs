@@ -7,8 +7,8 @@ use kvrail_core::engine::{Engine, EngineConfig};
 use kvrail_core::id::{Generation, Incarnation, PeerId, RegionId};
 use kvrail_core::plan::Plan;
 use kvrail_core::region::RegionTable;
-use kvrail_core::transport::{Device, Transport};
-use kvrail_core::wire::metadata::{Keys, Metadata, TransportMetadata};
+use kvrail_core::transport::Device;
+use kvrail_core::wire::metadata::{Metadata, TransportMetadata};
 
 use super::layout::{Layout, Slice};
 use super::ledger::Life;
@@ -107,19 +107,8 @@ impl Agent {
 
     /// What a peer needs to know, as bytes.
     pub(crate) fn metadata(&self) -> Vec<u8> {
-        let mut address = Vec::new();
-        self.transport.address(&mut address);
         let regions: Vec<_> = self.table.iter().copied().collect();
-        let mut keys = Keys::default();
-        for region in &regions {
-            keys.push_with(|out| self.transport.region_key(region.id, out));
-        }
-        let offer = TransportMetadata {
-            name: self.transport.caps().name.into(),
-            address,
-            rails: self.transport.rails().to_vec(),
-            keys,
-        };
+        let offer = TransportMetadata::of(&self.transport, &regions);
         Metadata { name: self.name.clone(), incarnation: self.incarnation, transports: vec![offer], regions }
             .encode()
     }

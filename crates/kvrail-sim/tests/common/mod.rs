@@ -11,7 +11,7 @@ use kvrail_core::plan::Plan;
 use kvrail_core::region::RegionTable;
 use kvrail_core::time::Time;
 use kvrail_core::transport::{Device, Direction, Transport};
-use kvrail_core::wire::metadata::{Keys, Metadata, TransportMetadata};
+use kvrail_core::wire::metadata::{Metadata, TransportMetadata};
 use kvrail_sim::fabric::{NodeSpec, SimFabric, SimTransport};
 use kvrail_sim::model::Model;
 
@@ -81,19 +81,8 @@ impl Stage {
 
     pub(crate) fn metadata(&self, of: usize) -> Metadata {
         let agent = self.agents[of].as_ref().expect("it lives");
-        let mut address = Vec::new();
-        agent.transport.address(&mut address);
         let regions: Vec<_> = agent.table.iter().copied().collect();
-        let mut keys = Keys::default();
-        for region in &regions {
-            keys.push_with(|out| agent.transport.region_key(region.id, out));
-        }
-        let offer = TransportMetadata {
-            name: agent.transport.caps().name.into(),
-            address,
-            rails: agent.transport.rails().to_vec(),
-            keys,
-        };
+        let offer = TransportMetadata::of(&agent.transport, &regions);
         let name = agent.name.clone();
         Metadata { name, incarnation: agent.incarnation, transports: vec![offer], regions }
     }

@@ -8,7 +8,7 @@ use kvrail_core::id::{Incarnation, PeerId, RegionId, Token};
 use kvrail_core::region::RegionTable;
 use kvrail_core::time::Time;
 use kvrail_core::transport::{Device, Direction, Transport};
-use kvrail_core::wire::metadata::{Keys, Metadata, TransportMetadata};
+use kvrail_core::wire::metadata::{Metadata, TransportMetadata};
 use kvrail_sim::fabric::{NodeSpec, SimFabric, SimTransport};
 use kvrail_sim::model::{Chaos, Fault, MS, Model, US};
 use kvrail_sim::rng::{Rng, mix};
@@ -508,19 +508,8 @@ impl World<'_> {
 
 impl Agent {
     fn metadata(&self) -> Vec<u8> {
-        let mut address = Vec::new();
-        self.transport.address(&mut address);
         let regions: Vec<_> = self.table.iter().copied().collect();
-        let mut keys = Keys::default();
-        for region in &regions {
-            keys.push_with(|out| self.transport.region_key(region.id, out));
-        }
-        let offer = TransportMetadata {
-            name: self.transport.caps().name.into(),
-            address,
-            rails: self.transport.rails().to_vec(),
-            keys,
-        };
+        let offer = TransportMetadata::of(&self.transport, &regions);
         let (name, incarnation) = (self.name.clone(), self.incarnation);
         Metadata { name, incarnation, transports: vec![offer], regions }.encode()
     }
