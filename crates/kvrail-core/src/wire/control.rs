@@ -243,13 +243,7 @@ pub fn write_message(out: &mut Vec<u8>, header: &Header, body: &[u8]) {
 /// [`DecodeError`]: input from outside.
 pub fn read_message(bytes: &[u8]) -> Result<(Header, Body), DecodeError> {
     let mut from = Reader::new(bytes);
-    if from.take(2, "magic")? != MAGIC {
-        return Err(DecodeError::BadMagic);
-    }
-    let found = from.u8("version")?;
-    if found != VERSION {
-        return Err(DecodeError::Version { found, expected: VERSION });
-    }
+    from.preamble(&MAGIC, VERSION)?;
     let header = Header {
         from: Incarnation(from.u64("from")?),
         to: Incarnation(from.u64("to")?),

@@ -138,13 +138,7 @@ impl Metadata {
             });
         }
         let mut from = Reader::new(bytes);
-        if from.take(4, "magic")? != MAGIC {
-            return Err(DecodeError::BadMagic);
-        }
-        let found = from.u8("version")?;
-        if found != VERSION {
-            return Err(DecodeError::Version { found, expected: VERSION });
-        }
+        from.preamble(&MAGIC, VERSION)?;
         let (body, sum) =
             bytes.split_last_chunk::<8>().ok_or(DecodeError::Truncated { field: "checksum" })?;
         if checksum(body) != u64::from_le_bytes(*sum) {

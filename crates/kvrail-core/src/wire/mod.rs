@@ -137,6 +137,18 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
+    /// What a format begins with: its magic bytes and its version.
+    ///
+    /// # Errors
+    /// [`DecodeError::BadMagic`], [`DecodeError::Version`], or that the bytes end before.
+    pub fn preamble(&mut self, magic: &[u8], version: u8) -> Result<(), DecodeError> {
+        if self.take(magic.len(), "magic")? != magic {
+            return Err(DecodeError::BadMagic);
+        }
+        let found = self.u8("version")?;
+        if found == version { Ok(()) } else { Err(DecodeError::Version { found, expected: version }) }
+    }
+
     /// So many bytes.
     ///
     /// # Errors

@@ -133,13 +133,7 @@ impl Address {
 
     fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut from = Reader::new(bytes);
-        if from.take(MAGIC.len(), "magic")? != MAGIC {
-            return Err(DecodeError::BadMagic);
-        }
-        let found = from.u8("version")?;
-        if found != VERSION {
-            return Err(DecodeError::Version { found, expected: VERSION });
-        }
+        from.preamble(&MAGIC, VERSION)?;
         if bytes.len() > ADDRESS_BYTES_MAX {
             let (found, limit) = (bytes.len() as u64, ADDRESS_BYTES_MAX as u64);
             return Err(DecodeError::TooLarge { field: "address", found, limit });

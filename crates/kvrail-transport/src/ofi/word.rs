@@ -105,13 +105,7 @@ impl Word {
     /// Input from outside.
     pub(super) fn decode(bytes: &[u8]) -> Result<(u128, Self), DecodeError> {
         let mut from = Reader::new(bytes);
-        if from.take(MAGIC.len(), "magic")? != MAGIC {
-            return Err(DecodeError::BadMagic);
-        }
-        let found = from.u8("version")?;
-        if found != VERSION {
-            return Err(DecodeError::Version { found, expected: VERSION });
-        }
+        from.preamble(&MAGIC, VERSION)?;
         let mut instance = [0; 16];
         instance.copy_from_slice(from.take(16, "instance")?);
         let instance = u128::from_le_bytes(instance);
