@@ -8,6 +8,8 @@
 #[allow(unused_imports)]
 mod nodes;
 
+mod asked;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -191,20 +193,8 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|word| word == worker::WORD) {
         return worker::main(arguments.into_iter().skip(1));
     }
-    let exact = arguments.iter().any(|word| word == "--exact");
-    let filters: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
-    let is_wanted = |name: &str| {
-        let matches =
-            |filter: &&String| if exact { name == **filter } else { name.contains(filter.as_str()) };
-        filters.is_empty() || filters.iter().any(matches)
-    };
-    let wanted: Vec<Test> = PLAIN.into_iter().chain(EMULATED).filter(|(name, _)| is_wanted(name)).collect();
-    if arguments.iter().any(|word| word == "--list") {
-        wanted.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    // What a doctest or `--ignored` asks for is not here.
-    if arguments.iter().any(|word| word == "--ignored") {
+    let wanted = asked::wanted(PLAIN.into_iter().chain(EMULATED), |(name, ..)| *name, &arguments);
+    if wanted.is_empty() {
         return ExitCode::SUCCESS;
     }
     let libfabric = Libfabric::find();

@@ -8,6 +8,8 @@
 // Without cargo's harness the unit tests of what it includes are not there, and what they import is unused.
 #[allow(unused_imports)]
 mod nodes;
+
+mod asked;
 // The suite is a program of the transport's tests.
 #[path = "../../kvrail-transport/tests/common/ofi_suite.rs"]
 mod ofi_suite;
@@ -67,20 +69,8 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|word| word == WORD) {
         return ofi_suite::run(&arguments[1..]);
     }
-    let exact = arguments.iter().any(|word| word == "--exact");
-    let filters: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
-    let is_wanted = |name: &str| {
-        let matches =
-            |filter: &&String| if exact { name == **filter } else { name.contains(filter.as_str()) };
-        filters.is_empty() || filters.iter().any(matches)
-    };
-    let wanted: Vec<&Lane> = LANES.iter().filter(|(name, ..)| is_wanted(name)).collect();
-    if arguments.iter().any(|word| word == "--list") {
-        wanted.iter().for_each(|(name, ..)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    // What a doctest or `--ignored` asks for is not here.
-    if arguments.iter().any(|word| word == "--ignored") {
+    let wanted = asked::wanted(&LANES, |(name, ..)| *name, &arguments);
+    if wanted.is_empty() {
         return ExitCode::SUCCESS;
     }
     let libfabric = match Libfabric::find() {

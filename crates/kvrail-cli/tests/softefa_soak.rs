@@ -3,6 +3,8 @@
 //! This program is also what runs on the nodes, so that it has a `main` of its own, which understands the words of cargo's
 //! test harness that people use: filters, `--exact`, `--list`.
 
+mod asked;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,22 +44,7 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|word| word == exercise::WORD) {
         return exercise::main();
     }
-    let exact = arguments.iter().any(|word| word == "--exact");
-    let filters: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
-    let is_wanted = |name: &str| {
-        let matches =
-            |filter: &&String| if exact { name == **filter } else { name.contains(filter.as_str()) };
-        filters.is_empty() || filters.iter().any(matches)
-    };
-    let wanted: Vec<Test> = TESTS.into_iter().filter(|(name, _)| is_wanted(name)).collect();
-    if arguments.iter().any(|word| word == "--list") {
-        wanted.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    // What a doctest or `--ignored` asks for is not here.
-    if arguments.iter().any(|word| word == "--ignored") {
-        return ExitCode::SUCCESS;
-    }
+    let wanted = asked::wanted(TESTS, |(name, ..)| *name, &arguments);
     let programs = Programs {
         kvrail: PathBuf::from(env!("CARGO_BIN_EXE_kvrail")),
         exerciser: std::env::current_exe().unwrap(),

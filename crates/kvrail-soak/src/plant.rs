@@ -73,7 +73,8 @@ impl Plant {
             Self::EarlyNotification => &[Checker::Notification],
             Self::DoubleNotification | Self::NoNotification | Self::EndedTwice => &[Checker::ExactlyOnce],
             Self::NeverEnds => &[Checker::Deadline],
-            Self::StaleWrite => &[Checker::Quiet],
+            // A target that looks late sees it as wrong bytes of a transfer that came after.
+            Self::StaleWrite => &[Checker::Quiet, Checker::Bytes],
             Self::UnexplainedError => &[Checker::Explained],
             Self::LeakMemory => &[Checker::Growth],
             Self::LeakRegion => &[Checker::Leaks],

@@ -1,27 +1,15 @@
 //! Loads whatever libfabric is installed, and says no to what is none.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
+use common::installed;
 use kvrail_sys::libfabric::abi::{self, FI_ENODATA, FI_EP_RDM, FI_MSG};
 use kvrail_sys::libfabric::{
     API_NEWEST, Info, Library, LoadError, Origin, RELEASE_MIN, SYMBOLS_MIN, Search, VARIABLE,
 };
-
-/// The libfabric of this machine; none, and said past the harness, where it has none.
-fn installed(test: &str) -> Option<Arc<Library>> {
-    match Library::load(&Search::new(None)) {
-        Ok(library) => Some(library),
-        Err(error) if error.is_absence() => {
-            assert!(std::env::var_os("CI").is_none(), "{error}");
-            let line = format!("skipped: {test}: {error}\n");
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
 
 #[test]
 fn the_installed_one_says_file_release_and_symbols_apart() {

@@ -1,5 +1,7 @@
 //! The owners, over libfabric's own `tcp` on the loopback: bytes move, failures are told, and everything closes in order.
 
+mod common;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 use kvrail_sys::libfabric::abi::*;
 use kvrail_sys::libfabric::{
     AddressVector, CompletionQueue, Domain, Endpoint, EventQueue, Fabric, FabricError, Info, Library,
-    MemoryRegion, Registration, Search, Wait, outcome,
+    MemoryRegion, Registration, Wait, outcome,
 };
 
 /// Longest wait for a completion.
@@ -40,16 +42,7 @@ fn installed(test: &str) -> Option<Arc<Library>> {
         log::set_logger(&Count).unwrap();
         log::set_max_level(log::LevelFilter::Warn);
     });
-    match Library::load(&Search::new(None)) {
-        Ok(library) => Some(library),
-        Err(error) if error.is_absence() => {
-            assert!(std::env::var_os("CI").is_none(), "{error}");
-            let line = format!("skipped: {test}: {error}\n");
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
+    common::installed(test)
 }
 
 /// One side: an endpoint with all that it needs, and memory. Declared so that members are dropped in the wrong order: what an object

@@ -120,6 +120,19 @@ fn pair(config: &Config) -> Option<(Side, Side)> {
     Some((a, b))
 }
 
+/// Memory of both, as regions 1 and 2; the second is known to the first, with the key that is given back.
+fn registered(
+    a: &mut Side,
+    b: &mut Side,
+    here: &PrivateMemory,
+    there: &PrivateMemory,
+) -> (RegionInfo, RegionInfo, Vec<u8>) {
+    let (mine, info) = (a.register(1, here), b.register(2, there));
+    let key = b.key(2);
+    a.ofi.import_region(B, &info, &key).unwrap();
+    (mine, info, key)
+}
+
 fn until(a: &mut Side, b: &mut Side, what: &str, mut holds: impl FnMut(&mut Side, &mut Side) -> bool) {
     let begun = Instant::now();
     while !holds(a, b) {
@@ -183,10 +196,7 @@ fn ops_across_the_pieces_of_a_large_region_land_whole() {
     let Some((mut a, mut b)) = pair(&config) else { return };
     let len = 150 << 20;
     let (here, there) = (memory(len), memory(len));
-    a.register(1, &here);
-    let info = b.register(2, &there);
-    let key = b.key(2);
-    a.ofi.import_region(B, &info, &key).unwrap();
+    registered(&mut a, &mut b, &here, &there);
     // Pieces overlap by the longest op: whatever begins in one ends in it.
     let longest = u64::from(a.ofi.caps().op_bytes_max);
     let stride = (64 << 20) - longest;
@@ -233,10 +243,7 @@ fn a_key_of_another_length_or_tenant_is_refused() {
 fn a_reset_replaces_the_endpoint_and_peers_find_the_new_one() {
     let Some((mut a, mut b)) = pair(&config()) else { return };
     let (here, there) = (memory(1 << 20), memory(1 << 20));
-    let mine = a.register(1, &here);
-    let info = b.register(2, &there);
-    let key = b.key(2);
-    a.ofi.import_region(B, &info, &key).unwrap();
+    let mine = registered(&mut a, &mut b, &here, &there).0;
     moved(&mut a, &mut b, Direction::Write, TOKEN, &[op(0, 0, 100)]);
     let before = a.address();
 
@@ -293,10 +300,7 @@ fn a_reset_with_nothing_in_flight_changes_nothing() {
 fn a_peer_that_is_gone_is_not_full_for_ever() {
     let Some((mut a, mut b)) = pair(&config()) else { return };
     let (here, there) = (memory(1 << 16), memory(1 << 16));
-    a.register(1, &here);
-    let info = b.register(2, &there);
-    let key = b.key(2);
-    a.ofi.import_region(B, &info, &key).unwrap();
+    registered(&mut a, &mut b, &here, &there);
     moved(&mut a, &mut b, Direction::Write, TOKEN, &[op(0, 0, 100)]);
     drop(b);
     let token = Token { slot: 5, ..TOKEN };
@@ -357,10 +361,7 @@ fn libc_poll(fd: std::os::fd::RawFd) -> libc::pollfd {
 fn rails_count_what_goes_over_them() {
     let Some((mut a, mut b)) = pair(&config()) else { return };
     let (here, there) = (memory(1 << 16), memory(1 << 16));
-    a.register(1, &here);
-    let info = b.register(2, &there);
-    let key = b.key(2);
-    a.ofi.import_region(B, &info, &key).unwrap();
+    registered(&mut a, &mut b, &here, &there);
     let ops: Vec<Op> = (0..30).map(|i| op(i * 1_000, i * 1_000, 500)).collect();
     moved(&mut a, &mut b, Direction::Write, TOKEN, &ops);
     let counters = a.ofi.rail_counters();

@@ -100,11 +100,7 @@ fn compare(args: &Args) -> Result<u8, String> {
         about.count(&taken);
         judged.extend(verdict::judge(row, &taken, &engines.skipped));
     }
-    let text = report::markdown(&judged, &about);
-    print!("{text}");
-    if let Some(path) = &args.out {
-        fs::write(path, &text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
-    }
+    report::deliver(&report::markdown(&judged, &about), args.out.as_deref())?;
     Ok(verdict::exit_code(&judged))
 }
 

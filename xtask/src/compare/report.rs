@@ -2,12 +2,21 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::rows::Bound;
 use super::verdict::{Judged, Spread, Taken, Verdict};
 
 const SECONDS_PER_DAY: u64 = 86_400;
+
+/// Prints a report, and writes it to a file where one is asked for.
+pub(crate) fn deliver(text: &str, to: Option<&Path>) -> Result<(), String> {
+    print!("{text}");
+    to.map_or(Ok(()), |path| {
+        fs::write(path, text).map_err(|error| format!("{} cannot be written: {error}", path.display()))
+    })
+}
 
 /// What a reader must know to judge the figures.
 #[derive(Debug)]

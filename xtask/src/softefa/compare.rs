@@ -4,7 +4,6 @@
 //! engine adds to the same provider on the same device.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -139,11 +138,7 @@ pub(super) fn run(args: &Args) -> Result<u8, String> {
         about.count(&taken);
         judged.extend(verdict::judge(row, &taken, &skipped));
     }
-    let text = report::markdown(&judged, &about);
-    print!("{text}");
-    if let Some(path) = &args.out {
-        fs::write(path, &text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
-    }
+    report::deliver(&report::markdown(&judged, &about), args.out.as_deref())?;
     Ok(verdict::exit_code(&judged))
 }
 

@@ -16,6 +16,7 @@ use super::nixl::{Meeting, Nixl};
 use super::node;
 use super::scenario::{SCENARIOS, Scenario, When};
 use super::{Bench, Common, Tally};
+use crate::compare::report;
 use crate::process::{self, Finished};
 
 const NICS: u32 = 2;
@@ -80,10 +81,7 @@ pub(super) fn run(args: &Args) -> Result<u8, String> {
         }
     }
     let text = markdown(&table, &args.version, &library(&bench.libfabric));
-    if let Some(path) = &args.out {
-        fs::write(path, &text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
-    }
-    print!("{text}");
+    report::deliver(&text, args.out.as_deref())?;
     Ok(tally.code())
 }
 

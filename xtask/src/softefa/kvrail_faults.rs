@@ -19,6 +19,7 @@ use super::faults::{called, library, machine};
 use super::kvrail_soak::programs;
 use super::scenario::{SCENARIOS, Scenario, When};
 use super::{Common, Tally};
+use crate::compare::report;
 
 const NICS: u16 = 2;
 /// When the device gives up a peer; as for NIXL.
@@ -120,10 +121,7 @@ pub(super) fn run(args: &Args) -> Result<u8, String> {
     }
     let nixl = nixl_rows();
     let text = document(&table, &nixl, &library_of(&programs));
-    if let Some(path) = &args.out {
-        fs::write(path, &text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
-    }
-    print!("{text}");
+    report::deliver(&text, args.out.as_deref())?;
     Ok(tally.code())
 }
 
