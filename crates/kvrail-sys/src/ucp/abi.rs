@@ -5,11 +5,10 @@
 //!
 //! | Field | Since |
 //! |---|---|
-//! | `ucp_request_param_t::memh` | 1.13 |
+//! | `ucp_request_param_t::memh`, `ucp_ep_params_t::local_sockaddr` | 1.13 |
 //! | `ucp_ep_attr_t::transports` | 1.14 |
 //! | `ucp_ep_attr_t::user_data` | 1.18 |
 //! | `ucp_mem_map_params_t::exported_memh_buffer` | 1.14 |
-//! | `ucp_ep_params_t::local_sockaddr` | 1.14 |
 //! | `ucp_params_t::node_local_id`, `ucp_context_attr_t::device_counter_size` | 1.20 |
 //! | `ucp_request_param_t::remote_datatype`, `remote`, `remote_count` | 1.22 |
 //!
