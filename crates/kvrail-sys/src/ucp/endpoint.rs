@@ -98,7 +98,7 @@ impl Drop for Handle {
 }
 
 /// What carries an endpoint's operations.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Transport {
     /// `tcp`, `cma`, `posix`, `rc_mlx5`, `srd`…
     pub name: String,
