@@ -9,6 +9,7 @@
 
 mod engine;
 mod error;
+pub mod ucx;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
