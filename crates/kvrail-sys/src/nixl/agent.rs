@@ -38,7 +38,7 @@ pub struct Agent(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) handle: Handle,
     pub(super) library: Arc<Library>,
-    name: String,
+    pub(super) name: String,
     /// Held during each call under [`Threads::One`].
     turn: Option<Mutex<()>>,
     /// Where NIXL puts notifications; one for all calls, so that looking allocates nothing.
