@@ -9,6 +9,7 @@
 
 mod engine;
 mod error;
+pub mod nixl;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};

@@ -27,6 +27,9 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
+    /// Set where this, and no person, asked NIXL for its log: it is for the program to read and to switch off.
+    pub const HEARD: &str = "KVRAIL_NIXL_HEARD";
+
     /// What a process needs that uses this backend, in NIXL's own case, of this NIXL. `libraries` are directories that come first in
     /// the search for what its plugin needs; `variable` is the environment that the process would inherit.
     ///
@@ -77,6 +80,7 @@ impl Surroundings {
             // The devices of LIBFABRIC's rails are in no line of a higher level.
             let level = if backend == "LIBFABRIC" { "DEBUG" } else { "INFO" };
             variables.push(("NIXL_LOG_LEVEL", level.into()));
+            variables.push((Self::HEARD, "1".into()));
         }
         for (name, value) in [("UCX_PROTO_INFO", "y"), ("UCX_LOG_FILE", "stderr")] {
             if backend == "UCX" && set(name).is_none() {
