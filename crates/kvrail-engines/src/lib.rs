@@ -10,6 +10,7 @@
 mod engine;
 mod error;
 pub mod ucx;
+pub mod nixl;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
