@@ -9,7 +9,9 @@
 
 mod damage;
 
-pub(crate) use damage::{Damage, DamageKind, Places};
+#[cfg(test)]
+pub(crate) use damage::DamageKind;
+pub(crate) use damage::{Damage, Places};
 
 const WORD: u64 = 8;
 /// Bytes handled at a time: fits a first-level cache together with its source.
@@ -93,7 +95,8 @@ impl Pattern {
     /// The round and source offset that a word belongs to, if it is one of this pattern's.
     fn place(self, word: u64, latest_round: u32, region_bytes: u64) -> Option<(u32, u64)> {
         let (round, offset) = whence(word, self.key);
-        (round <= u64::from(latest_round) & ROUND_MASK && offset < region_bytes).then_some((round as u32, offset))
+        (round <= u64::from(latest_round) & ROUND_MASK && offset < region_bytes)
+            .then_some((round as u32, offset))
     }
 
     /// Writes `len` bytes of the pattern at `offset`.

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Block, Bytes, Pattern, Scratch, WORD, Words, chunks, poison_place, stray};
 
-/// Bits that differ at most for a block to be called one with flipped bits: of two different words of the pattern
-/// fewer differ once in 10^13.
+/// Bits that differ at most for a block to be called one with flipped bits, where nothing else explains it.
 const FLIPPED_BITS_MAX: u64 = 4;
 /// Places of a block that are looked at for words.
 const SAMPLES: u64 = 64;
@@ -39,6 +38,8 @@ pub(crate) enum DamageKind {
         /// Which.
         round: u32,
     },
+    /// What the source held before it was filled for the first time.
+    Unfilled,
     /// The bytes of another block.
     Swapped {
         /// Which.
@@ -221,7 +222,10 @@ impl Origin {
         match self {
             Self::Poison => DamageKind::Unwritten { astray: None },
             Self::Zeros => DamageKind::Zeros,
-            Self::Source { round, base } if base == block.source_offset as i64 => DamageKind::Stale { round },
+            Self::Source { round, base } if base == block.source_offset as i64 => {
+                // Of this round only the poison of the same place is wrong.
+                if round == block.round { DamageKind::Unfilled } else { DamageKind::Stale { round } }
+            }
             Self::Source { round, base } => DamageKind::WrongOffset {
                 source_offset: base.max(0).unsigned_abs(),
                 distance: base - block.source_offset as i64,
@@ -291,10 +295,12 @@ impl Survey {
     }
 
     fn kind(&self, pattern: Pattern, memory: &impl Bytes, block: &Block) -> DamageKind {
-        // A byte or two may differ by a few bits whatever they are.
-        if self.flipped_bits == 1 || (block.len >= WORD && self.flipped_bits <= FLIPPED_BITS_MAX) {
-            let bit = (self.first.0 ^ self.first.1).trailing_zeros();
-            return DamageKind::Flipped { bits: self.flipped_bits, bit };
+        let flipped = DamageKind::Flipped {
+            bits: self.flipped_bits,
+            bit: (self.first.0 ^ self.first.1).trailing_zeros(),
+        };
+        if self.flipped_bits == 1 {
+            return flipped;
         }
         let reach = |origins: &[Origin]| self.reach(pattern, memory, block, origins);
         let guesses = [Origin::Poison, Origin::Zeros];
@@ -323,7 +329,7 @@ impl Survey {
             let rest = found.iter().map(|origin| origin.kind(block)).collect();
             return DamageKind::Torn { bytes: self.bad_bytes, rest };
         }
-        DamageKind::Corrupt
+        if self.flipped_bits <= FLIPPED_BITS_MAX { flipped } else { DamageKind::Corrupt }
     }
 
     /// How much of the block these explain together.
@@ -389,12 +395,7 @@ fn origin(pattern: Pattern, block: &Block, at: u64, word: u64) -> Option<Origin>
 }
 
 /// Goes over a block: where in it, what belongs there, what is there.
-fn each_chunk(
-    pattern: Pattern,
-    memory: &impl Bytes,
-    block: &Block,
-    mut look: impl FnMut(u64, &[u8], &[u8]),
-) {
+fn each_chunk(pattern: Pattern, memory: &impl Bytes, block: &Block, mut look: impl FnMut(u64, &[u8], &[u8])) {
     let (mut wanted, mut found) = (Scratch::new(), Scratch::new());
     let words = pattern.in_round(block.round);
     for (at, n) in chunks(block.len) {
@@ -407,7 +408,8 @@ fn each_chunk(
 
 impl fmt::Display for DamageKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of_round = |stale: &Option<u32>| stale.map_or(String::new(), |r| format!(", and of round {r}: stale"));
+        let of_round =
+            |stale: &Option<u32>| stale.map_or(String::new(), |r| format!(", and of round {r}: stale"));
         match self {
             Self::Unwritten { astray } => {
                 f.write_str("never written: the poison is still there")?;
@@ -415,6 +417,7 @@ impl fmt::Display for DamageKind {
             }
             Self::Zeros => f.write_str("zeros"),
             Self::Stale { round } => write!(f, "stale: the bytes of round {round}"),
+            Self::Unfilled => f.write_str("stale: what the source held before its first round"),
             Self::Swapped { block, stale } => {
                 write!(f, "swapped: the bytes belong to block {block}{}", of_round(stale))
             }
