@@ -9,6 +9,8 @@
 
 mod engine;
 mod error;
+pub mod memcpy;
+mod metadata;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
