@@ -11,6 +11,8 @@ mod engine;
 mod error;
 pub mod ucx;
 pub mod nixl;
+pub mod memcpy;
+mod metadata;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
