@@ -12,6 +12,7 @@ pub mod csv;
 pub mod document;
 pub mod failure;
 pub mod fingerprint;
+pub mod html;
 pub mod redact;
 pub mod table;
 pub mod time;
