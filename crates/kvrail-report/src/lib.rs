@@ -21,6 +21,7 @@ pub mod words;
 mod carriage;
 mod distribution;
 mod figures;
+mod judge;
 mod ratio;
 mod row;
 mod turns;
