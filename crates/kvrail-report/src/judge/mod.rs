@@ -4,7 +4,7 @@
 mod ceilings;
 mod verdicts;
 
-pub(crate) use verdicts::{carried_on_one_host, verdict};
+pub(crate) use verdicts::{carried_on_one_host, number, shape, verdict};
 
 use crate::Document;
 

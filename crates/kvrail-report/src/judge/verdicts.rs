@@ -29,6 +29,7 @@ pub(super) fn of_row(document: &Document, row: &Row, ceilings: &[Ceiling]) -> Ve
         verdicts.extend(unproved(row));
         if !impossible {
             verdicts.extend(one_rail(document, row, figures.bandwidth_gbps));
+            verdicts.extend(crate::expect::low(document, row));
             verdicts.extend(above_copy(figures.bandwidth_gbps, ceilings));
         }
     }
@@ -204,8 +205,7 @@ pub(crate) fn number(gbps: f64) -> String {
 }
 
 /// What a row is, in few words: `write, 100 x 32 KiB scattered`.
-#[must_use]
-pub fn shape(row: &Row) -> String {
+pub(crate) fn shape(row: &Row) -> String {
     let batch =
         if row.batch == 1 { String::new() } else { format!("{} x ", crate::units::grouped(row.batch)) };
     format!("{}, {batch}{} {}", row.op, Size(row.block_bytes), row.layout)
