@@ -127,11 +127,10 @@ fn moves_the_right_bytes(tls: &str) {
     for transport in used.transport.split('+') {
         assert!(asked.contains(&transport), "{used:?}");
     }
+    // UCX gives estimates; a report shall not take them for measurements.
+    assert!(used.facts.iter().all(|fact| !fact.value.contains("MB/s")), "{used:?}");
     assert_eq!(!used.rails.is_empty(), used.transport.contains("tcp"), "{used:?}");
     assert!(used.facts.iter().any(|fact| fact.name == "lanes" && fact.value.contains('/')), "{used:?}");
-    if std::env::var_os("KVRAIL_UCX_TEST_SHOW").is_some() {
-        eprintln!("{used:#?}");
-    }
 }
 
 #[test]
@@ -223,36 +222,58 @@ fn a_notification_comes_once_per_posting() {
     assert_eq!(pair.peer.notifications(1), 0);
 }
 
+/// Writes until the peer, killed meanwhile, makes that fail.
+fn loses_its_peer(tls: &str) {
+    let mut pair = Pair::meet(tls, 1);
+    let (local, remote) = scattered(100, 32 << 10);
+    let blocks = pair.blocks(Direction::Write, &local, &remote, 32 << 10);
+    let mut posting = pair.prepare(&Blocks { timeout: Duration::from_secs(1), ..blocks });
+    run(&mut *posting).unwrap();
+    posting.post().unwrap();
+    pair.peer.kill();
+    let begin = Instant::now();
+    // What was in flight may have ended before; what is posted afterwards cannot.
+    let mut ended = posting.wait(ANSWER_MAX).expect("it ends");
+    while ended.is_ok() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{tls}: writes to a dead process go on and on");
+        ended = run(&mut *posting);
+    }
+    let error = ended.unwrap_err();
+    assert_eq!(error.kind, Kind::Peer, "{tls}: {error}");
+    assert!(!error.hints.is_empty() && begin.elapsed() < Duration::from_secs(10), "{tls}: {error}");
+    let again = run(&mut *posting).unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(15), "{tls}: {again}");
+}
+
 #[test]
 fn a_killed_peer_is_an_error_of_the_peer_in_time() {
     if !is_there("UCX and a killed peer") {
         return;
     }
-    for tls in ["tcp", "cma,posix"] {
-        let mut pair = Pair::meet(tls, 1);
-        let (local, remote) = scattered(100, 32 << 10);
-        let blocks = pair.blocks(Direction::Write, &local, &remote, 32 << 10);
-        let mut posting = pair.prepare(&Blocks { timeout: Duration::from_secs(2), ..blocks });
-        run(&mut *posting).unwrap();
-        posting.post().unwrap();
-        pair.peer.kill();
-        let begin = Instant::now();
-        // What was in flight may have ended before; what is posted afterwards cannot.
-        let mut ended = posting.wait(ANSWER_MAX).expect("it ends");
-        while ended.is_ok() {
-            assert!(
-                begin.elapsed() < Duration::from_secs(10),
-                "{tls}: writes to a dead process go on and on"
-            );
-            ended = run(&mut *posting);
-        }
-        let error = ended.unwrap_err();
-        assert_eq!(error.kind, Kind::Peer, "{tls}: {error}");
-        assert!(!error.hints.is_empty() && begin.elapsed() < Duration::from_secs(10), "{tls}: {error}");
-        let again = run(&mut *posting).unwrap_err();
-        assert!(begin.elapsed() < Duration::from_secs(20), "{tls}: {again}");
-        drop(posting);
+    loses_its_peer("tcp");
+    loses_its_peer("posix");
+}
+
+/// Set in a process that may not survive its peer.
+const FRAIL: &str = "KVRAIL_UCX_TEST_FRAIL";
+
+#[test]
+fn a_killed_peer_under_cma_is_an_error_or_ucx_ends_the_process() {
+    if std::env::var_os(FRAIL).is_some() {
+        return loses_its_peer("cma,posix");
     }
+    if !is_there("UCX over cma and a killed peer") {
+        return;
+    }
+    // A UCX that was built with its assertions aborts when the kernel refuses the copy: why an engine has a process of its own.
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_peer_under_cma_is_an_error_or_ucx_ends_the_process"])
+        .env(FRAIL, "1")
+        .output()
+        .unwrap();
+    let aborted = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(libc::SIGABRT);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed") || aborted, "{:?}: {said}", output.status);
 }
 
 #[test]

@@ -54,7 +54,8 @@ pub struct Config {
     /// Devices to choose from (`UCX_NET_DEVICES`): `eth0`, `mlx5_0:1`… None = the environment's, else all.
     pub devices: Option<String>,
     /// Whether UCX watches over peers. None = as it is best for each: [`ErrorHandling::Peer`], but on one host, where UCX could then not use
-    /// `cma`, [`ErrorHandling::None`], with which `ucx_perftest` runs; a dead peer is then noticed by the deadline.
+    /// `cma`, [`ErrorHandling::None`], with which `ucx_perftest` runs; a dead peer is then noticed by the deadline. Both sides the same:
+    /// release 1.13 is known to end a process whose peers watch and that does not.
     pub error_handling: Option<ErrorHandling>,
     /// Operations of one posting in flight, at least 1.
     pub window: u32,
@@ -263,7 +264,7 @@ impl Engine for Ucx {
         for (index, lane) in self.lanes.iter().enumerate() {
             let worker = &peer.workers[index % peer.workers.len()];
             let left = deadline.saturating_duration_since(Instant::now());
-            let transports = lock(lane).connect(&peer, worker, self.handling, scratch, left)?;
+            let transports = lock(lane).connect(&peer, worker, self.handling, scratch, &self.said, left)?;
             if index == 0 {
                 self.transports = transports;
             }
