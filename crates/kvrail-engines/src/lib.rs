@@ -9,6 +9,9 @@
 
 mod engine;
 mod error;
+pub mod memcpy;
+mod metadata;
+pub mod nixl;
 pub mod ucx;
 mod used;
 
