@@ -17,7 +17,7 @@ use crate::wheel::end_of;
 /// Names what a child has to do; without it the child's test does nothing.
 pub(crate) const ROLE: &str = "KVRAIL_ENGINES_TEST_ROLE";
 const CASE: &str = "KVRAIL_ENGINES_TEST_CASE";
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(40);
 const POISON: u8 = 0xa5;
 
 /// A workload and the engine's options, as `name=value` words.
@@ -84,8 +84,10 @@ pub(crate) fn run(case: &Case) -> Result<BTreeMap<String, String>, String> {
             .expect("a child starts")
     };
     let (target, initiator) = (start("target"), start("initiator"));
-    let initiator = end_of(initiator, DEADLINE)?;
-    let target = end_of(target, Duration::from_secs(10))?;
+    // The target is waited for in any case: it ends when its peer is gone, or is killed.
+    let initiator = end_of(initiator, DEADLINE);
+    let target = end_of(target, Duration::from_secs(5));
+    let (initiator, target) = (initiator?, target?);
     let said = String::from_utf8_lossy(&initiator.stdout).into_owned();
     let row = Case::of(&said.lines().filter(|line| line.contains('=')).collect::<Vec<_>>().join("\n")).0;
     let both = [&target, &initiator];
@@ -140,10 +142,18 @@ fn target(case: &Case, meet: &Path) -> Ended {
                 engine.drive();
             }
         });
-        let served = serve(case, engine, &memory, &mut peer);
-        is_over.store(true, Ordering::Relaxed);
-        served
+        let _over = Over(&is_over);
+        serve(case, engine, &memory, &mut peer)
     })
+}
+
+/// Ends the driving thread, also after a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn serve(case: &Case, engine: &dyn Engine, memory: &Memory, peer: &mut UnixStream) -> Ended {
@@ -283,7 +293,9 @@ fn slots(case: &Case, side: u64) -> Vec<u64> {
 /// What a slot holds: every word says which it is.
 fn pattern(case: &Case, seed: u64, slot: u64) -> Vec<u8> {
     let words = case.number("block", 32 << 10) / 8;
-    (0..words).flat_map(|word| ((slot * words + word + seed) * 0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+    (0..words)
+        .flat_map(|word| (slot * words + word + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect()
 }
 
 fn fill(memory: &Memory, case: &Case, seed: u64) -> Result<String, Box<dyn std::error::Error>> {
