@@ -9,7 +9,10 @@
 
 mod engine;
 mod error;
+pub mod memcpy;
+mod metadata;
 pub mod nixl;
+pub mod ucx;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
