@@ -233,9 +233,11 @@ fn initiator(case: &Case, meet: &Path) -> Ended {
                 ask("poison".into())?;
             }
             let mut latencies = Vec::new();
+            let cpu_before = cpu();
             for _ in 0..case.number("iterations", 2) {
                 once(&mut latencies)?;
             }
+            println!("{word}_cpu_us={:.1}", (cpu() - cpu_before) * 1e6 / latencies.len() as f64);
             let wrong = match direction {
                 Direction::Read => mismatch(&memory, case, seed, &slots(case, 1), &slots(case, 2))?,
                 Direction::Write => ask(format!("check {seed}"))?,
@@ -283,11 +285,22 @@ fn reach(meet: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// The slots of one side, in an order of its own: every slot once, in strides that share no divisor with their number.
+/// The slots of one side: some of all, in an order of its own that has no stride.
 fn slots(case: &Case, side: u64) -> Vec<u64> {
-    let slots = case.number("pool", 64 << 20) / case.number("block", 32 << 10);
-    let stride = if side == 1 { 7919 } else { 104_729 };
-    (0..case.number("batch", 12_800)).map(|index| (index * stride + side * 13) % slots).collect()
+    let mut slots: Vec<u64> = (0..case.number("pool", 64 << 20) / case.number("block", 32 << 10)).collect();
+    let mut state = side;
+    for at in (1..slots.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        slots.swap(at, (state >> 33) as usize % (at + 1));
+    }
+    slots.truncate(usize::try_from(case.number("batch", 12_800)).unwrap_or(usize::MAX));
+    slots
+}
+
+/// CPU time of this process, seconds.
+fn cpu() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
 
 /// What a slot holds: every word says which it is.
