@@ -9,6 +9,7 @@
 
 mod engine;
 mod error;
+pub mod libfabric;
 pub mod memcpy;
 mod metadata;
 mod used;
