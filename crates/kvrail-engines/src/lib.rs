@@ -12,6 +12,8 @@ mod error;
 pub mod libfabric;
 pub mod memcpy;
 mod metadata;
+pub mod nixl;
+pub mod ucx;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
