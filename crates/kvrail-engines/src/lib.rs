@@ -9,9 +9,6 @@
 
 mod engine;
 mod error;
-pub mod memcpy;
-mod metadata;
-pub mod nixl;
 pub mod libfabric;
 pub mod memcpy;
 mod metadata;

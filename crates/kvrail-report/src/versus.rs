@@ -136,7 +136,7 @@ fn wrapped(words: &[String]) -> String {
     let mut lines: Vec<String> = Vec::new();
     for word in words {
         match lines.last_mut() {
-            Some(line) if line.chars().count() + 2 + word.chars().count() <= COLUMNS - 1 => {
+            Some(line) if line.chars().count() + 2 + word.chars().count() < COLUMNS => {
                 *line += "; ";
                 *line += word;
             }
