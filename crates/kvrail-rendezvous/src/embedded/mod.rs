@@ -44,7 +44,8 @@ pub(crate) async fn run(embedded: EmbeddedConfig, start: Start) {
     let reached = reach(&embedded, &config, me.incarnation, until, &mut server).await;
     let mut client = match reached {
         Ok((run_id, host, stream)) => {
-            let mut client = Client::new(config.service.to_string(), config.lease, shared, me.incarnation, stream);
+            let mut client =
+                Client::new(config.service.to_string(), config.lease, shared, me.incarnation, stream);
             if let Err(error) = client.catch_up(until).await {
                 return started.send(Err(error));
             }
@@ -82,15 +83,17 @@ async fn reach(
     let endpoint = config.service.to_string();
     let began = Instant::now();
     let (mut pause, mut attempts) = (RETRY_MIN, 0_u32);
+    let mut last = ServiceError::Unreachable { endpoint: endpoint.clone(), detail: "no answer".into() };
     loop {
         attempts += 1;
         let attempt = attempt(embedded, config, me, &endpoint, server);
-        let last = match crate::driver::until(until.min(Instant::now() + ATTEMPT_MAX), attempt).await {
+        match crate::driver::until(until.min(Instant::now() + ATTEMPT_MAX), attempt).await {
             Some(Ok(reached)) => return Ok(reached),
             Some(Err(Attempt::Final(error))) => return Err(error),
-            Some(Err(Attempt::Again(error))) => error,
-            None => ServiceError::Unreachable { endpoint: endpoint.clone(), detail: "no answer".into() },
-        };
+            Some(Err(Attempt::Again(error))) => last = error,
+            // Cut short, the last attempt knows less than the one before it.
+            None => {}
+        }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(match last {
@@ -127,7 +130,10 @@ async fn attempt(
         Found::Open(listener) => {
             let run_id = config.run_id.clone().unwrap_or_else(RunId::generate);
             let opened = Server::start(listener, run_id, me.0).map_err(|error| {
-                Attempt::Final(ServiceError::Local { doing: "serve the rendezvous", detail: error.to_string() })
+                Attempt::Final(ServiceError::Local {
+                    doing: "serve the rendezvous",
+                    detail: error.to_string(),
+                })
             })?;
             let address = opened.address();
             *server = Some(opened);
@@ -255,7 +261,10 @@ impl Client {
     }
 
     /// Serves the group's threads until they leave, which is `Some`, or forget this thread.
-    async fn attend(&mut self, mut commands: mpsc::Receiver<Command>) -> Result<Option<Leaving>, ServiceError> {
+    async fn attend(
+        &mut self,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> Result<Option<Leaving>, ServiceError> {
         let mut tick = tokio::time::interval(self.lease / 3);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
