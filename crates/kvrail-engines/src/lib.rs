@@ -10,6 +10,8 @@
 mod engine;
 mod error;
 mod own;
+
+pub mod nixl;
 pub mod ucx;
 mod used;
 
