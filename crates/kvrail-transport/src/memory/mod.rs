@@ -10,6 +10,7 @@ pub(crate) mod registry;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 pub use mapping::{Mapping, page_bytes};
@@ -159,6 +160,60 @@ impl SharedMemory {
         // A limit on a control group shows only at the first touch, and then as a signal: find out now.
         mapping.prefault()?;
         Ok(Self::publish(len, Pages::Reserved(HUGE_PAGE_BYTES), mapping, fd))
+    }
+
+    /// Maps what another process has allocated as [`SharedMemory`]: `file` is its memory, for instance as opened from
+    /// `/proc/<pid>/fd/<n>`, and the first `len` bytes of it are mapped. Bytes that are there stay.
+    ///
+    /// # Errors
+    /// [`AllocateError`]: the file is no memory of a fixed size (it could be shrunk under its users), or holds less.
+    pub fn open(file: OwnedFd, len: usize, options: Options) -> Result<Self, AllocateError> {
+        let system = |step, source| AllocateError::System { len, step, source };
+        // SAFETY: no memory is involved.
+        let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+        if seals < 0 {
+            return Err(system("F_GET_SEALS", io::Error::last_os_error()));
+        }
+        if seals & libc::F_SEAL_SHRINK == 0 {
+            let source = io::Error::other("the file is not sealed against shrinking");
+            return Err(system("F_GET_SEALS", source));
+        }
+        let file = std::fs::File::from(file);
+        let facts = file.metadata().map_err(|e| system("fstat", e))?;
+        let page = match options.huge_pages {
+            HugePages::Never => page_bytes(),
+            _ => usize::try_from(facts.blksize()).map_or(page_bytes(), |bytes| bytes.max(page_bytes())),
+        };
+        let rounded = round_up(len, page).filter(|_| len > 0).ok_or(AllocateError::Empty)?;
+        if facts.len() < rounded as u64 {
+            let source = io::Error::other(format!("the file holds {} bytes", facts.len()));
+            return Err(system("fstat", source));
+        }
+        let file = OwnedFd::from(file);
+        let reserved = page > page_bytes();
+        let align = !reserved && rounded >= HUGE_PAGE_BYTES;
+        let mapping = Mapping::shared(file.as_fd(), rounded, align).map_err(|e| system("mmap", e))?;
+        let advised = !reserved && options.huge_pages != HugePages::Never && align;
+        let transparent = advised && shmem_huge_pages_allowed() && mapping.advise_huge().is_ok();
+        if options.prefault {
+            mapping.prefault().map_err(|e| system("prefault", e))?;
+        }
+        let pages = match (reserved, transparent) {
+            (true, _) => Pages::Reserved(page),
+            (false, true) => Pages::Transparent,
+            (false, false) => Pages::Base,
+        };
+        Ok(Self::publish(len, pages, mapping, file))
+    }
+
+    /// The file behind it: what another process opens.
+    ///
+    /// # Panics
+    /// Never: it is registered for as long as it lives.
+    #[must_use]
+    pub fn file(&self) -> Arc<OwnedFd> {
+        let found = registry::find(self.mapping.as_ptr() as u64, self.mapping.len() as u64);
+        found.map_or_else(|| unreachable!("a live memory is registered"), |backing| backing.fd)
     }
 
     fn publish(len: usize, pages: Pages, mapping: Mapping, fd: OwnedFd) -> Self {
@@ -314,6 +369,28 @@ mod tests {
         assert!(registry::find(base, (memory.mapping.len() as u64) + 1).is_none(), "runs past the end");
         drop(memory);
         assert!(registry::find(base + 4096, 8192).is_none());
+    }
+
+    #[test]
+    fn what_one_allocates_another_opens_and_both_see_the_same_bytes() {
+        let memory = SharedMemory::allocate(1 << 20, Options::default()).unwrap();
+        memory.write(4096, b"kv");
+        let file = || memory.file().try_clone().unwrap();
+        let opened = SharedMemory::open(file(), 1 << 20, Options::default()).unwrap();
+        let mut bytes = [0; 2];
+        opened.read(4096, &mut bytes);
+        assert_eq!((&bytes, opened.len()), (b"kv", 1 << 20));
+        opened.write(0, b"x");
+        memory.read(0, &mut bytes[..1]);
+        assert_eq!(bytes[0], b'x');
+        assert!(SharedMemory::open(file(), 2 << 20, Options::default()).is_err(), "beyond its end");
+        assert!(SharedMemory::open(file(), 0, Options::default()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_can_shrink_is_no_memory() {
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        assert!(SharedMemory::open(file.into(), 4096, Options::default()).is_err());
     }
 
     #[test]
