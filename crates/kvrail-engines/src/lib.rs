@@ -9,8 +9,9 @@
 
 mod engine;
 mod error;
+pub mod memcpy;
+mod metadata;
 mod own;
-
 pub mod nixl;
 pub mod ucx;
 mod used;
