@@ -193,6 +193,9 @@ pub(crate) struct Bench {
     /// This target was started by an initiator and ends with it
     #[arg(long, hide = true)]
     pub(crate) spawned: bool,
+    /// A defect on the path of every engine: swapped, wrong-offset, stale, zeros, flip-bit, short-tail
+    #[arg(long, hide = true, value_name = "KIND")]
+    pub(crate) plant: Option<kvrail_engines::Plant>,
     /// This process was started for one of several engines
     #[arg(long, hide = true, value_enum)]
     pub(crate) conducted: Option<Conducted>,

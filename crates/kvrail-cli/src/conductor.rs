@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use kvrail_report::{Document, Row, Used};
+use kvrail_report::{Document, Row, Used, versus};
 
 use crate::bench::hello;
 use crate::case::Case;
@@ -24,7 +24,6 @@ use crate::rows;
 use crate::run::{Effort, Run};
 use crate::sink::Sink;
 use crate::spawn::Spawned;
-use crate::versus::Versus;
 
 /// Turns of each engine in a case: a median of fewer ratios says little.
 const TURNS: u32 = 5;
@@ -62,24 +61,21 @@ pub(crate) fn measure(
     let stage = Stage { run, target, address, say: sink.speaker() };
     stage.tell(Message::Conduct, "to keep processes")?;
     let mut players: Vec<Player> = run.engines.iter().cloned().map(Player::new).collect();
-    let mut table = Versus::new(&run.engines);
     sink.expect(run.cases.len());
     for case in &run.cases {
         sink.begin(&case.to_string());
         let outcomes = measure_case(&stage, &mut players, case)?;
-        let first = report.results.len();
         for (player, outcome) in players.iter().zip(outcomes) {
             report.results.push(row(&player.engine, case, &outcome));
             outcome.used.into_iter().for_each(|used: Used| report.met(used));
         }
-        report.judge();
-        sink.text(&table.case(case, &report.results[first..], &report.ratios))?;
         sink.step();
     }
     for player in &mut players {
         player.leave();
     }
-    sink.text(&table.footer())
+    report.judge();
+    sink.text(&versus::table(report))
 }
 
 /// A row for what an engine made of a case, also when that is nothing.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvrail::{Agent, Hints, Region};
-use kvrail_engines::{Blocks, Direction, Engine, EngineError, Kind, PASSED_OVER, PeerId, Posting};
+use kvrail_engines::{Blocks, Direction, Engine, EngineError, Kind, PASSED_OVER, PeerId, Planted, Posting};
 
 use crate::carriage::carriage;
 use crate::case::{Op, Transport};
@@ -88,7 +88,10 @@ impl Endpoint {
     /// # Errors
     /// When it is not possible here.
     pub(crate) fn create(setup: Setup<'_>) -> Result<Self, Failure> {
-        let (engine, agent) = engines::create(setup).map_err(failure)?;
+        let (mut engine, agent) = engines::create(setup).map_err(failure)?;
+        if let Some(plant) = setup.plant {
+            engine = Box::new(Planted::new(engine, plant));
+        }
         Ok(Self {
             engine,
             choice: setup.engine.clone(),

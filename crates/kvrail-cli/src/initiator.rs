@@ -159,6 +159,7 @@ impl<'a> Open<'a> {
             ofi: &run.ofi,
             libraries: &run.libraries,
             progress: run.progress,
+            plant: run.plant,
             timeout: run.timeout,
         })?;
         endpoint.lanes(case.threads)?;
@@ -597,6 +598,7 @@ pub(crate) fn run_control(link: &Link, run: &Run, transport: Transport) -> Resul
             ofi: &run.ofi,
             libraries: &run.libraries,
             progress: run.progress,
+            plant: run.plant,
             timeout: run.timeout,
         })?;
         let start = Instant::now();

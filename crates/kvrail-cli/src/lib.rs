@@ -32,7 +32,6 @@ mod spawn;
 mod talk;
 mod target;
 mod topo;
-mod versus;
 
 use std::process::ExitCode;
 

@@ -5,9 +5,8 @@
 //! is ever opened on a peer's word.
 
 use std::fs::OpenOptions;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::parent_id;
-use std::sync::Arc;
 
 use kvrail::memory::{AllocateError, HugePages, Options, PrivateMemory, SharedMemory};
 use serde::{Deserialize, Serialize};
@@ -20,8 +19,6 @@ use crate::pattern::{self, Bytes};
 pub(crate) struct Backing {
     pub(crate) memory: kvrail::Memory,
     pub(crate) pages: String,
-    /// What another process can map.
-    file: Option<Arc<OwnedFd>>,
 }
 
 /// Registered memory.
@@ -45,7 +42,7 @@ pub(crate) struct Loan {
 /// As [`allocate`] and [`borrow`].
 pub(crate) fn obtain(loan: Option<Loan>, kind: Memory, len: u64) -> Result<Backing, Failure> {
     match loan {
-        Some(loan) => borrow(loan, kind, len),
+        Some(loan) => borrow(loan, len),
         None => {
             let backing = allocate(kind, len)?;
             backing.poison();
@@ -73,11 +70,8 @@ pub(crate) fn allocate(kind: Memory, len: u64) -> Result<Backing, Failure> {
         Memory::Shared | Memory::Huge => {
             SharedMemory::allocate(len, options(kind)).map(|memory| shared(memory, None))
         }
-        Memory::Private => PrivateMemory::allocate(len, options(kind)).map(|memory| Backing {
-            pages: memory.pages().to_string(),
-            memory: memory.into(),
-            file: None,
-        }),
+        Memory::Private => PrivateMemory::allocate(len, options(kind))
+            .map(|memory| Backing { pages: memory.pages().to_string(), memory: memory.into() }),
     }
     .map_err(refused)
 }
@@ -86,24 +80,21 @@ pub(crate) fn allocate(kind: Memory, len: u64) -> Result<Backing, Failure> {
 ///
 /// # Errors
 /// When the parent has no such memory, or the kernel keeps this process from it.
-fn borrow(loan: Loan, kind: Memory, len: u64) -> Result<Backing, Failure> {
+fn borrow(loan: Loan, len: u64) -> Result<Backing, Failure> {
     let path = format!("/proc/{}/fd/{}", parent_id(), loan.file);
     let refused = |e: &dyn std::fmt::Display| {
         Failure::environment(format!("cannot map the memory that all engines share, {path}: {e}"))
             .hint("measure the engines one by one, or with --memory private")
     };
     let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|e| refused(&e))?;
-    let memory = SharedMemory::open(file.into(), length(len)?, options(kind)).map_err(|e| refused(&e))?;
+    let memory = SharedMemory::map(file.into(), length(len)?).map_err(|e| refused(&e))?;
+    memory.prefault().map_err(|e| refused(&e))?;
     Ok(shared(memory, Some(loan.pages)))
 }
 
 /// The lender's word for the pages is the better one: a mapping does not say what its huge pages came from.
 fn shared(memory: SharedMemory, pages: Option<String>) -> Backing {
-    Backing {
-        pages: pages.unwrap_or_else(|| memory.pages().to_string()),
-        file: Some(memory.file()),
-        memory: memory.into(),
-    }
+    Backing { pages: pages.unwrap_or_else(|| memory.pages().to_string()), memory: memory.into() }
 }
 
 fn length(len: u64) -> Result<usize, Failure> {
@@ -121,8 +112,8 @@ const fn options(kind: Memory) -> Options {
 impl Backing {
     /// What a child of this process borrows; nothing for memory that cannot be shared.
     pub(crate) fn lend(&self) -> Option<Loan> {
-        let file = self.file.as_ref()?.as_raw_fd();
-        Some(Loan { file: u32::try_from(file).ok()?, pages: self.pages.clone() })
+        let share = self.memory.share()?;
+        Some(Loan { file: u32::try_from(share.file.as_raw_fd()).ok()?, pages: self.pages.clone() })
     }
 
     /// Once it is registered.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use kvrail_engines::Name;
+use kvrail_engines::{Name, Plant};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Bench, Conducted, Format, Injection, Preset, Role, What};
@@ -58,6 +58,8 @@ pub(crate) struct Run {
     /// What this process is in a run of several engines, when it was started for one of them.
     pub(crate) conducted: Option<Conducted>,
     pub(crate) injection: Option<Injection>,
+    /// A defect on the path of every engine.
+    pub(crate) plant: Option<Plant>,
 }
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -125,6 +127,7 @@ impl Bench {
             spawned: self.spawned,
             conducted: self.conducted,
             injection: self.inject_corruption,
+            plant: self.plant,
         })
     }
 
@@ -136,6 +139,8 @@ impl Bench {
             |flag: &str, what: &str| Err(Failure::usage(format!("{flag} has no effect without {what}")));
         for (flag, given, used, by) in [
             ("--transport", !self.transport.is_empty(), has(Name::Kvrail), "--engine kvrail"),
+            ("--nixl", self.engines.nixl.is_some(), has(Name::Nixl), "--engine nixl"),
+            ("--ucx", self.engines.ucx.is_some(), has(Name::Ucx), "--engine ucx"),
             ("--cooperate", self.cooperate.is_some(), has(Name::Kvrail), "--engine kvrail"),
             ("--affinity", self.ofi.affinity.is_some(), has(Name::Kvrail), "--engine kvrail"),
             ("--kind control", self.kind == What::Control, has(Name::Kvrail), "--engine kvrail"),

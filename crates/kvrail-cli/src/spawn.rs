@@ -42,6 +42,9 @@ impl Spawned {
         command.arg("--engine").arg(engine.to_string());
         command.arg("--warmup").arg(run.warmup.to_string());
         command.arg("--seed").arg(run.seed.to_string());
+        if let Some(plant) = run.plant {
+            command.arg("--plant").arg(plant.to_string());
+        }
         if run.progress == Progress::Thread {
             command.args(["--progress", "thread"]);
         }

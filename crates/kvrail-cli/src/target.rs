@@ -98,6 +98,7 @@ impl Served {
             ofi: &run.ofi,
             libraries: &run.libraries,
             progress: Progress::Thread,
+            plant: None,
             timeout: run.timeout,
         })?;
         let pool = endpoint.register(pool::obtain(loan, case.memory, case.pool_bytes)?)?;
@@ -280,6 +281,7 @@ fn serve_control(link: &Link, regions: u32, transport: Transport, run: &Run) -> 
         ofi: &run.ofi,
         libraries: &run.libraries,
         progress: Progress::Thread,
+        plant: None,
         timeout: run.timeout,
     })?;
     let created = Instant::now();
