@@ -10,5 +10,5 @@
 mod dl;
 pub mod elf;
 pub mod libfabric;
-pub mod ucp;
 pub mod nixl;
+pub mod ucp;

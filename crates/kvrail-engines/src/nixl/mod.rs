@@ -17,7 +17,7 @@ mod posting;
 mod said;
 mod used;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +56,10 @@ struct Shared {
     heard: AtomicU64,
     /// Notifications that came and were not asked for yet.
     inbox: AtomicU64,
+    /// Metadata of peers that will post to this side, not taken in yet.
+    admitted: Mutex<Vec<Envelope>>,
+    /// Whether there are any, for who drives.
+    is_admitting: AtomicBool,
 }
 
 /// Registered memory: the registration ends before the share of the memory is let go of (KR-7).
@@ -179,12 +183,20 @@ impl Engine for Nixl {
         Envelope { backend: self.shared.name.clone(), base, len, metadata }.write()
     }
 
+    /// LIBFABRIC sends the peer a greeting while it takes in the metadata, and waits until that is gone: which it is when the peer
+    /// connects. So this is left to who drives this side meanwhile.
     fn admit(&mut self, metadata: &[u8]) -> Result<(), EngineError> {
-        self.import(metadata).map(|_| ())
+        let envelope = self.shared.read(metadata)?;
+        if !self.needs_driving() {
+            return self.shared.import(envelope).map(|_| ());
+        }
+        self.shared.admitted().push(envelope);
+        self.shared.is_admitting.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn connect(&mut self, metadata: &[u8], _within: Duration) -> Result<PeerId, EngineError> {
-        let peer = self.import(metadata)?;
+        let peer = self.shared.import(self.shared.read(metadata)?)?;
         let connected = self.shared.listened(|| self.shared.backend.connect(&peer.name));
         connected.map_err(|error| {
             let error = self.shared.failed(&format!("cannot connect to {}", peer.name), &error);
@@ -257,8 +269,37 @@ impl Engine for Nixl {
 }
 
 impl Shared {
+    fn admitted(&self) -> std::sync::MutexGuard<'_, Vec<Envelope>> {
+        // Whole at any time.
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Metadata of a peer, if they are such that this engine can use.
+    fn read(&self, metadata: &[u8]) -> Result<Envelope, EngineError> {
+        let envelope = Envelope::read(metadata)?;
+        if envelope.backend != self.name {
+            let what = format!("the peer uses NIXL's backend {}, this side {}", envelope.backend, self.name);
+            return Err(EngineError::new(Kind::Peer, what).hint("both sides must use the same backend"));
+        }
+        Ok(envelope)
+    }
+
+    fn import(&self, envelope: Envelope) -> Result<Peer, EngineError> {
+        let name = self.listened(|| self.agent.import(&envelope.metadata)).map_err(|error| {
+            let error = self.failed("does not take the peer's metadata", &error);
+            EngineError { kind: Kind::Peer, ..error }
+        })?;
+        Ok(Peer { name, base: envelope.base, len: envelope.len })
+    }
+
     /// Makes progress, and counts the notifications that came.
     fn take_notifications(&self) -> Result<(), EngineError> {
+        if self.is_admitting.load(Ordering::Relaxed) && self.is_admitting.swap(false, Ordering::AcqRel) {
+            let admitted = std::mem::take(&mut *self.admitted());
+            for envelope in admitted {
+                self.import(envelope).inspect_err(|error| log::error!("{error}"))?;
+            }
+        }
         let mut came = 0;
         let taken = self.agent.notifications(|_| came += 1);
         if came > 0 {
@@ -271,21 +312,6 @@ impl Shared {
 impl Nixl {
     fn registered(&self) -> Result<&Arc<Registered>, EngineError> {
         self.registered.as_ref().ok_or_else(|| EngineError::new(Kind::Usage, "no memory is registered"))
-    }
-
-    fn import(&self, metadata: &[u8]) -> Result<Peer, EngineError> {
-        let envelope = Envelope::read(metadata)?;
-        if envelope.backend != self.shared.name {
-            let what =
-                format!("the peer uses NIXL's backend {}, this side {}", envelope.backend, self.shared.name);
-            return Err(EngineError::new(Kind::Peer, what).hint("both sides must use the same backend"));
-        }
-        let name = self.shared.listened(|| self.shared.agent.import(&envelope.metadata));
-        let name = name.map_err(|error| {
-            let error = self.shared.failed("does not take the peer's metadata", &error);
-            EngineError { kind: Kind::Peer, ..error }
-        })?;
-        Ok(Peer { name, base: envelope.base, len: envelope.len })
     }
 
     /// The blocks of one side as NIXL takes them, each checked against the memory that it must be in (KR-9).

@@ -17,7 +17,7 @@ use crate::wheel::end_of;
 /// Names what a child has to do; without it the child's test does nothing.
 pub(crate) const ROLE: &str = "KVRAIL_ENGINES_TEST_ROLE";
 const CASE: &str = "KVRAIL_ENGINES_TEST_CASE";
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(40);
 const POISON: u8 = 0xa5;
 
 /// A workload and the engine's options, as `name=value` words.
@@ -84,8 +84,10 @@ pub(crate) fn run(case: &Case) -> Result<BTreeMap<String, String>, String> {
             .expect("a child starts")
     };
     let (target, initiator) = (start("target"), start("initiator"));
-    let initiator = end_of(initiator, DEADLINE)?;
-    let target = end_of(target, Duration::from_secs(10))?;
+    // The target is waited for in any case: it ends when its peer is gone, or is killed.
+    let initiator = end_of(initiator, DEADLINE);
+    let target = end_of(target, Duration::from_secs(5));
+    let (initiator, target) = (initiator?, target?);
     let said = String::from_utf8_lossy(&initiator.stdout).into_owned();
     let row = Case::of(&said.lines().filter(|line| line.contains('=')).collect::<Vec<_>>().join("\n")).0;
     let both = [&target, &initiator];
@@ -140,10 +142,18 @@ fn target(case: &Case, meet: &Path) -> Ended {
                 engine.drive();
             }
         });
-        let served = serve(case, engine, &memory, &mut peer);
-        is_over.store(true, Ordering::Relaxed);
-        served
+        let _over = Over(&is_over);
+        serve(case, engine, &memory, &mut peer)
     })
+}
+
+/// Ends the driving thread, also after a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn serve(case: &Case, engine: &dyn Engine, memory: &Memory, peer: &mut UnixStream) -> Ended {
@@ -223,9 +233,11 @@ fn initiator(case: &Case, meet: &Path) -> Ended {
                 ask("poison".into())?;
             }
             let mut latencies = Vec::new();
+            let cpu_before = cpu();
             for _ in 0..case.number("iterations", 2) {
                 once(&mut latencies)?;
             }
+            println!("{word}_cpu_us={:.1}", (cpu() - cpu_before) * 1e6 / latencies.len() as f64);
             let wrong = match direction {
                 Direction::Read => mismatch(&memory, case, seed, &slots(case, 1), &slots(case, 2))?,
                 Direction::Write => ask(format!("check {seed}"))?,
@@ -273,17 +285,30 @@ fn reach(meet: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// The slots of one side, in an order of its own: every slot once, in strides that share no divisor with their number.
+/// The slots of one side: some of all, in an order of its own that has no stride.
 fn slots(case: &Case, side: u64) -> Vec<u64> {
-    let slots = case.number("pool", 64 << 20) / case.number("block", 32 << 10);
-    let stride = if side == 1 { 7919 } else { 104_729 };
-    (0..case.number("batch", 12_800)).map(|index| (index * stride + side * 13) % slots).collect()
+    let mut slots: Vec<u64> = (0..case.number("pool", 64 << 20) / case.number("block", 32 << 10)).collect();
+    let mut state = side;
+    for at in (1..slots.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        slots.swap(at, (state >> 33) as usize % (at + 1));
+    }
+    slots.truncate(usize::try_from(case.number("batch", 12_800)).unwrap_or(usize::MAX));
+    slots
+}
+
+/// CPU time of this process, seconds.
+fn cpu() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
 
 /// What a slot holds: every word says which it is.
 fn pattern(case: &Case, seed: u64, slot: u64) -> Vec<u8> {
     let words = case.number("block", 32 << 10) / 8;
-    (0..words).flat_map(|word| ((slot * words + word + seed) * 0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+    (0..words)
+        .flat_map(|word| (slot * words + word + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect()
 }
 
 fn fill(memory: &Memory, case: &Case, seed: u64) -> Result<String, Box<dyn std::error::Error>> {

@@ -103,7 +103,10 @@ pub(crate) fn end_of(mut child: std::process::Child, within: Duration) -> Result
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
-                let said = stderr.and_then(|from| from.join().ok()).unwrap_or_default();
+                let text = |from: Option<std::thread::JoinHandle<Vec<u8>>>| {
+                    from.and_then(|from| from.join().ok()).unwrap_or_default()
+                };
+                let said = [text(stdout), text(stderr)].concat();
                 return Err(format!(
                     "process {pid} took more than {within:?}: {}",
                     String::from_utf8_lossy(&said)
