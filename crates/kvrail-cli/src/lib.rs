@@ -23,6 +23,7 @@ mod run;
 mod signals;
 mod softefa;
 mod spawn;
+mod suite;
 mod table;
 mod talk;
 mod target;
@@ -43,7 +44,7 @@ use args::{Cli, Command};
 pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, String> {
     match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
         Command::Bench(bench) => bench.resolve(1).map(|run| run.cases.len()).map_err(|e| e.to_string()),
-        Command::Softefa(_) | Command::Topo(_) | Command::Completions { .. } => Ok(0),
+        Command::Softefa(_) | Command::Topo(_) | Command::Suite(_) | Command::Completions { .. } => Ok(0),
     }
 }
 
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::Topo(arguments) => topo::main(arguments),
+        Command::Suite(suite) => suite::main(suite),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());
             Ok(())
