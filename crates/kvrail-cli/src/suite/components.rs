@@ -5,7 +5,8 @@ use kvrail_sys::libfabric::{Library, Search};
 /// The libfabric that `bench` would use.
 pub(super) fn libfabric() -> Result<String, String> {
     let library = Library::load(&Search::new(None)).map_err(|e| e.to_string())?;
-    let release = library.release().map_or_else(|| "of unknown release".into(), |release| release.to_string());
+    let release =
+        library.release().map_or_else(|| "of unknown release".into(), |release| release.to_string());
     Ok(format!("{release} in {}", library.path().display()))
 }
 

@@ -130,9 +130,9 @@ impl Folder {
         &self.path
     }
 
-    /// A step's own folder.
-    pub(super) fn of(&self, phase: &Phase, step: &Step) -> PathBuf {
-        self.path.join("steps").join(&phase.id).join(&step.id)
+    /// A step's place in it.
+    pub(super) fn of(phase: &Phase, step: &Step) -> PathBuf {
+        Path::new("steps").join(&phase.id).join(&step.id)
     }
 
     /// How a step ended in this run or an earlier one, if that was this work.
@@ -140,16 +140,16 @@ impl Folder {
     /// # Errors
     /// When it is there and cannot be read.
     pub(super) fn ending(&self, phase: &Phase, step: &Step) -> Result<Option<Ending>, Failure> {
-        let name = self.of(phase, step).join("step.json");
+        let name = Self::of(phase, step).join("step.json");
         Ok(self.read::<Ending>(name)?.filter(|ending| ending.fingerprint == step.fingerprint()))
     }
 
-    /// Empties a step's folder, for it to run.
+    /// Empties a step's folder, for it to run; where it is.
     ///
     /// # Errors
     /// When the file system refuses.
     pub(super) fn begin(&self, phase: &Phase, step: &Step) -> Result<PathBuf, Failure> {
-        let path = self.of(phase, step);
+        let path = self.path.join(Self::of(phase, step));
         let failed = |e: std::io::Error| Failure::environment(format!("{}: {e}", path.display()));
         match fs::remove_dir_all(&path) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
@@ -164,7 +164,7 @@ impl Folder {
     /// # Errors
     /// When the file system refuses.
     pub(super) fn end(&self, phase: &Phase, step: &Step, ending: &Ending) -> Result<(), Failure> {
-        self.write(self.of(phase, step).join("step.json"), &json(ending))
+        self.write(Self::of(phase, step).join("step.json"), &json(ending))
     }
 
     /// Writes a file of the folder: whole or not at all.
@@ -261,7 +261,7 @@ mod tests {
         let (phase, step) = plan.steps().next().unwrap();
         let folder = Folder::open(dir.path(), &about("x"), "").unwrap();
         folder.begin(phase, step).unwrap();
-        folder.write(folder.of(phase, step).join("step.json"), "{").unwrap();
+        folder.write(Folder::of(phase, step).join("step.json"), "{").unwrap();
         assert!(folder.ending(phase, step).unwrap_err().what.contains("damaged"));
     }
 }

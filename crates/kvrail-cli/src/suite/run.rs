@@ -114,7 +114,7 @@ impl Running<'_> {
         let reason = missing.or_else(|| over.then(|| "the plan's budget of time is spent".into()));
         let (status, exit_code, reason) = match (reason, &step.action) {
             (Some(reason), _) => (Status::Skipped, None, Some(reason)),
-            (None, Action::Preflight) => self.preflight(&path)?,
+            (None, Action::Preflight) => self.preflight(&Folder::of(phase, step))?,
             (None, Action::Run(words)) => {
                 let ended = self.child(words, step, &path)?;
                 if signals::interrupted() {
@@ -134,7 +134,7 @@ impl Running<'_> {
         Ok(Some(ending))
     }
 
-    fn preflight(&self, path: &Path) -> Result<(Status, Option<i32>, Option<String>), Failure> {
+    fn preflight(&self, place: &Path) -> Result<(Status, Option<i32>, Option<String>), Failure> {
         let (status, text, reason) = match preflight::look(&self.host) {
             Ok(seen) => {
                 seen.lines.iter().for_each(|line| eprintln!("    {line}"));
@@ -145,8 +145,7 @@ impl Running<'_> {
             }
             Err(failure) => (Status::Unknown, format!("{failure}\n"), Some(failure.what)),
         };
-        self.folder
-            .write(path.strip_prefix(self.folder.path()).unwrap_or(path).join("preflight.txt"), &text)?;
+        self.folder.write(place.join("preflight.txt"), &text)?;
         Ok((status, None, reason))
     }
 
