@@ -10,9 +10,9 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
-use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::pattern::Damage;
+use kvrail_report::{Environment, Fingerprint};
 
 /// First bytes on the wire.
 pub(crate) const MAGIC: [u8; 4] = *b"KVRB";
@@ -52,7 +52,7 @@ pub(crate) enum Message {
     /// Target: memory and agent are ready.
     Opened {
         /// What each of its transports runs on.
-        carriages: Vec<crate::carriage::Carriage>,
+        carriages: Vec<kvrail_report::Carriage>,
     },
     /// Initiator: prepare your memory for a round (poison it, or fill it when it is the source). Answer: `Done`.
     Reset {
@@ -126,6 +126,8 @@ pub(crate) struct Hello {
     pub(crate) role: String,
     /// Its host.
     pub(crate) environment: Environment,
+    /// The same at length.
+    pub(crate) fingerprint: Box<Fingerprint>,
 }
 
 /// A block that arrived wrong.
@@ -273,7 +275,7 @@ mod tests {
             expected: 3,
             found: 4,
             bad_bytes: 5,
-            kind: DamageKind::Swapped { distance: -4096 },
+            kind: DamageKind::Swapped { block: 9, stale: None },
         };
         vec![
             Message::Reset { round: 3 },

@@ -13,7 +13,7 @@ use kvrail::{
     TransportConfig,
 };
 
-use crate::carriage::Carriage;
+use crate::carriage::carriage;
 use crate::case::{Cooperate, Memory, Op, Progress, Transport};
 use crate::failure::Failure;
 use crate::link::Pulse;
@@ -168,8 +168,8 @@ impl Endpoint {
     }
 
     /// What each of its transports runs on.
-    pub(crate) fn carriages(&self) -> Vec<Carriage> {
-        self.agent.facts().transports.iter().map(Carriage::new).collect()
+    pub(crate) fn carriages(&self) -> Vec<kvrail_report::Carriage> {
+        self.agent.facts().transports.iter().map(carriage).collect()
     }
 
     /// Listens to its rails, for a run that began at `began`.

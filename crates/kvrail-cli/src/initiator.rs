@@ -12,7 +12,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::carriage::Carriage;
 use crate::case::{Case, Cooperate, Geometry, Memory, Op, Transport, Verify};
 use crate::ceiling::Ceiling;
 use crate::control::{Message, Wound};
@@ -22,11 +21,12 @@ use crate::failure::Failure;
 use crate::link::Link;
 use crate::measure::{self, Course, Extent, STAMPS_MAX, Samples, Track};
 use crate::pattern::{self, Pattern, Source};
-use crate::rails::{RailLog, Say};
-use crate::report::{Carrier, Control, Row, Sides};
+use crate::rails::{self, RailLog, Say};
+use crate::rows::{self, Carrier};
 use crate::run::{Effort, Run};
 use crate::signals;
 use crate::target::{CONTROL_REGION_BYTES, stray, verify};
+use kvrail_report::{Carriage, Control, Row, Sides};
 
 /// Rounds of a case at least: a median of fewer says little.
 const ROUNDS_MIN: u32 = 5;
@@ -92,10 +92,10 @@ pub(crate) fn run_case(link: &Link, run: &Run, case: &Case, audience: &mut Audie
     // Transfers that were measured before the interruption were verified, each in its round.
     let counts = open.samples.transfers > 0 && (measured.is_ok() || wrong || case.verify == Verify::Every);
     let (rails, events) = open.rails.sum_up(&open.carrier.transport);
-    for line in rails.iter().filter_map(|rail| rail.trouble(measured.is_ok())) {
+    for line in rails.iter().filter_map(|rail| rails::trouble(rail, measured.is_ok())) {
         (audience.rails)(&line);
     }
-    let row = counts.then(|| Row::new(case, &open.carrier, &open.samples, verified, (rails, events)));
+    let row = counts.then(|| rows::row(case, &open.carrier, &open.samples, verified, (rails, events)));
     (row, measured)
 }
 

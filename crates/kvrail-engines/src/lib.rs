@@ -9,8 +9,15 @@
 
 mod engine;
 mod error;
+pub mod libfabric;
+pub mod memcpy;
+mod metadata;
+pub mod nixl;
+mod plant;
+pub mod ucx;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
 pub use error::{EngineError, Kind};
+pub use plant::{Plant, Planted};
 pub use used::{Fact, Rail, Used};

@@ -1,7 +1,7 @@
 //! Before anything is measured: what the host has, and what will make figures mean less.
 
 use super::needs::{Host, Need};
-use crate::environment::{self, Environment, PROFILE};
+use crate::environment::{self, PROFILE};
 use crate::failure::Failure;
 
 /// What was seen.
@@ -17,7 +17,7 @@ pub(super) struct Seen {
 /// # Errors
 /// When nothing can be measured here at all.
 pub(super) fn look(host: &Host) -> Result<Seen, Failure> {
-    let here = Environment::read();
+    let here = environment::here();
     let mut lines = vec![
         format!("host {}: {}, {} CPUs, {}", here.host, here.cpu, here.cpus, here.kernel),
         format!("memory {}", crate::units::about(here.memory_bytes)),

@@ -10,7 +10,7 @@ use super::folder::{About, Ending, Folder, Status};
 use super::needs::{Host, Need};
 use super::plan::{Action, Phase, Plan, Step};
 use super::preflight;
-use crate::environment::{Environment, VERSION};
+use crate::environment::{self, VERSION};
 use crate::failure::Failure;
 use crate::signals;
 
@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &super::Run) -> Result<(), Failure> {
     check_only(&plan, &arguments.only)?;
     signals::install()?;
     let dir = arguments.dir.clone().unwrap_or_else(|| format!("kvrail-suite-{}", plan.name).into());
-    let host = Environment::read().host;
+    let host = environment::here().host;
     let about = About {
         schema: "kvrail.suite.v1".into(),
         plan: plan.name.clone(),
