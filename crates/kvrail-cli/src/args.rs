@@ -36,6 +36,9 @@ pub(crate) enum Command {
     Compare(crate::report::Compare),
     /// Show NUMA nodes, PCIe switches, GPUs and NICs, and which rails serve which GPU
     Topo(crate::topo::Topo),
+    /// Run a plan of benchmarks: resumed after an interruption, one report at the end
+    #[command(subcommand)]
+    Suite(crate::suite::Suite),
     /// Print the completion script of a shell
     Completions {
         /// Which shell

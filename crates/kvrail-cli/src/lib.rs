@@ -32,6 +32,7 @@ mod signals;
 mod sink;
 mod softefa;
 mod spawn;
+mod suite;
 mod talk;
 mod target;
 mod topo;
@@ -56,6 +57,7 @@ pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, Stri
         | Command::Compare(_)
         | Command::Topo(_)
         | Command::Completions { .. } => Ok(0),
+        Command::Softefa(_) | Command::Topo(_) | Command::Suite(_) | Command::Completions { .. } => Ok(0),
     }
 }
 
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Report(arguments) => report::report(arguments),
         Command::Compare(arguments) => report::compare(arguments),
         Command::Topo(arguments) => topo::main(arguments),
+        Command::Suite(suite) => suite::main(suite),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());
             Ok(())
