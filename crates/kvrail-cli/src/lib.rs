@@ -56,8 +56,8 @@ pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, Stri
         | Command::Report(_)
         | Command::Compare(_)
         | Command::Topo(_)
+        | Command::Suite(_)
         | Command::Completions { .. } => Ok(0),
-        Command::Softefa(_) | Command::Topo(_) | Command::Suite(_) | Command::Completions { .. } => Ok(0),
     }
 }
 

@@ -83,7 +83,7 @@ pub(crate) fn main(suite: &Suite) -> Result<(), Failure> {
         Suite::Show(arguments) => show(arguments),
         Suite::List => {
             for (name, text) in SHIPPED {
-                crate::bench::print(&format!("{name:<10} {}\n", Plan::parse(text, name)?.about))?;
+                crate::sink::print(&format!("{name:<10} {}\n", Plan::parse(text, name)?.about))?;
             }
             Ok(())
         }
@@ -93,7 +93,7 @@ pub(crate) fn main(suite: &Suite) -> Result<(), Failure> {
 fn show(arguments: &Show) -> Result<(), Failure> {
     let (plan, text) = load(&arguments.plan)?;
     if arguments.toml {
-        return crate::bench::print(&text);
+        return crate::sink::print(&text);
     }
     let host = Host::look(arguments.peer.as_deref());
     let mut out = format!("{}: {}\n", plan.name, plan.about);
@@ -114,7 +114,7 @@ fn show(arguments: &Show) -> Result<(), Failure> {
             out += &format!("  {:<28} {what}\n", step.id);
         }
     }
-    crate::bench::print(&out)
+    crate::sink::print(&out)
 }
 
 /// A plan by its name, or from a file; and its text.
