@@ -116,7 +116,7 @@ pub(crate) enum Preset {
     Kv,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Bench {
     /// Which side this process is; without it, both are started on this host
     #[arg(long, help_heading = "Two hosts")]

@@ -32,6 +32,9 @@ use crate::target;
 /// # Errors
 /// What ended it early; all that was measured has been written by then.
 pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
+    let mut bench = bench.clone();
+    bench.engines.has_rdma = engines::has_rdma();
+    let bench = &bench;
     let run = bench.resolve(environment::random_seed())?;
     run.ofi.check(|variable| std::env::var(variable).ok())?;
     if run.spawned || run.conducted.is_some() {
