@@ -27,6 +27,12 @@ const TICK: Duration = Duration::from_millis(50);
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How often a wait calls what is to be done meanwhile.
 const IDLE_TICK: Duration = Duration::from_millis(1);
+/// Calls of an engine between two looks at the inbox.
+const DRIVES: u32 = 16;
+/// An engine that had something to do is driven without a pause for so long.
+const DRIVING: Duration = Duration::from_millis(2);
+/// Pause of an engine that has had nothing to do.
+const DRIVING_NAP: Duration = Duration::from_micros(20);
 /// Frames read ahead; more stay in the socket (backpressure).
 const INBOX_FRAMES: usize = 16;
 /// How long the first bytes of a connection may take.
@@ -43,6 +49,18 @@ pub(crate) struct Link {
     peer: String,
     /// What the peer said about itself.
     pub(crate) hello: Hello,
+}
+
+/// What is done while the peer is waited for.
+#[derive(Clone, Copy)]
+enum Meanwhile<'a> {
+    Sleep,
+    /// Called every now and then.
+    Look(&'a dyn Fn()),
+    /// Called seldom, as of an engine that rests.
+    Doze(&'a dyn Fn()),
+    /// Called without a pause as long as it says that there was something to do.
+    Drive(&'a dyn Fn() -> bool),
 }
 
 /// When the peer was last heard, and whether its socket is closed: what a measured loop may look at.
@@ -73,7 +91,12 @@ impl Link {
     /// When the peer is no kvrail bench, of another version, of the same role, or silent.
     pub(crate) fn open(socket: TcpStream, hello: Hello) -> Result<Self, Failure> {
         let address = socket.peer_addr().map_or_else(|_| "?".into(), |a| a.to_string());
-        let other = if hello.role == "initiator" { "target" } else { "initiator" };
+        let other = match hello.role.as_str() {
+            "initiator" => "target",
+            "target" => "initiator",
+            "conductor" => "player",
+            _ => "conductor",
+        };
         let peer = format!("{other} {address}");
         let failed = |e: io::Error| lost(&peer, &e, "in the greeting");
         socket.set_nodelay(true).map_err(failed)?;
@@ -95,6 +118,9 @@ impl Link {
         if theirs.role == hello.role {
             return Err(Failure::peer(format!("both sides are {}s; {address} is one too", hello.role))
                 .hint("start one side with --role target and the other with --role initiator"));
+        }
+        if theirs.role != other {
+            return Err(Failure::peer(format!("{peer} is a {}", theirs.role)));
         }
         if theirs.program != hello.program {
             return Err(Failure::peer(format!(
@@ -134,6 +160,11 @@ impl Link {
     /// The address that the control link has here: where a tcp transport should listen, too.
     pub(crate) fn local_ip(&self) -> String {
         self.socket.local_addr().map_or_else(|_| "127.0.0.1".into(), |a| a.ip().to_string())
+    }
+
+    /// What the peer is called from here on.
+    pub(crate) fn name_peer(&mut self, name: String) {
+        self.peer = name;
     }
 
     /// Both ends run on one kernel.
@@ -206,7 +237,43 @@ impl Link {
         within: Duration,
         idle: Option<&dyn Fn()>,
     ) -> Result<Message, Failure> {
-        match self.receive_frame(awaited, within, idle)? {
+        let meanwhile = idle.map_or(Meanwhile::Sleep, Meanwhile::Look);
+        self.receive_message(awaited, within, meanwhile)
+    }
+
+    /// The same, and meanwhile calls `drive`, which says whether there was anything to do, without a pause as long as there is.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub(crate) fn receive_driving(
+        &self,
+        awaited: &str,
+        within: Duration,
+        drive: &dyn Fn() -> bool,
+    ) -> Result<Message, Failure> {
+        self.receive_message(awaited, within, Meanwhile::Drive(drive))
+    }
+
+    /// The same, and calls `drive` seldom: an engine that rests has signs of life to give, no more.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub(crate) fn receive_dozing(
+        &self,
+        awaited: &str,
+        within: Duration,
+        drive: &dyn Fn(),
+    ) -> Result<Message, Failure> {
+        self.receive_message(awaited, within, Meanwhile::Doze(drive))
+    }
+
+    fn receive_message(
+        &self,
+        awaited: &str,
+        within: Duration,
+        meanwhile: Meanwhile<'_>,
+    ) -> Result<Message, Failure> {
+        match self.receive_frame(awaited, within, meanwhile)? {
             Frame::Message(message) => Ok(message),
             other => Err(self.unexpected(awaited, &other)),
         }
@@ -217,7 +284,7 @@ impl Link {
     /// # Errors
     /// As [`Link::receive`].
     pub(crate) fn receive_blob(&self, awaited: &str, within: Duration) -> Result<Vec<u8>, Failure> {
-        match self.receive_frame(awaited, within, None)? {
+        match self.receive_frame(awaited, within, Meanwhile::Sleep)? {
             Frame::Blob(bytes) => Ok(bytes),
             other => Err(self.unexpected(awaited, &other)),
         }
@@ -234,14 +301,32 @@ impl Link {
         &self,
         awaited: &str,
         within: Duration,
-        idle: Option<&dyn Fn()>,
+        meanwhile: Meanwhile<'_>,
     ) -> Result<Frame, Failure> {
         let deadline = Instant::now() + within;
-        let tick = if idle.is_some() { IDLE_TICK } else { TICK };
+        let mut busy = Instant::now();
         loop {
-            if let Some(idle) = idle {
-                idle();
-            }
+            let tick = match meanwhile {
+                Meanwhile::Sleep => TICK,
+                Meanwhile::Doze(look) => {
+                    look();
+                    TICK
+                }
+                Meanwhile::Look(look) => {
+                    look();
+                    IDLE_TICK
+                }
+                Meanwhile::Drive(drive) => {
+                    let mut any = false;
+                    for _ in 0..DRIVES {
+                        any |= drive();
+                    }
+                    if any {
+                        busy = Instant::now();
+                    }
+                    if busy.elapsed() < DRIVING { Duration::ZERO } else { DRIVING_NAP }
+                }
+            };
             if signals::interrupted() {
                 return Err(Failure::interrupted());
             }
@@ -266,7 +351,7 @@ impl Link {
                 }
                 Err(RecvTimeoutError::Timeout) if self.pulse.silence() > SILENCE_MAX => {
                     return Err(Failure::peer(format!(
-                        "{} is silent for {} while {awaited} was awaited: its host or the network is gone",
+                        "{} is silent for {} while {awaited} was awaited: it is stopped, or its host or the network is gone",
                         self.peer,
                         units::span(SILENCE_MAX)
                     )));
@@ -373,6 +458,18 @@ pub(crate) fn bind_or_leave(address: &str) -> Result<Option<TcpListener>, Failur
 /// # Errors
 /// When nobody comes in time, or on Ctrl-C.
 pub(crate) fn accept(listener: &TcpListener, within: Duration) -> Result<(TcpStream, SocketAddr), Failure> {
+    accept_while(listener, within, &|| Ok(()))
+}
+
+/// The same, as long as `meanwhile` has nothing against it.
+///
+/// # Errors
+/// As [`accept`], or what `meanwhile` says.
+pub(crate) fn accept_while(
+    listener: &TcpListener,
+    within: Duration,
+    meanwhile: &dyn Fn() -> Result<(), Failure>,
+) -> Result<(TcpStream, SocketAddr), Failure> {
     let broken = |e: io::Error| Failure::environment(format!("cannot accept connections: {e}"));
     listener.set_nonblocking(true).map_err(broken)?;
     let deadline = Instant::now() + within;
@@ -388,6 +485,7 @@ pub(crate) fn accept(listener: &TcpListener, within: Duration) -> Result<(TcpStr
         if signals::interrupted() {
             return Err(Failure::interrupted());
         }
+        meanwhile()?;
         if Instant::now() >= deadline {
             let here = listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
             return Err(Failure::peer(format!("no initiator came to {here} within {}", units::span(within)))

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::case::{Case, Op};
+use crate::case::Case;
 use crate::endpoint::Prepared;
 use crate::failure::Failure;
 use crate::link::Pulse;
@@ -26,14 +26,6 @@ pub(crate) struct Stamp {
     start: Instant,
     posted: Instant,
     done: Instant,
-}
-
-/// What a transfer is, the same for all of a lap.
-pub(crate) struct Course<'a> {
-    pub(crate) pulse: &'a Pulse,
-    pub(crate) op: Op,
-    pub(crate) notification: Option<&'a [u8]>,
-    pub(crate) timeout: Duration,
 }
 
 /// How much a lap does.
@@ -67,7 +59,7 @@ impl Track {
 /// # Errors
 /// The first failure of any thread.
 pub(crate) fn lap(
-    course: &Course<'_>,
+    pulse: &Pulse,
     extent: Extent,
     plans: &mut [Vec<Prepared>],
     tracks: &mut [Track],
@@ -76,7 +68,7 @@ pub(crate) fn lap(
         track.0.clear();
     }
     if let ([track], [plans]) = (&mut *tracks, &mut *plans) {
-        run(course, plans, extent, track)?;
+        run(pulse, plans, extent, track)?;
     } else {
         let barrier = Barrier::new(tracks.len());
         thread::scope(|scope| {
@@ -87,7 +79,7 @@ pub(crate) fn lap(
                     let barrier = &barrier;
                     scope.spawn(move || {
                         barrier.wait();
-                        run(course, plans, extent, track)
+                        run(pulse, plans, extent, track)
                     })
                 })
                 .collect();
@@ -104,12 +96,7 @@ pub(crate) fn lap(
     Ok(first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first))
 }
 
-fn run(
-    course: &Course<'_>,
-    plans: &mut [Prepared],
-    extent: Extent,
-    track: &mut Track,
-) -> Result<(), Failure> {
+fn run(pulse: &Pulse, plans: &mut [Prepared], extent: Extent, track: &mut Track) -> Result<(), Failure> {
     let begin = Instant::now();
     let mut left = extent.transfers_max.min(STAMPS_MAX);
     loop {
@@ -119,9 +106,9 @@ fn run(
             }
             left -= 1;
             let start = Instant::now();
-            plan.post(course.op, course.notification, course.timeout)?;
+            plan.post()?;
             let posted = Instant::now();
-            plan.wait(course.pulse)?;
+            plan.wait(pulse)?;
             let done = Instant::now();
             track.0.push(Stamp { start, posted, done });
         }
@@ -149,6 +136,10 @@ pub(crate) struct Samples {
     ceiling: Histogram<u64>,
     /// What each lap yielded.
     pub(crate) turns: Turns,
+    /// Of the turn that goes on: bytes, wall time, and the median latency of each lap.
+    turn_bytes: u64,
+    turn_wall: Duration,
+    turn_latencies: Vec<Duration>,
     pub(crate) transfers: u64,
     pub(crate) bytes: u64,
     pub(crate) wall: Duration,
@@ -166,6 +157,9 @@ impl Samples {
             lap: histogram(),
             ceiling: histogram(),
             turns: Turns::default(),
+            turn_bytes: 0,
+            turn_wall: Duration::ZERO,
+            turn_latencies: Vec::new(),
             transfers: 0,
             bytes: 0,
             wall: Duration::ZERO,
@@ -196,11 +190,24 @@ impl Samples {
         self.lap.saturating_record(picos.try_into().unwrap_or(u64::MAX).max(1));
         let middle = latencies.len() / 2;
         let (_, latency, _) = latencies.select_nth_unstable(middle);
-        let bytes = transfers * case.transfer_bytes();
+        self.turn_bytes += transfers * case.transfer_bytes();
+        self.turn_wall += wall;
+        self.turn_latencies.push(*latency);
+    }
+
+    /// What was added since the last call is a turn: what engines are set against each other by.
+    pub(crate) fn end_turn(&mut self) {
+        let middle = self.turn_latencies.len() / 2;
+        if self.turn_latencies.is_empty() {
+            return;
+        }
+        let (_, latency, _) = self.turn_latencies.select_nth_unstable(middle);
         self.turns.push(Turn {
-            bandwidth_gbps: bytes as f64 / wall.as_nanos().max(1) as f64,
+            bandwidth_gbps: self.turn_bytes as f64 / self.turn_wall.as_nanos().max(1) as f64,
             latency_p50_us: latency.as_nanos() as f64 / 1e3,
         });
+        (self.turn_bytes, self.turn_wall) = (0, Duration::ZERO);
+        self.turn_latencies.clear();
     }
 
     /// Takes a lap of plain copies.

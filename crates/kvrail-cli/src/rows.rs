@@ -1,14 +1,18 @@
 //! Rows of the document, made from what was measured.
 
+use kvrail_engines::Name;
 use kvrail_report::{Asked, Carriage, Distribution, Figures, RailEvent, RailRow, Row, Sides, Used};
 
 use crate::case::{Case, Cooperate, Transport};
-use crate::environment::VERSION;
+use crate::engines::Choice;
 use crate::measure::Samples;
 
 /// What really carried the bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Carrier {
+    pub(crate) engine: Choice,
+    /// Its release, as it says itself.
+    pub(crate) version: String,
     /// `shm`, `ofi` or `tcp`.
     pub(crate) transport: String,
     /// Why that one.
@@ -22,18 +26,17 @@ pub(crate) struct Carrier {
 impl Carrier {
     /// As the document tells it.
     pub(crate) fn used(&self) -> Used {
-        Used::new("kvrail", self.sides.clone())
+        Used::new(&self.engine.to_string(), self.sides.clone())
     }
 }
 
 /// The row of a case that nothing has been measured of yet.
-pub(crate) fn empty(case: &Case) -> Row {
-    let asked = (case.transport != Transport::Auto).then(|| case.transport.to_string());
+pub(crate) fn empty(engine: &Choice, case: &Case) -> Row {
     Row {
         case: case.index,
-        engine: "kvrail".into(),
-        engine_version: Some(VERSION.into()),
-        asked: Asked { transport: asked, ..Asked::default() },
+        engine: engine.to_string(),
+        engine_version: None,
+        asked: asked(engine, case),
         op: case.op,
         transport: None,
         transport_reason: None,
@@ -66,6 +69,7 @@ pub(crate) fn row(
     (rails, rail_events): (Vec<RailRow>, Vec<RailEvent>),
 ) -> Row {
     Row {
+        engine_version: Some(carrier.version.clone()).filter(|version| !version.is_empty()),
         transport: Some(carrier.transport.clone()),
         transport_reason: Some(carrier.reason.clone()),
         pages: Some(carrier.pages.clone()),
@@ -73,7 +77,21 @@ pub(crate) fn row(
         figures: Some(figures(case, carrier, samples)),
         rails,
         rail_events,
-        ..empty(case)
+        ..empty(&carrier.engine, case)
+    }
+}
+
+/// What was asked of an engine: nothing that it does not know.
+fn asked(engine: &Choice, case: &Case) -> Asked {
+    let way = || engine.way.clone();
+    match engine.name {
+        Name::Kvrail => {
+            let asked = (case.transport != Transport::Auto).then(|| case.transport.to_string());
+            Asked { transport: asked, ..Asked::default() }
+        }
+        Name::Nixl => Asked { backend: way(), ..Asked::default() },
+        Name::Libfabric => Asked { provider: way(), ..Asked::default() },
+        _ => Asked { transport: way(), ..Asked::default() },
     }
 }
 

@@ -5,8 +5,12 @@
 
 use std::time::Duration;
 
-use crate::args::{Bench, Format, Injection, Preset, Role, What};
+use kvrail_engines::{Name, Plant};
+use serde::{Deserialize, Serialize};
+
+use crate::args::{Bench, Conducted, Format, Injection, Preset, Role, What};
 use crate::case::{Case, Layout, Memory, Op, Progress, Transport, Verify};
+use crate::engines::{self, Choice};
 use crate::failure::Failure;
 
 /// Who this process is, once the flags agree.
@@ -23,7 +27,8 @@ pub(crate) enum Place {
 }
 
 /// When a case has been measured enough.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Effort {
     /// So many timed transfers per thread.
     Iterations(u64),
@@ -36,17 +41,25 @@ pub(crate) enum Effort {
 pub(crate) struct Run {
     pub(crate) place: Place,
     pub(crate) timeout: Duration,
+    /// What is measured, in turns where there are several.
+    pub(crate) engines: Vec<Choice>,
     pub(crate) cases: Vec<Case>,
     /// Transports for `--kind control`.
     pub(crate) control: Option<Vec<Transport>>,
     pub(crate) effort: Effort,
     pub(crate) warmup: u32,
     pub(crate) progress: Progress,
+    /// Where this side's libraries are.
+    pub(crate) libraries: crate::engines::Flags,
     /// What this side asks of libfabric.
     pub(crate) ofi: crate::ofi::Flags,
     pub(crate) seed: u64,
     pub(crate) spawned: bool,
+    /// What this process is in a run of several engines, when it was started for one of them.
+    pub(crate) conducted: Option<Conducted>,
     pub(crate) injection: Option<Injection>,
+    /// A defect on the path of every engine.
+    pub(crate) plant: Option<Plant>,
 }
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -54,6 +67,14 @@ const DURATION: Duration = Duration::from_millis(400);
 const LISTEN: &str = "127.0.0.1:7100";
 /// Cases of a run at most.
 const CASES_MAX: usize = 4096;
+
+impl Run {
+    /// Whether each engine has processes of its own: where several take turns, and for any that is other people's code.
+    pub(crate) fn is_conducted(&self) -> bool {
+        self.control.is_none()
+            && (self.engines.len() > 1 || self.engines.iter().any(|e| engines::is_foreign(e.name)))
+    }
+}
 
 impl Bench {
     /// Adds the flags up.
@@ -74,12 +95,17 @@ impl Bench {
         let timeout = self.timeout.unwrap_or(TIMEOUT);
         let seed = self.seed.unwrap_or(random_seed);
         let transports = unique(&self.transport, "--transport", Transport::Auto)?;
-        if let Some(flag) = self.ofi.first()
-            && !matches!(place, Place::Target(_))
-            && !transports.iter().any(|t| matches!(t, Transport::Ofi | Transport::Auto))
-        {
-            return Err(Failure::usage(format!("{flag} has no effect without --transport ofi")));
-        }
+        let engines = match place {
+            Place::Target(_) => Vec::new(),
+            // Who started it has checked its flags.
+            _ if self.conducted.is_some() => self.engines.choices()?,
+            _ => self.engines_for(&transports)?,
+        };
+        // One engine with a way of its own is as if --transport had named it.
+        let transports = match engines.as_slice() {
+            [Choice { name: Name::Kvrail, .. }] => engines[0].transport().map_or(transports, |one| vec![one]),
+            _ => transports,
+        };
         let control = (self.kind == What::Control).then(|| transports.clone());
         let cases = if control.is_some() { Vec::new() } else { self.cases(&transports, seed, timeout)? };
         let effort = match (self.iterations, self.duration) {
@@ -89,19 +115,70 @@ impl Bench {
         Ok(Run {
             place,
             timeout,
+            engines,
             cases,
             control,
             effort,
             warmup: self.warmup.unwrap_or(1),
             progress: self.progress.unwrap_or(Progress::Inline),
+            libraries: self.engines.clone(),
             ofi: self.ofi.clone(),
             seed,
             spawned: self.spawned,
+            conducted: self.conducted,
             injection: self.inject_corruption,
+            plant: self.plant,
         })
     }
 
+    /// The engines, once it is sure that every flag about one has one to act on (KR-13).
+    fn engines_for(&self, transports: &[Transport]) -> Result<Vec<Choice>, Failure> {
+        let engines = self.engines.choices()?;
+        let has = |name| engines.iter().any(|choice| choice.name == name);
+        let needs =
+            |flag: &str, what: &str| Err(Failure::usage(format!("{flag} has no effect without {what}")));
+        for (flag, given, used, by) in [
+            ("--transport", !self.transport.is_empty(), has(Name::Kvrail), "--engine kvrail"),
+            ("--nixl", self.engines.nixl.is_some(), has(Name::Nixl), "--engine nixl"),
+            ("--ucx", self.engines.ucx.is_some(), has(Name::Ucx), "--engine ucx"),
+            ("--cooperate", self.cooperate.is_some(), has(Name::Kvrail), "--engine kvrail"),
+            ("--affinity", self.ofi.affinity.is_some(), has(Name::Kvrail), "--engine kvrail"),
+            ("--kind control", self.kind == What::Control, has(Name::Kvrail), "--engine kvrail"),
+            (
+                "--progress",
+                self.progress.is_some(),
+                has(Name::Kvrail) || has(Name::Nixl),
+                "--engine kvrail or nixl",
+            ),
+        ] {
+            if given && !used {
+                return needs(flag, by);
+            }
+        }
+        if self.kind == What::Control && engines.len() > 1 {
+            return Err(Failure::usage("--kind control measures kvrail alone"));
+        }
+        let own = || engines.iter().filter(|choice| choice.name == Name::Kvrail);
+        if !self.transport.is_empty() && own().all(|choice| choice.way.is_some()) {
+            return Err(Failure::usage("--transport and a transport in --engine contradict each other")
+                .hint("leave one of them out"));
+        }
+        let over_libfabric = |choice: &Choice| match choice.transport() {
+            Some(transport) => matches!(transport, Transport::Ofi | Transport::Auto),
+            None => transports.iter().any(|t| matches!(t, Transport::Ofi | Transport::Auto)),
+        };
+        match self.ofi.first() {
+            Some(flag) if !has(Name::Libfabric) && !own().any(over_libfabric) => {
+                needs(flag, "--transport ofi or --engine libfabric")
+            }
+            _ => Ok(engines),
+        }
+    }
+
     fn place(&self) -> Result<Place, Failure> {
+        if self.conducted == Some(Conducted::Target) {
+            return Ok(Place::Target(String::new()));
+        }
         let alone = |flag: &str, role: &str| {
             Err(Failure::usage(format!("{flag} belongs to --role {role}, not to this role"))
                 .hint("see the examples of: kvrail help bench"))
@@ -142,7 +219,7 @@ impl Bench {
     }
 
     /// Flags that describe the workload, and whether they were given.
-    fn workload_flags(&self) -> [(&'static str, bool); 17] {
+    fn workload_flags(&self) -> [(&'static str, bool); 20] {
         [
             ("--preset", self.preset.is_some()),
             ("--op", !self.op.is_empty()),
@@ -161,6 +238,9 @@ impl Bench {
             ("--verify", self.verify.is_some()),
             ("--transport", !self.transport.is_empty()),
             ("--seed", self.seed.is_some()),
+            ("--engine", !self.engines.engine.is_empty()),
+            ("--backend", self.engines.backend.is_some()),
+            ("--ucx-tls", self.engines.ucx_tls.is_some()),
         ]
     }
 
@@ -181,7 +261,10 @@ impl Bench {
 
     fn refuse_workload_for_control(&self) -> Result<(), Failure> {
         let flags = self.workload_flags();
-        match flags.iter().find(|(name, given)| *given && !matches!(*name, "--transport" | "--seed")) {
+        match flags
+            .iter()
+            .find(|(name, given)| *given && !matches!(*name, "--transport" | "--seed" | "--engine"))
+        {
             None => Ok(()),
             Some((flag, _)) => Err(Failure::usage(format!("{flag} has no effect with --kind control"))
                 .hint("it measures agent creation, registration, metadata and import; no block is moved")),
@@ -338,6 +421,19 @@ mod tests {
             "--op copy",
             "--transport rdma",
             "--transport tcp --provider efa",
+            "--engine kvrail:tcp --provider efa",
+            "--engine kvrail:tcp --transport tcp",
+            "--engine kvrail,kvrail",
+            "--engine nccl",
+            "--engine ucx --transport tcp",
+            "--engine ucx --progress thread",
+            "--engine memcpy --provider tcp",
+            "--engine memcpy --kind control",
+            "--engine kvrail,ucx --kind control",
+            "--backend UCX",
+            "--ucx /usr/lib",
+            "--role target --engine ucx",
+            "--role target --backend UCX",
             "--transport ofi --rails 0",
             "--transport ofi --rails 65",
             "--transport ofi --provider no,way",
@@ -360,6 +456,19 @@ mod tests {
         let run = resolve("--transport ofi --provider efa --rails 4 --connect a:1").unwrap();
         assert_eq!((run.cases[0].transport, run.ofi.rails), (Transport::Ofi, Some(4)));
         assert_eq!(resolve("--role target --provider efa --devices a,b").unwrap().ofi.devices, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_flag_acts_on_an_engine_that_is_there() {
+        for flags in [
+            "--engine kvrail,nixl,ucx,libfabric,memcpy --backend LIBFABRIC --ucx-tls tcp,self --provider tcp",
+            "--engine libfabric --provider tcp --rails 2",
+            "--engine nixl --progress thread",
+            "--engine kvrail:shm,kvrail:tcp,memcpy",
+            "--role target --nixl /opt/nixl --ucx /opt/ucx",
+        ] {
+            assert!(resolve(flags).is_ok(), "{flags}");
+        }
     }
 
     #[test]
@@ -396,6 +505,9 @@ mod tests {
             "--pool",
             "--memory",
             "--transport",
+            "--engine",
+            "--backend",
+            "--ucx-tls",
             "--provider",
             "--devices",
             "--rails",
@@ -423,6 +535,8 @@ mod tests {
             "1MiB",
             "private",
             "shm",
+            "kvrail,ucx",
+            "nixl:UCX,kvrail:tcp",
             "ofi",
             "efa",
             "all",
