@@ -192,7 +192,7 @@ const FACTS: [Facts; 4] = [
     Facts { name: "fi_info.txt", what: "libfabric's providers and devices", read: || tool("fi_info", &[]) },
     Facts { name: "gpu-info.txt", what: "GPUs, and how they are connected", read: gpus },
     Facts { name: "efa-devices.txt", what: "RDMA devices and their counters", read: rdma_devices },
-    Facts { name: "topology.txt", what: "NUMA nodes, PCIe tree, rails", read: || tool("lspci", &["-tv"]) },
+    Facts { name: "topology.txt", what: "NUMA nodes, PCIe tree, rails", read: crate::topo::drawing },
 ];
 
 fn gpus() -> Result<String, String> {
