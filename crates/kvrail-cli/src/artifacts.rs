@@ -77,6 +77,7 @@ impl Artifacts {
         for (name, what, format) in [
             ("results.json", "the document, from which all else is made", Format::Json),
             ("results.csv", "one line per row", Format::Csv),
+            ("results.html", "one page with charts, for people", Format::Html),
             ("results.md", "for people and issues", Format::Markdown),
             ("results.junit.xml", "for continuous integration", Format::Junit),
         ] {
