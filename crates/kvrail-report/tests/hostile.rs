@@ -1,6 +1,8 @@
 //! Documents come from files that anyone may have written: whatever stands in them, reading, judging and rendering end
 //! without a panic, and in bounded time.
 
+#![recursion_limit = "512"] // For the document, which is one macro.
+
 use kvrail_report::compare::{Limits, compare};
 use kvrail_report::expect::Expectations;
 use kvrail_report::{Document, csv, junit, markdown, nixlbench_table, table, versus};
