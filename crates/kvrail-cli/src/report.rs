@@ -141,7 +141,8 @@ pub(crate) fn for_terminal(document: &Document) -> String {
     for row in &document.results {
         out += &table.row(row, document.used(row));
     }
-    out + &table.footer()
+    // A document may be anyone's: none of its texts speaks to the terminal.
+    (out + &table.footer()).replace(|c: char| c.is_control() && c != '\n', " ")
 }
 
 /// The documents of a file or folder.

@@ -108,7 +108,7 @@ proptest! {
                 json!(0), json!(u64::MAX), json!(u32::MAX), json!(-1), json!(1e308), json!(-1e308), json!(1e-320), json!(0.0),
                 json!(""), json!(text), json!("\u{0}\u{1b}[31m\u{202e}|`<"), json!("kvrail"),
             ][what].clone();
-            if let Some(leaf) = document.pointer_mut(place.get(&all)) {
+            if let Some(leaf) = document.pointer_mut(place.get(&all).as_str()) {
                 *leaf = value;
             }
         }
