@@ -11,12 +11,14 @@ use crate::args::{Bench, Conducted};
 use crate::case::Verify;
 use crate::conductor;
 use crate::control::{Hello, Message};
+use crate::control_path;
 use crate::engines;
 use crate::environment::{self, PROFILE, VERSION};
 use crate::failure::Failure;
 use crate::initiator::{self, Audience, Part};
 use crate::kid;
-use crate::link::{self, Link};
+use crate::link::Link;
+use crate::meet;
 use crate::player;
 use crate::rows::Carrier;
 use crate::run::{Place, Run};
@@ -47,7 +49,7 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
         Place::Both => initiate(bench, &run, None),
         Place::Initiator(address) => initiate(bench, &run, Some(address)),
         Place::Target(address) => serve(&run, address),
-        Place::Auto(address) => match link::bind_or_leave(address)? {
+        Place::Auto(address) => match meet::bind_or_leave(address)? {
             Some(listener) => {
                 eprintln!("this side is the target: it was first at {address}");
                 serve_on(&run, &listener)
@@ -92,7 +94,7 @@ pub(crate) fn hello(role: &str) -> Hello {
 }
 
 fn serve(run: &Run, address: &str) -> Result<(), Failure> {
-    serve_on(run, &link::listen(address)?)
+    serve_on(run, &meet::listen(address)?)
 }
 
 fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> {
@@ -104,7 +106,7 @@ fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> 
     } else {
         eprintln!("target listens on {address}; start: kvrail bench --role initiator --connect {address}");
     }
-    let (socket, from) = link::accept(listener, run.timeout)?;
+    let (socket, from) = meet::accept(listener, run.timeout)?;
     let link = Link::open(socket, hello("target"))?;
     if !run.spawned {
         eprintln!("initiator {from} on {} is here", link.hello.environment.host);
@@ -144,7 +146,7 @@ fn measure(run: &Run, address: Option<&str>, report: &mut Document, sink: &mut S
             spawned.address()
         }
     };
-    let link = Link::open(link::connect(&address, run.timeout)?, hello("initiator"))?;
+    let link = Link::open(meet::connect(&address, run.timeout)?, hello("initiator"))?;
     let there = &link.hello;
     eprintln!(
         "target: process {} on {} ({}), seed {}",
@@ -175,7 +177,7 @@ fn measure_all(run: &Run, link: &Link, report: &mut Document, sink: &mut Sink) -
     let began = Instant::now();
     if let Some(transports) = &run.control {
         for &transport in transports {
-            let control = initiator::run_control(link, run, transport)?;
+            let control = control_path::measure(link, run, transport)?;
             sink.text(&Table::control(&control))?;
             report.controls.push(control);
         }

@@ -17,7 +17,8 @@ use crate::failure::{Failure, Kind};
 use crate::initiator::{Loans, Outcome, handling};
 use crate::keeper::{self, ENGINES_MAX};
 use crate::kid::{Kid, Voice};
-use crate::link::{self, Link};
+use crate::link::Link;
+use crate::meet;
 use crate::pool::Backing;
 use crate::rails::Say;
 use crate::rows;
@@ -264,7 +265,7 @@ impl Player {
         }
         let voice = Voice { name: engine.to_string(), say: stage.say.clone() };
         let spawned = Spawned::player(stage.run, engine, stage.address, voice).map_err(Trouble::Run)?;
-        let mut link = link::connect(&spawned.address(), stage.run.timeout)
+        let mut link = meet::connect(&spawned.address(), stage.run.timeout)
             .and_then(|socket| Link::open(socket, hello("conductor")))
             .map_err(Trouble::Run)?;
         link.name_peer(format!("process of {engine}"));
