@@ -3,8 +3,8 @@
 //! A round, when every transfer is verified (KR-15):
 //! 1. the target poisons its blocks (or fills them, when it is the source);
 //! 2. untimed transfers warm the same blocks up;
-//! 3. the local side is made fresh: for a write the source gets the round's own bytes, for a read the destination is
-//!    poisoned again. From here on, only the timed transfers can make the bytes right;
+//! 3. the source gets the round's own bytes (those of the warm-up were others), and for a read the destination is poisoned
+//!    again. From here on, only the timed transfers can make the bytes right;
 //! 4. each slot is transferred once, timed;
 //! 5. every byte is checked, where it arrived;
 //! 6. the plain copy runs over the same blocks.
@@ -333,9 +333,13 @@ impl<'a> Open<'a> {
         let fresh = verified || std::mem::take(&mut self.spoilt);
         self.plans[0][0] = self.prepare(0, 0)?;
         if fresh {
-            self.ask(Message::Reset { round: number }, "to prepare its memory")?;
+            // What a source holds while transfers are warmed up is of another round, so that bytes that stay from then are
+            // seen to be stale.
+            let source_number = if self.run.warmup > 0 { number - 1 } else { number };
+            let target_number = if self.case.op == Op::Read { source_number } else { number };
+            self.ask(Message::Reset { round: target_number }, "to prepare its memory")?;
             if self.case.op == Op::Write {
-                self.fill(number - 1);
+                self.fill(source_number);
             }
         }
         if fresh || self.run.warmup > 0 {
@@ -344,7 +348,12 @@ impl<'a> Open<'a> {
         if fresh {
             match self.case.op {
                 Op::Write => self.fill(number),
-                Op::Read => self.poison(),
+                Op::Read => {
+                    if self.run.warmup > 0 {
+                        self.ask(Message::Reset { round: number }, "to prepare its memory")?;
+                    }
+                    self.poison();
+                }
             }
         }
         self.ask(Message::Mark, "to be ready")?;
