@@ -71,6 +71,12 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
+    /// Of a peer that was heard now.
+    #[cfg(test)]
+    pub(crate) fn fresh() -> Self {
+        Self { origin: Instant::now(), last_ms: AtomicU64::new(0), gone: AtomicBool::new(false) }
+    }
+
     fn now(&self) {
         self.last_ms.store(self.origin.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
