@@ -5,15 +5,17 @@ use std::os::fd::AsFd;
 use std::time::{Instant, SystemTime};
 
 use kvrail_report::table::Table;
-use kvrail_report::{Document, Fingerprint, Used, redact};
+use kvrail_report::{Document, Fingerprint, Used, redact, time};
 
 use crate::args::{Bench, Conducted};
+use crate::artifacts::{Artifacts, Side};
 use crate::case::Verify;
 use crate::conductor;
 use crate::control::{Hello, Message};
 use crate::control_path;
 use crate::engines;
 use crate::environment::{self, PROFILE, VERSION};
+use crate::expect::Expect;
 use crate::failure::Failure;
 use crate::initiator::{self, Audience, Part};
 use crate::kid;
@@ -32,6 +34,9 @@ use crate::target;
 /// # Errors
 /// What ended it early; all that was measured has been written by then.
 pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
+    let mut bench = bench.clone();
+    bench.engines.has_rdma = engines::has_rdma();
+    let bench = &bench;
     let run = bench.resolve(environment::random_seed())?;
     run.ofi.check(|variable| std::env::var(variable).ok())?;
     if run.spawned || run.conducted.is_some() {
@@ -48,11 +53,11 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
     match &run.place {
         Place::Both => initiate(bench, &run, None),
         Place::Initiator(address) => initiate(bench, &run, Some(address)),
-        Place::Target(address) => serve(&run, address),
+        Place::Target(address) => serve(bench, &run, address),
         Place::Auto(address) => match meet::bind_or_leave(address)? {
             Some(listener) => {
                 eprintln!("this side is the target: it was first at {address}");
-                serve_on(&run, &listener)
+                serve_with_log(bench, &run, &listener)
             }
             None => {
                 eprintln!("this side is the initiator: {address} is taken or another host's");
@@ -93,8 +98,20 @@ pub(crate) fn hello(role: &str) -> Hello {
     }
 }
 
-fn serve(run: &Run, address: &str) -> Result<(), Failure> {
-    serve_on(run, &meet::listen(address)?)
+fn serve(bench: &Bench, run: &Run, address: &str) -> Result<(), Failure> {
+    serve_with_log(bench, run, &meet::listen(address)?)
+}
+
+/// A target that someone started keeps its log, too.
+fn serve_with_log(bench: &Bench, run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> {
+    let id = time::run_id(SystemTime::now(), environment::random_seed());
+    let artifacts = bench.artifacts.as_deref().map(|above| Artifacts::begin(above, &id, Side::Target));
+    let artifacts = artifacts.transpose()?;
+    let ended = serve_on(run, listener);
+    if let Some(artifacts) = artifacts {
+        artifacts.end();
+    }
+    ended
 }
 
 fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> {
@@ -117,16 +134,23 @@ fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> 
 }
 
 fn initiate(bench: &Bench, run: &Run, address: Option<&str>) -> Result<(), Failure> {
-    let mut sink = Sink::open(bench)?;
+    let expect = bench.expect.as_deref().map(Expect::read).transpose()?;
     let mut report = Document::begin(SystemTime::now(), environment::random_seed(), run.seed);
+    let artifacts =
+        bench.artifacts.as_deref().map(|above| Artifacts::begin(above, &report.run_id, Side::Initiator));
+    let artifacts = artifacts.transpose()?;
+    let mut sink = Sink::open(bench)?;
     report.command = redact::command(std::env::args());
     report.environment.initiator = Some(environment::here());
     report.fingerprint.initiator = Some(Fingerprint::read(VERSION));
     let ended = measure(run, address, &mut report, &mut sink);
     report.conclude(ended.clone());
+    let met = expect.map_or(Ok(()), |expect| expect.judge(std::slice::from_mut(&mut report)));
     sink.finish(&report)?;
+    artifacts.map_or(Ok(()), |artifacts| artifacts.finish(&report))?;
     ended?;
     conductor::verdict(&report)?;
+    met?;
     if run.cases.iter().any(|case| case.verify == Verify::Off) {
         return Err(Failure::environment(
             "nobody looked at the bytes, so whether the figures count cannot be told",

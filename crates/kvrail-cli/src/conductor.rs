@@ -63,9 +63,12 @@ pub(crate) fn measure(
     stage.tell(Message::Conduct, "to keep processes")?;
     let mut players: Vec<Player> = run.engines.iter().cloned().map(Player::new).collect();
     sink.expect(run.cases.len());
-    for case in &run.cases {
+    for (index, case) in run.cases.iter().enumerate() {
         sink.begin(&case.to_string());
-        let outcomes = measure_case(&stage, &mut players, case)?;
+        let mut outcomes = measure_case(&stage, &mut players, case)?;
+        if index == 0 && run.libraries.is_all() {
+            leave_out(&mut players, &mut outcomes, &stage.say);
+        }
         for (player, outcome) in players.iter().zip(outcomes) {
             report.results.push(row(&player.engine, case, &outcome));
             outcome.used.into_iter().for_each(|used: Used| report.met(used));
@@ -77,6 +80,22 @@ pub(crate) fn measure(
     }
     report.judge();
     sink.text(&versus::table(report))
+}
+
+/// Takes out those that this pair of hosts has not: `all` asks for what is there.
+fn leave_out(players: &mut Vec<Player>, outcomes: &mut Vec<Outcome>, say: &Say) {
+    let absent = |outcome: &Outcome| {
+        outcome.row.is_none() && outcome.failure.as_ref().is_some_and(|f| f.kind == Kind::Environment)
+    };
+    for (player, outcome) in players.iter().zip(outcomes.iter()) {
+        if let Some(failure) = outcome.failure.as_ref().filter(|_| absent(outcome)) {
+            say(&format!("left out: {}: {}", player.engine, failure.what));
+            failure.hints.iter().for_each(|hint| say(&format!("  hint: {hint}")));
+        }
+    }
+    let mut there = outcomes.iter().map(|outcome| !absent(outcome)).collect::<Vec<_>>().into_iter();
+    players.retain(|_| there.next().unwrap_or(true));
+    outcomes.retain(|outcome| !absent(outcome));
 }
 
 /// A row for what an engine made of a case, also when that is nothing.

@@ -4,6 +4,7 @@
 //! modules named after what they hold. stdout is data, stderr is talk.
 
 mod args;
+mod artifacts;
 mod bench;
 mod carriage;
 mod case;
@@ -14,6 +15,7 @@ mod control_path;
 mod endpoint;
 mod engines;
 mod environment;
+mod expect;
 mod initiator;
 mod keeper;
 mod kid;
@@ -25,12 +27,14 @@ mod pattern;
 mod player;
 mod pool;
 mod rails;
+mod report;
 mod rows;
 mod run;
 mod signals;
 mod sink;
 mod softefa;
 mod spawn;
+mod suite;
 mod talk;
 mod target;
 mod topo;
@@ -50,7 +54,12 @@ use kvrail_report::{failure, units};
 pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, String> {
     match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
         Command::Bench(bench) => bench.resolve(1).map(|run| run.cases.len()).map_err(|e| e.to_string()),
-        Command::Softefa(_) | Command::Topo(_) | Command::Completions { .. } => Ok(0),
+        Command::Softefa(_)
+        | Command::Report(_)
+        | Command::Compare(_)
+        | Command::Topo(_)
+        | Command::Suite(_)
+        | Command::Completions { .. } => Ok(0),
     }
 }
 
@@ -65,7 +74,10 @@ pub fn main() -> ExitCode {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
+        Command::Report(arguments) => report::report(arguments),
+        Command::Compare(arguments) => report::compare(arguments),
         Command::Topo(arguments) => topo::main(arguments),
+        Command::Suite(suite) => suite::main(suite),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());
             Ok(())

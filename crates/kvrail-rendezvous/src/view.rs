@@ -35,12 +35,15 @@ pub(crate) enum Event {
 pub(crate) struct Seat {
     pub(crate) record: Record,
     pub(crate) owner: u64,
+    /// Smaller than that of every seat that was taken later.
+    pub(crate) arrival: u64,
 }
 
 pub(crate) struct View {
     me: Incarnation,
     world_size: u32,
     pub(crate) seats: BTreeMap<u32, Seat>,
+    arrivals: u64,
     /// Seats whose records this version cannot read.
     pub(crate) foreign: BTreeSet<u32>,
     ready: HashMap<Incarnation, u64>,
@@ -65,6 +68,7 @@ impl View {
             me,
             world_size,
             seats: BTreeMap::new(),
+            arrivals: 0,
             foreign: BTreeSet::new(),
             ready: HashMap::new(),
             values: HashMap::new(),
@@ -166,7 +170,7 @@ impl View {
         if let Some(member) = self.sealed_member(rank) {
             if member.incarnation != record.member.incarnation {
                 if !self.partings.contains_key(&rank) {
-                    self.lose(rank, Loss::Replaced { by: record.member.clone() });
+                    self.lose(rank, Loss::Replaced { by: Box::new(record.member.clone()) });
                 }
             } else if let Some(parting) = &record.parting {
                 self.partings.insert(rank, parting.clone());
@@ -175,7 +179,11 @@ impl View {
                 }
             }
         }
-        self.seats.insert(rank, Seat { record, owner });
+        let known =
+            self.seats.get(&rank).filter(|seat| seat.record.member.incarnation == record.member.incarnation);
+        let arrival = known.map_or(self.arrivals, |seat| seat.arrival);
+        self.arrivals += 1;
+        self.seats.insert(rank, Seat { record, owner, arrival });
         self.seal();
     }
 
@@ -189,7 +197,10 @@ impl View {
     }
 
     fn seal(&mut self) {
-        if self.sealed.is_none() && (0..self.world_size).all(|rank| self.agrees(rank)) {
+        // An earlier run that was complete still agrees with itself.
+        let mine =
+            self.seats.range(..self.world_size).any(|(_, seat)| seat.record.member.incarnation == self.me);
+        if mine && self.sealed.is_none() && (0..self.world_size).all(|rank| self.agrees(rank)) {
             let members = self.seats.range(..self.world_size).map(|(_, seat)| seat.record.member.clone());
             self.sealed = Some(members.collect());
         }

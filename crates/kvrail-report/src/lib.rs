@@ -14,6 +14,7 @@ pub mod document;
 pub mod expect;
 pub mod failure;
 pub mod fingerprint;
+pub mod html;
 pub mod junit;
 pub mod markdown;
 pub mod nixlbench_table;

@@ -6,8 +6,8 @@
 //! What it really uses (KR-13) NIXL tells nobody but its log. So the engine listens to standard error while it is set up and during the
 //! first posting of each direction, and switches NIXL's log off before anything is timed. What is not heard is reported as unknown.
 //!
-//! NIXL blocks in calls as long as it likes: connecting and posting have no deadline here. Whoever runs the process ends it then; it
-//! leaves nothing behind.
+//! NIXL blocks in calls as long as it likes: creating a backend and posting have no deadline here. Whoever runs the process ends it then;
+//! it leaves nothing behind.
 
 mod ear;
 mod envelope;
@@ -17,8 +17,9 @@ mod posting;
 mod said;
 mod used;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use kvrail::Memory;
@@ -56,6 +57,10 @@ struct Shared {
     heard: AtomicU64,
     /// Notifications that came and were not asked for yet.
     inbox: AtomicU64,
+    /// Metadata of peers that will post to this side, not taken in yet.
+    admitted: Mutex<Vec<Envelope>>,
+    /// Whether there are any, for who drives.
+    is_admitting: AtomicBool,
 }
 
 /// Registered memory: the registration ends before the share of the memory is let go of (KR-7).
@@ -179,20 +184,48 @@ impl Engine for Nixl {
         Envelope { backend: self.shared.name.clone(), base, len, metadata }.write()
     }
 
+    /// LIBFABRIC sends the peer a greeting while it takes in the metadata, and waits until that is gone: which it is when the peer
+    /// connects. So this is left to who drives this side meanwhile.
     fn admit(&mut self, metadata: &[u8]) -> Result<(), EngineError> {
-        self.import(metadata).map(|_| ())
+        let envelope = self.shared.read(metadata)?;
+        if !self.needs_driving() {
+            return self.shared.import(envelope).map(|_| ());
+        }
+        self.shared.admitted().push(envelope);
+        self.shared.is_admitting.store(true, Ordering::Release);
+        Ok(())
     }
 
-    fn connect(&mut self, metadata: &[u8], _within: Duration) -> Result<PeerId, EngineError> {
-        let peer = self.import(metadata)?;
-        let connected = self.shared.listened(|| self.shared.backend.connect(&peer.name));
-        connected.map_err(|error| {
-            let error = self.shared.failed(&format!("cannot connect to {}", peer.name), &error);
-            EngineError { kind: Kind::Peer, ..error }
-        })?;
+    /// NIXL may never come back from connecting. It is asked on a thread of its own, which is then left to its fate, with the memory.
+    fn connect(&mut self, metadata: &[u8], within: Duration) -> Result<PeerId, EngineError> {
+        let envelope = self.shared.read(metadata)?;
         let id =
             u32::try_from(self.peers.len()).map_err(|_| EngineError::new(Kind::Usage, "too many peers"))?;
-        self.peers.push(peer);
+        let (shared, (answer, answered)) = (Arc::clone(&self.shared), mpsc::sync_channel(1));
+        let asking = move || {
+            // Nobody waits for it any more: then the answer is nobody's.
+            let _ = answer.send(shared.meet(envelope));
+        };
+        let thread = thread::Builder::new().name("nixl-connect".into()).spawn(asking);
+        thread.map_err(|error| {
+            EngineError::new(Kind::Environment, format!("cannot start a thread: {error}"))
+        })?;
+        match answered.recv_timeout(within) {
+            Ok(peer) => self.peers.push(peer?),
+            Err(_) => {
+                std::mem::forget(self.registered.clone());
+                // It would listen for ever, and nobody would see what else is said.
+                self.shared.take_in(&ear::end());
+                let what = format!(
+                    "NIXL over {} does not come back from connecting within {within:?}",
+                    self.shared.name
+                );
+                let error = EngineError::new(Kind::Peer, what);
+                return Err(error.hint(
+                    "the peer must be driven meanwhile; end this process: NIXL is still in that call",
+                ));
+            }
+        }
         Ok(PeerId(id))
     }
 
@@ -257,8 +290,48 @@ impl Engine for Nixl {
 }
 
 impl Shared {
+    fn admitted(&self) -> std::sync::MutexGuard<'_, Vec<Envelope>> {
+        // Whole at any time.
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Metadata of a peer, if they are such that this engine can use.
+    fn read(&self, metadata: &[u8]) -> Result<Envelope, EngineError> {
+        let envelope = Envelope::read(metadata)?;
+        if envelope.backend != self.name {
+            let what = format!("the peer uses NIXL's backend {}, this side {}", envelope.backend, self.name);
+            return Err(EngineError::new(Kind::Peer, what).hint("both sides must use the same backend"));
+        }
+        Ok(envelope)
+    }
+
+    fn import(&self, envelope: Envelope) -> Result<Peer, EngineError> {
+        let name = self.listened(|| self.agent.import(&envelope.metadata)).map_err(|error| {
+            let error = self.failed("does not take the peer's metadata", &error);
+            EngineError { kind: Kind::Peer, ..error }
+        })?;
+        Ok(Peer { name, base: envelope.base, len: envelope.len })
+    }
+
+    /// Takes in a peer's metadata and connects to it.
+    fn meet(&self, envelope: Envelope) -> Result<Peer, EngineError> {
+        let peer = self.import(envelope)?;
+        let connected = self.listened(|| self.backend.connect(&peer.name));
+        connected.map_err(|error| {
+            let error = self.failed(&format!("cannot connect to {}", peer.name), &error);
+            EngineError { kind: Kind::Peer, ..error }
+        })?;
+        Ok(peer)
+    }
+
     /// Makes progress, and counts the notifications that came.
     fn take_notifications(&self) -> Result<(), EngineError> {
+        if self.is_admitting.load(Ordering::Relaxed) && self.is_admitting.swap(false, Ordering::AcqRel) {
+            let admitted = std::mem::take(&mut *self.admitted());
+            for envelope in admitted {
+                self.import(envelope).inspect_err(|error| log::error!("{error}"))?;
+            }
+        }
         let mut came = 0;
         let taken = self.agent.notifications(|_| came += 1);
         if came > 0 {
@@ -271,21 +344,6 @@ impl Shared {
 impl Nixl {
     fn registered(&self) -> Result<&Arc<Registered>, EngineError> {
         self.registered.as_ref().ok_or_else(|| EngineError::new(Kind::Usage, "no memory is registered"))
-    }
-
-    fn import(&self, metadata: &[u8]) -> Result<Peer, EngineError> {
-        let envelope = Envelope::read(metadata)?;
-        if envelope.backend != self.shared.name {
-            let what =
-                format!("the peer uses NIXL's backend {}, this side {}", envelope.backend, self.shared.name);
-            return Err(EngineError::new(Kind::Peer, what).hint("both sides must use the same backend"));
-        }
-        let name = self.shared.listened(|| self.shared.agent.import(&envelope.metadata));
-        let name = name.map_err(|error| {
-            let error = self.shared.failed("does not take the peer's metadata", &error);
-            EngineError { kind: Kind::Peer, ..error }
-        })?;
-        Ok(Peer { name, base: envelope.base, len: envelope.len })
     }
 
     /// The blocks of one side as NIXL takes them, each checked against the memory that it must be in (KR-9).

@@ -1,6 +1,6 @@
 //! Opens a NIXL: the library, an agent, its backend; and says why not, which NIXL itself hardly does.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -66,6 +66,8 @@ pub(super) fn shared(
         said: Mutex::new(said),
         heard: AtomicU64::new(0),
         inbox: AtomicU64::new(0),
+        admitted: Mutex::new(Vec::new()),
+        is_admitting: AtomicBool::new(false),
     }))
 }
 

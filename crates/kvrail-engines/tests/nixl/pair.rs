@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvrail::Memory;
+use kvrail::memory::{self, HugePages, PrivateMemory};
 use kvrail_engines::nixl::{Nixl, Options, Requests, leave};
 use kvrail_engines::{Blocks, Direction, Engine, EngineError};
 
@@ -52,7 +53,7 @@ impl Case {
         let path = |name| Some(PathBuf::from(self.word(name))).filter(|path| !path.as_os_str().is_empty());
         Options {
             library: path("library"),
-            libraries: path("libraries").into_iter().collect(),
+            libraries: std::env::split_paths(self.word("libraries")).filter(|path| path.is_dir()).collect(),
             backend: self.word("backend").into(),
             progress_thread: self.word("progress_thread") == "true",
             prepared_lists: self.word("prepared_lists") == "true",
@@ -76,19 +77,23 @@ pub(crate) fn run(case: &Case) -> Result<BTreeMap<String, String>, String> {
         if case.word("backend").eq_ignore_ascii_case("libfabric") {
             child.env("FI_PROVIDER", "tcp");
         }
-        child
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a child starts")
+        let log = std::fs::File::create(directory.path().join(format!("{role}.log"))).expect("a file");
+        let stderr = if case.word("stderr") == "file" { log.into() } else { Stdio::piped() };
+        child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn().expect("a child starts")
     };
     let (target, initiator) = (start("target"), start("initiator"));
-    let initiator = end_of(initiator, DEADLINE)?;
-    let target = end_of(target, Duration::from_secs(10))?;
+    // The target is waited for in any case: it ends when its peer is gone, or is killed.
+    let initiator = end_of(initiator, DEADLINE);
+    let target = end_of(target, Duration::from_secs(5));
+    let (initiator, target) = (initiator?, target?);
     let said = String::from_utf8_lossy(&initiator.stdout).into_owned();
-    let row = Case::of(&said.lines().filter(|line| line.contains('=')).collect::<Vec<_>>().join("\n")).0;
+    let mut row = Case::of(&said.lines().filter(|line| line.contains('=')).collect::<Vec<_>>().join("\n")).0;
     let both = [&target, &initiator];
+    let log = std::fs::read(directory.path().join("initiator.log")).unwrap_or_default();
+    row.insert(
+        "stderr".into(),
+        String::from_utf8_lossy(&[&log[..], &initiator.stderr].concat()).into_owned(),
+    );
     if both.iter().all(|child| child.status.success()) {
         return Ok(row);
     }
@@ -113,7 +118,10 @@ type Ended = Result<(), Box<dyn std::error::Error>>;
 fn opened(case: &Case) -> Result<(Nixl, Memory), Box<dyn std::error::Error>> {
     let mut engine = Nixl::open(case.options()).map_err(told)?;
     engine.lanes(u32::try_from(case.number("threads", 1))?)?;
-    let memory = Memory::private(usize::try_from(case.number("pool", 64 << 20))?)?;
+    let huge_pages = if case.word("pages") == "base" { HugePages::Never } else { HugePages::Prefer };
+    let pages = memory::Options { huge_pages, ..memory::Options::default() };
+    let memory: Memory =
+        PrivateMemory::allocate(usize::try_from(case.number("pool", 64 << 20))?, pages)?.into();
     memory.fill(0, memory.len(), POISON)?;
     engine.register(&memory).map_err(told)?;
     Ok((engine, memory))
@@ -131,6 +139,12 @@ fn target(case: &Case, meet: &Path) -> Ended {
     peer.set_read_timeout(Some(DEADLINE))?;
     send(&mut peer, &engine.metadata()?)?;
     engine.admit(&receive(&mut peer)?)?;
+    if case.word("undriven") == "true" {
+        // Until the peer has had enough.
+        let _ = receive(&mut peer);
+        let _ = receive(&mut peer);
+        return Ok(());
+    }
     // From here on it is driven, and does as it is told.
     let is_over = AtomicBool::new(false);
     let engine = &engine;
@@ -140,10 +154,18 @@ fn target(case: &Case, meet: &Path) -> Ended {
                 engine.drive();
             }
         });
-        let served = serve(case, engine, &memory, &mut peer);
-        is_over.store(true, Ordering::Relaxed);
-        served
+        let _over = Over(&is_over);
+        serve(case, engine, &memory, &mut peer)
     })
+}
+
+/// Ends the driving thread, also after a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn serve(case: &Case, engine: &dyn Engine, memory: &Memory, peer: &mut UnixStream) -> Ended {
@@ -174,9 +196,12 @@ fn initiator(case: &Case, meet: &Path) -> Ended {
     target.set_read_timeout(Some(DEADLINE))?;
     let metadata = receive(&mut target)?;
     send(&mut target, &engine.metadata()?)?;
-    receive(&mut target)?;
+    if case.word("undriven") != "true" {
+        receive(&mut target)?;
+    }
     let began = Instant::now();
-    let peer = engine.connect(&metadata, DEADLINE).map_err(told)?;
+    let within = Duration::from_millis(case.number("connect_within_ms", 60_000));
+    let peer = engine.connect(&metadata, within).map_err(told)?;
     println!("connect_ms={:.3}", began.elapsed().as_secs_f64() * 1e3);
     let mut ask = |request: String| -> Result<String, Box<dyn std::error::Error>> {
         send(&mut target, request.as_bytes())?;
@@ -223,9 +248,11 @@ fn initiator(case: &Case, meet: &Path) -> Ended {
                 ask("poison".into())?;
             }
             let mut latencies = Vec::new();
+            let cpu_before = cpu();
             for _ in 0..case.number("iterations", 2) {
                 once(&mut latencies)?;
             }
+            println!("{word}_cpu_us={:.1}", (cpu() - cpu_before) * 1e6 / latencies.len() as f64);
             let wrong = match direction {
                 Direction::Read => mismatch(&memory, case, seed, &slots(case, 1), &slots(case, 2))?,
                 Direction::Write => ask(format!("check {seed}"))?,
@@ -273,17 +300,30 @@ fn reach(meet: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// The slots of one side, in an order of its own: every slot once, in strides that share no divisor with their number.
+/// The slots of one side: some of all, in an order of its own that has no stride.
 fn slots(case: &Case, side: u64) -> Vec<u64> {
-    let slots = case.number("pool", 64 << 20) / case.number("block", 32 << 10);
-    let stride = if side == 1 { 7919 } else { 104_729 };
-    (0..case.number("batch", 12_800)).map(|index| (index * stride + side * 13) % slots).collect()
+    let mut slots: Vec<u64> = (0..case.number("pool", 64 << 20) / case.number("block", 32 << 10)).collect();
+    let mut state = side;
+    for at in (1..slots.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        slots.swap(at, (state >> 33) as usize % (at + 1));
+    }
+    slots.truncate(usize::try_from(case.number("batch", 12_800)).unwrap_or(usize::MAX));
+    slots
+}
+
+/// CPU time of this process, seconds.
+fn cpu() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
 
 /// What a slot holds: every word says which it is.
 fn pattern(case: &Case, seed: u64, slot: u64) -> Vec<u8> {
     let words = case.number("block", 32 << 10) / 8;
-    (0..words).flat_map(|word| ((slot * words + word + seed) * 0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+    (0..words)
+        .flat_map(|word| (slot * words + word + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect()
 }
 
 fn fill(memory: &Memory, case: &Case, seed: u64) -> Result<String, Box<dyn std::error::Error>> {

@@ -29,11 +29,15 @@ fn had<T>(test: &str, got: Result<T, String>) -> Option<T> {
         Ok(got) => Some(got),
         Err(why) => {
             assert!(std::env::var_os("CI").is_none(), "{test}: {why}");
-            let line = format!("skipped: {test}: {why}\n");
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            skip(&format!("{test}: {why}"));
             None
         }
     }
+}
+
+/// Says past the harness what is not tested.
+pub(crate) fn skip(what: &str) {
+    let _ = std::io::stderr().write_all(format!("skipped: {what}\n").as_bytes());
 }
 
 fn install(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
@@ -103,7 +107,10 @@ pub(crate) fn end_of(mut child: std::process::Child, within: Duration) -> Result
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
-                let said = stderr.and_then(|from| from.join().ok()).unwrap_or_default();
+                let text = |from: Option<std::thread::JoinHandle<Vec<u8>>>| {
+                    from.and_then(|from| from.join().ok()).unwrap_or_default()
+                };
+                let said = [text(stdout), text(stderr)].concat();
                 return Err(format!(
                     "process {pid} took more than {within:?}: {}",
                     String::from_utf8_lossy(&said)

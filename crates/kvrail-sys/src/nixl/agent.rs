@@ -3,12 +3,13 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::abi::{self, AgentConfig, Functions, Handle};
 use super::backend::{Owned, PluginFacts};
 use super::error::{NixlError, Status};
 use super::library::{Library, text};
+use super::turn::Turn;
 
 /// Who calls an agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,9 +41,9 @@ pub(super) struct Inner {
     pub(super) library: Arc<Library>,
     pub(super) name: String,
     /// Held during each call under [`Threads::One`].
-    turn: Option<Mutex<()>>,
+    turn: Option<Turn<()>>,
     /// Where NIXL puts notifications; one for all calls, so that looking allocates nothing.
-    inbox: Mutex<Inbox>,
+    inbox: Turn<Inbox>,
 }
 
 struct Inbox(Handle);
@@ -62,8 +63,7 @@ impl Inner {
 
     /// Makes this thread the only one that calls the agent, where NIXL does not see to it.
     pub(super) fn turn(&self) -> Option<MutexGuard<'_, ()>> {
-        // A panic leaves nothing half done: it guards calls, not data.
-        self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner))
+        self.turn.as_ref().map(Turn::take)
     }
 
     pub(super) fn check(&self, call: &'static str, code: c_int) -> Result<(), NixlError> {
@@ -73,7 +73,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let inbox = self.inbox.get_mut().unwrap_or_else(PoisonError::into_inner).0;
+        let inbox = self.inbox.get_mut().0;
         // SAFETY: made by create_notif_map, and nobody is left who uses it.
         unsafe { (self.functions().destroy_notif_map)(inbox) };
         // SAFETY: made by create_configured_agent; everything that stands on it holds a share of this, and is gone.
@@ -128,8 +128,8 @@ impl Agent {
             handle,
             library: Arc::clone(library),
             name: name.to_owned(),
-            turn: (!several).then(|| Mutex::new(())),
-            inbox: Mutex::new(Inbox(inbox)),
+            turn: (!several).then(|| Turn::new(())),
+            inbox: Turn::new(Inbox(inbox)),
         })))
     }
 
@@ -252,7 +252,7 @@ impl Agent {
     pub fn notifications(&self, mut each: impl FnMut(Notification<'_>)) -> Result<usize, NixlError> {
         let functions = self.0.functions();
         // Before the turn, everywhere: the inbox is used nowhere else.
-        let inbox = self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let inbox = self.0.inbox.take();
         let code = {
             let _turn = self.0.turn();
             // SAFETY: agent and map are alive, and the map is ours under its lock.

@@ -20,6 +20,7 @@ mod lists;
 mod needs;
 mod request;
 mod surroundings;
+mod turn;
 
 pub use agent::{Agent, Config, Notification, Threads};
 pub use backend::{Backend, PluginFacts};
