@@ -29,7 +29,7 @@ pub(crate) enum Command {
     /// Run commands on hosts with emulated EFA devices, and break those while they run
     #[command(subcommand)]
     Softefa(crate::softefa::Softefa),
-    /// Render documents of kvrail bench anew: Markdown, CSV, JUnit, nixlbench's table
+    /// Render documents of kvrail bench anew: Markdown, HTML, CSV, JUnit, nixlbench's table
     Report(crate::report::Report),
     /// Hold one run against another: what became faster, what slower, what the noise hides
     #[command(after_help = COMPARE_EXIT_CODES)]

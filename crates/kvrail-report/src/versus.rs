@@ -92,7 +92,9 @@ pub fn table(document: &Document) -> String {
             group(document, &engines, set)
         })
         .collect();
-    tables.join("\n") + &footer(document)
+    let text = tables.join("\n") + &footer(document);
+    // Documents come from files: no value in them widens the table, and none of their texts speaks to the terminal.
+    text.lines().map(|line| cut(&line.replace(char::is_control, " "), COLUMNS) + "\n").collect()
 }
 
 fn group(document: &Document, engines: &[&str], set: &'static [Column]) -> String {
