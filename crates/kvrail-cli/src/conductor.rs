@@ -17,7 +17,8 @@ use crate::failure::{Failure, Kind};
 use crate::initiator::{Loans, Outcome, handling};
 use crate::keeper::{self, ENGINES_MAX};
 use crate::kid::{Kid, Voice};
-use crate::link::{self, Link};
+use crate::link::Link;
+use crate::meet;
 use crate::pool::Backing;
 use crate::rails::Say;
 use crate::rows;
@@ -60,12 +61,25 @@ pub(crate) fn measure(
     }
     let stage = Stage { run, target, address, say: sink.speaker() };
     stage.tell(Message::Conduct, "to keep processes")?;
-    let mut players: Vec<Player> = run.engines.iter().cloned().map(Player::new).collect();
-    sink.expect(run.cases.len());
-    for (index, case) in run.cases.iter().enumerate() {
+    let players = run.engines.iter().cloned().map(Player::new).collect();
+    let ended = measure_cases(&stage, players, report, sink);
+    // Also after Ctrl-C: what was measured until then counts.
+    report.judge();
+    sink.text(&versus::table(report))?;
+    ended
+}
+
+fn measure_cases(
+    stage: &Stage<'_>,
+    mut players: Vec<Player>,
+    report: &mut Document,
+    sink: &Sink,
+) -> Result<(), Failure> {
+    sink.expect(stage.run.cases.len());
+    for (index, case) in stage.run.cases.iter().enumerate() {
         sink.begin(&case.to_string());
-        let mut outcomes = measure_case(&stage, &mut players, case)?;
-        if index == 0 && run.libraries.is_all() {
+        let mut outcomes = measure_case(stage, &mut players, case)?;
+        if index == 0 && stage.run.libraries.is_all() {
             leave_out(&mut players, &mut outcomes, &stage.say);
         }
         for (player, outcome) in players.iter().zip(outcomes) {
@@ -77,8 +91,7 @@ pub(crate) fn measure(
     for player in &mut players {
         player.leave();
     }
-    report.judge();
-    sink.text(&versus::table(report))
+    Ok(())
 }
 
 /// Takes out those that this pair of hosts has not: `all` asks for what is there.
@@ -283,7 +296,7 @@ impl Player {
         }
         let voice = Voice { name: engine.to_string(), say: stage.say.clone() };
         let spawned = Spawned::player(stage.run, engine, stage.address, voice).map_err(Trouble::Run)?;
-        let mut link = link::connect(&spawned.address(), stage.run.timeout)
+        let mut link = meet::connect(&spawned.address(), stage.run.timeout)
             .and_then(|socket| Link::open(socket, hello("conductor")))
             .map_err(Trouble::Run)?;
         link.name_peer(format!("process of {engine}"));

@@ -274,6 +274,36 @@ mod tests {
         assert!(samples.wire.max() < samples.latency.max());
     }
 
+    struct Nothing;
+
+    impl kvrail_engines::Posting for Nothing {
+        fn post(&mut self) -> Result<(), kvrail_engines::EngineError> {
+            Ok(())
+        }
+
+        fn poll(&mut self) -> Option<Result<(), kvrail_engines::EngineError>> {
+            Some(Ok(()))
+        }
+
+        fn cancel(&mut self) {}
+    }
+
+    /// Posting nothing costs what the loop costs: three looks at the clock and two calls. The least of many laps, because the
+    /// machine of a test does other things, too.
+    #[test]
+    fn the_loop_itself_costs_less_than_100_ns() {
+        let mut plans: Vec<_> = vec![(0..64).map(|_| Prepared::of(Box::new(Nothing))).collect()];
+        let (pulse, mut tracks) = (Pulse::fresh(), [Track::new()]);
+        let extent = Extent { slots: 64, at_least: Duration::from_millis(1), transfers_max: STAMPS_MAX };
+        let cost = |_| {
+            let wall = lap(&pulse, extent, &mut plans, &mut tracks).unwrap();
+            wall / tracks[0].len() as u32
+        };
+        let least = (0..50).map(cost).min().unwrap();
+        println!("{least:?} per transfer");
+        assert!(least < Duration::from_nanos(100), "{least:?} per transfer");
+    }
+
     #[test]
     fn an_empty_lap_changes_nothing() {
         let mut samples = Samples::new();

@@ -11,7 +11,8 @@ use crate::failure::Failure;
 use crate::initiator::{Audience, Loans, Open, Outcome, Part};
 use crate::keeper::CASE_MAX;
 use crate::kid;
-use crate::link::{self, Link};
+use crate::link::Link;
+use crate::meet;
 use crate::rows::Carrier;
 use crate::run::Run;
 
@@ -26,7 +27,7 @@ pub(crate) fn play(run: &Run, engine: &Choice, target: &str) -> Result<(), Failu
     let failed = |e: std::io::Error| Failure::environment(format!("cannot listen on this host: {e}"));
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
     kid::report_to_parent(listener.local_addr().map_err(failed)?)?;
-    let (socket, _) = link::accept(&listener, run.timeout)?;
+    let (socket, _) = meet::accept(&listener, run.timeout)?;
     let conductor = Link::open(socket, hello("player"))?;
     let ended = play_cases(run, engine, target, &conductor);
     if let Err(failure) = &ended {
@@ -37,7 +38,7 @@ pub(crate) fn play(run: &Run, engine: &Choice, target: &str) -> Result<(), Failu
 }
 
 fn play_cases(run: &Run, engine: &Choice, target: &str, conductor: &Link) -> Result<(), Failure> {
-    let link = Link::open(link::connect(target, run.timeout)?, hello("initiator"))?;
+    let link = Link::open(meet::connect(target, run.timeout)?, hello("initiator"))?;
     let awaited = "the next case";
     let mut said = String::new();
     loop {
