@@ -113,7 +113,12 @@ fn leave_out(players: &mut Vec<Player>, outcomes: &mut Vec<Outcome>, say: &Say) 
 /// A row for what an engine made of a case, also when that is nothing.
 fn row(engine: &Choice, case: &Case, outcome: &Outcome) -> Row {
     let row = outcome.row.clone().unwrap_or_else(|| rows::empty(engine, case));
-    Row { failure: outcome.failure.clone(), ..row }
+    // Who is the engine's peer is the engine, too.
+    let failure = outcome.failure.clone().map(|failure| match failure.kind {
+        Kind::Peer => Failure { kind: Kind::Engine, ..failure },
+        _ => failure,
+    });
+    Row { failure, ..row }
 }
 
 /// What the failures of engines mean for the run as a whole.
