@@ -1,6 +1,7 @@
 //! The repository's own tasks: `cargo xtask --help`.
 
 mod compare;
+mod engines;
 mod process;
 mod softefa;
 mod venv;
@@ -20,6 +21,8 @@ struct Xtask {
 enum Task {
     /// Set kvrail beside NIXL and the plain loops on this host: medians, ratios, verdicts
     Compare(compare::Args),
+    /// Run every engine on this machine, one table and one report, with NIXL and UCX fetched from PyPI
+    Engines(engines::Args),
     /// Run programs of others on emulated EFA nodes: fi_pingpong, fabtests, the real NIXL
     Softefa(softefa::Args),
 }
@@ -27,6 +30,7 @@ enum Task {
 fn main() -> ExitCode {
     match Xtask::parse().task {
         Task::Compare(args) => compare::run(&args),
+        Task::Engines(args) => engines::run(&args),
         Task::Softefa(args) => softefa::run(&args),
     }
 }

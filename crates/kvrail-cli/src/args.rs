@@ -140,6 +140,9 @@ pub(crate) struct Bench {
     /// Where two --role auto meet; an address of one of the two hosts
     #[arg(long, value_name = "HOST:PORT", help_heading = "Two hosts")]
     pub(crate) rendezvous: Option<String>,
+    /// A target serves one initiator after the other, until Ctrl-C
+    #[arg(long, help_heading = "Two hosts")]
+    pub(crate) keep: bool,
     /// Longest wait for the peer to appear, for one answer of it, and for one transfer [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = units::duration, help_heading = "Two hosts")]
     pub(crate) timeout: Option<Duration>,

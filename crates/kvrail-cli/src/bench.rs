@@ -1,8 +1,8 @@
 //! `kvrail bench`: finds the other side, runs the cases, and writes what came out, also when it ended early.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use kvrail_report::table::Table;
 use kvrail_report::{Document, Fingerprint, Used, redact, time};
@@ -16,7 +16,7 @@ use crate::control_path;
 use crate::engines;
 use crate::environment::{self, PROFILE, VERSION};
 use crate::expect::Expect;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::initiator::{self, Audience, Part};
 use crate::kid;
 use crate::link::Link;
@@ -28,6 +28,9 @@ use crate::signals;
 use crate::sink::Sink;
 use crate::spawn::Spawned;
 use crate::target;
+
+/// How long a target that is kept waits for somebody to come or to press Ctrl-C: a year.
+const KEPT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Runs the command.
 ///
@@ -103,7 +106,7 @@ fn serve(bench: &Bench, run: &Run, address: &str) -> Result<(), Failure> {
 }
 
 /// A target that someone started keeps its log, too.
-fn serve_with_log(bench: &Bench, run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> {
+fn serve_with_log(bench: &Bench, run: &Run, listener: &TcpListener) -> Result<(), Failure> {
     let id = time::run_id(SystemTime::now(), environment::random_seed());
     let artifacts = bench.artifacts.as_deref().map(|above| Artifacts::begin(above, &id, Side::Target));
     let artifacts = artifacts.transpose()?;
@@ -114,7 +117,7 @@ fn serve_with_log(bench: &Bench, run: &Run, listener: &std::net::TcpListener) ->
     ended
 }
 
-fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> {
+fn serve_on(run: &Run, listener: &TcpListener) -> Result<(), Failure> {
     let address = listener
         .local_addr()
         .map_err(|e| Failure::environment(format!("the listening socket is gone: {e}")))?;
@@ -123,14 +126,35 @@ fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> 
     } else {
         eprintln!("target listens on {address}; start: kvrail bench --role initiator --connect {address}");
     }
-    let (socket, from) = meet::accept(listener, run.timeout)?;
+    if !run.keep {
+        let ended = serve_one(run, listener, meet::accept(listener, run.timeout)?);
+        // The parent of a spawned target tells the user; two voices would say the same.
+        return if run.spawned { Ok(()) } else { ended };
+    }
+    loop {
+        match meet::accept(listener, KEPT_MAX) {
+            Ok(met) => match serve_one(run, listener, met) {
+                Ok(()) => eprintln!("it is done; waiting for the next one"),
+                Err(failure) if failure.kind == Kind::Interrupted => return Ok(()),
+                Err(failure) => eprintln!("{failure}\nwaiting for the next one"),
+            },
+            Err(failure) if failure.kind == Kind::Interrupted => return Ok(()),
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// Serves an initiator that has come.
+fn serve_one(
+    run: &Run,
+    listener: &TcpListener,
+    (socket, from): (TcpStream, SocketAddr),
+) -> Result<(), Failure> {
     let link = Link::open(socket, hello("target"))?;
     if !run.spawned {
         eprintln!("initiator {from} on {} is here", link.hello.environment.host);
     }
-    let ended = target::serve(&link, run, Some(listener));
-    // The parent of a spawned target tells the user; two voices would say the same.
-    if run.spawned { Ok(()) } else { ended }
+    target::serve(&link, run, Some(listener))
 }
 
 fn initiate(bench: &Bench, run: &Run, address: Option<&str>) -> Result<(), Failure> {

@@ -55,6 +55,8 @@ pub(crate) struct Run {
     pub(crate) ofi: crate::ofi::Flags,
     pub(crate) seed: u64,
     pub(crate) spawned: bool,
+    /// A target serves initiators until it is interrupted.
+    pub(crate) keep: bool,
     /// What this process is in a run of several engines, when it was started for one of them.
     pub(crate) conducted: Option<Conducted>,
     pub(crate) injection: Option<Injection>,
@@ -88,6 +90,9 @@ impl Bench {
         }
         if self.kind == What::Control {
             self.refuse_workload_for_control()?;
+        }
+        if self.keep && !matches!(place, Place::Target(_)) {
+            return Err(Failure::usage("--keep is for a target: it serves one initiator after the other"));
         }
         if self.injection_is_misplaced(&place) {
             return Err(Failure::usage("--inject-corruption is for a target"));
@@ -125,6 +130,7 @@ impl Bench {
             ofi: self.ofi.clone(),
             seed,
             spawned: self.spawned,
+            keep: self.keep,
             conducted: self.conducted,
             injection: self.inject_corruption,
             plant: self.plant,

@@ -72,9 +72,11 @@ fn compare(args: &Args) -> Result<u8, String> {
         rows.iter().for_each(|row| println!("{}", row.name));
         return Ok(0);
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask stands in no repository")?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-    build(root, args.kvrail.is_none())?;
+    let (root, target) = places()?;
+    let root = root.as_path();
+    let mut programs = vec!["kvrail-benchsuite"];
+    programs.extend(args.kvrail.is_none().then_some("kvrail-cli"));
+    build(root, &programs)?;
     let kvrail = args.kvrail.clone().unwrap_or_else(|| target.join("release/kvrail"));
     let engines = Engines::prepare(root, &target, kvrail, &rows);
 
@@ -104,12 +106,19 @@ fn compare(args: &Args) -> Result<u8, String> {
     Ok(verdict::exit_code(&judged))
 }
 
-/// Builds the programs that take part; kvrail only when it is ours to build.
-fn build(root: &Path, kvrail: bool) -> Result<(), String> {
+/// The repository, and where it is built.
+pub(crate) fn places() -> Result<(PathBuf, PathBuf), String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask stands in no repository")?;
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
+    Ok((root.into(), target))
+}
+
+/// Builds programs for release.
+pub(crate) fn build(root: &Path, packages: &[&str]) -> Result<(), String> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root).args(["build", "--release", "--quiet", "-p", "kvrail-benchsuite"]);
-    if kvrail {
-        command.args(["-p", "kvrail-cli"]);
+    command.current_dir(root).args(["build", "--release", "--quiet"]);
+    for package in packages {
+        command.args(["-p", package]);
     }
     let built = command.status().map_err(|error| format!("cargo does not start: {error}"))?;
     if built.success() { Ok(()) } else { Err("the programs do not build".into()) }

@@ -1,6 +1,7 @@
 //! Running a plan: one step after the other, each in a process of its own with a deadline.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -18,6 +19,8 @@ use crate::signals;
 const TICK: Duration = Duration::from_millis(20);
 /// How long a process that was told to end may take to do so.
 const GRACE: Duration = Duration::from_secs(10);
+/// Bytes of a step's table that are shown.
+const TABLE_BYTES_MAX: u64 = 64 << 10;
 /// Lines of a step's talk that are shown when it did not pass.
 const LAST_LINES: usize = 6;
 
@@ -128,6 +131,7 @@ impl Running<'_> {
         let ending = Ending { fingerprint, status, exit_code, reason, began_unix_s, took_s };
         self.folder.end(phase, step, &ending)?;
         say(step, &ending, "");
+        crate::sink::print(&table(&path.join("stdout.txt")))?;
         if matches!(status, Status::Failed | Status::Unknown) {
             last_lines(&path.join("stderr.txt")).iter().for_each(|line| eprintln!("      | {line}"));
         }
@@ -220,6 +224,14 @@ fn say(step: &Step, ending: &Ending, when: &str) {
     let took =
         if ending.status == Status::Skipped { String::new() } else { format!(" {:.1} s", ending.took_s) };
     eprintln!("  {:<32} {}{took}{reason}{when}", step.id, ending.status.word());
+}
+
+/// What a step printed as its result: the table that it would have shown by itself.
+fn table(path: &Path) -> String {
+    let mut text = Vec::new();
+    // A step without a table has none to show.
+    let _ = File::open(path).and_then(|file| file.take(TABLE_BYTES_MAX).read_to_end(&mut text));
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn last_lines(path: &Path) -> Vec<String> {
