@@ -15,6 +15,7 @@ mod failure;
 mod initiator;
 mod link;
 mod measure;
+mod nixlbench;
 mod ofi;
 mod pattern;
 mod rails;
@@ -43,7 +44,7 @@ use args::{Cli, Command};
 pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, String> {
     match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
         Command::Bench(bench) => bench.resolve(1).map(|run| run.cases.len()).map_err(|e| e.to_string()),
-        Command::Softefa(_) | Command::Topo(_) | Command::Completions { .. } => Ok(0),
+        Command::Nixlbench(_) | Command::Softefa(_) | Command::Topo(_) | Command::Completions { .. } => Ok(0),
     }
 }
 
@@ -54,6 +55,7 @@ pub fn main() -> ExitCode {
     talk::install();
     let ended = match &cli.command {
         Command::Bench(bench) => bench::run(bench),
+        Command::Nixlbench(arguments) => nixlbench::main(arguments),
         Command::Softefa(command) => match softefa::main(command) {
             Ok(code) => return code,
             Err(failure) => Err(failure),
