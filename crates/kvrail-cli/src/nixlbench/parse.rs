@@ -173,3 +173,7 @@ pub(super) fn config(text: &str, given: &mut Given) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;
