@@ -153,6 +153,8 @@ pub(crate) struct Bench {
     #[arg(long, value_enum, value_delimiter = ',', help_heading = "Workload")]
     pub(crate) transport: Vec<Transport>,
     #[command(flatten)]
+    pub(crate) engines: crate::engines::Flags,
+    #[command(flatten)]
     pub(crate) ofi: crate::ofi::Flags,
     /// Posting threads of the initiator [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX as i64), help_heading = "Workload")]

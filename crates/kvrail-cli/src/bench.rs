@@ -180,7 +180,7 @@ fn measure_all(run: &Run, link: &Link, report: &mut Report, sink: &mut Sink) -> 
             }
         };
         let mut audience = Audience { began, rails: sink.speaker(), carrier: &mut said };
-        let (row, ended) = initiator::run_case(link, run, case, &mut audience);
+        let (row, ended) = initiator::run_case(link, run, &run.engines[0], case, &mut audience);
         report.transports.extend(met.filter(|sides| !report.transports.contains(sides)));
         if let Some(row) = row {
             sink.text(&table.row(&row))?;

@@ -1,6 +1,6 @@
 //! What a side's transport runs on, as the report and its head tell it.
 
-use kvrail::TransportFacts;
+use kvrail_engines::Used;
 use serde::{Deserialize, Serialize};
 
 /// One side's transport.
@@ -55,19 +55,18 @@ pub(crate) struct Libfabric {
 const COLUMNS: usize = 100;
 
 impl Carriage {
-    pub(crate) fn new(facts: &TransportFacts) -> Self {
-        let ofi = facts.ofi.as_deref();
-        let at = |index: usize| ofi.and_then(|ofi| ofi.rails.get(index));
-        let rails = facts.rails.iter().enumerate().map(|(index, rail)| Rail {
+    pub(crate) fn new(used: &Used) -> Self {
+        let ofi = used.ofi.as_deref();
+        let rails = used.rails.iter().map(|rail| Rail {
             name: rail.name.clone(),
             rate_bps: rail.rate_bps,
-            pci: at(index).and_then(|rail| rail.pci.clone()),
-            numa: at(index).and_then(|rail| rail.numa),
+            pci: rail.pci.clone(),
+            numa: rail.numa,
         });
         let texts = |passed: &[kvrail::ofi::PassedOver]| passed.iter().map(ToString::to_string).collect();
         Self {
-            transport: facts.name.into(),
-            evidence: facts.evidence.to_string(),
+            transport: used.transport.clone(),
+            evidence: used.evidence.clone(),
             rails: rails.collect(),
             libfabric: ofi.map(|ofi| Libfabric {
                 provider: ofi.provider.clone(),

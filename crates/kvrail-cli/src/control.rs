@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
+use crate::engines::Choice;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::pattern::Damage;
@@ -17,7 +18,7 @@ use crate::pattern::Damage;
 /// First bytes on the wire.
 pub(crate) const MAGIC: [u8; 4] = *b"KVRB";
 /// Raised with every change that an older program would misread.
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 /// Bytes of the preamble.
 pub(crate) const PREAMBLE_BYTES: usize = 8;
 /// Bytes of a frame's header.
@@ -44,8 +45,11 @@ pub(crate) enum Frame {
 pub(crate) enum Message {
     /// Both, first.
     Hello(Hello),
-    /// Initiator: set up for this case. Answer: `Opened`, then a blob with the target's metadata.
+    /// Initiator: set up for this case. Answer: `Opened`, then a blob with the target's metadata; then the initiator's as a
+    /// blob, answered by `Done`.
     Open {
+        /// What both sides move bytes with.
+        engine: Choice,
         /// The case.
         case: Box<Case>,
     },

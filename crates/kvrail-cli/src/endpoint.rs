@@ -1,23 +1,19 @@
-//! The only place where the benchmark meets the library: an agent, its memory, its peer and its transfers.
+//! The only place where the benchmark meets an engine: its memory, its peer and its transfers.
 //!
-//! Everything else in this crate speaks of cases and rounds. Errors of the library become failures here, facts from
-//! their `Display`, advice from their hints.
+//! Everything else in this crate speaks of cases and rounds. Errors of the engine become failures here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvrail::engine_error::{OpError, TransferError as EngineError};
 use kvrail::memory::{AllocateError, HugePages, Options, PrivateMemory, SharedMemory};
-use kvrail::{
-    Agent, Descriptors, Hints, PeerState, Plan, Region, RemoteRegion, Transfer, TransferError,
-    TransportConfig,
-};
+use kvrail::{Agent, Hints, Region};
+use kvrail_engines::{Blocks, Direction, Engine, EngineError, Kind, PASSED_OVER, PeerId, Posting};
 
 use crate::carriage::Carriage;
-use crate::case::{Cooperate, Memory, Op, Progress, Transport};
+use crate::case::{Memory, Op, Transport};
+use crate::engines::{self, Choice, Setup};
 use crate::failure::Failure;
 use crate::link::Pulse;
-use crate::ofi::Flags;
 use crate::pattern::Bytes;
 use crate::rails::{RailLog, Say};
 use crate::signals;
@@ -25,30 +21,19 @@ use crate::units;
 
 /// Polls of a transfer between two looks at Ctrl-C and the peer's pulse.
 const POLLS: u32 = 8192;
-/// Sleep of a wait between two such looks, when a thread makes progress.
+/// Sleep of a wait between two such looks, when nobody has to drive.
 const NAP: Duration = Duration::from_millis(100);
-/// Rounds of progress between two looks at the control link.
-const DRIVES: u32 = 1024;
+/// How much longer than a transfer's deadline it is waited for: the engine's own account of it says more.
+const GRACE: Duration = Duration::from_secs(5);
 
-/// What an agent is made of.
-#[derive(Clone, Copy)]
-pub(crate) struct Setup<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) transport: Transport,
-    pub(crate) cooperate: Cooperate,
-    /// Where tcp listens.
-    pub(crate) ip: &'a str,
-    pub(crate) ofi: &'a Flags,
-    pub(crate) progress: Progress,
-    /// Deadline of a transfer.
-    pub(crate) timeout: Duration,
-}
-
-/// An agent.
+/// An engine.
 pub(crate) struct Endpoint {
-    agent: Agent,
+    engine: Box<dyn Engine>,
+    choice: Choice,
     asked: Transport,
-    inline: bool,
+    /// The agent below the engine, when that is kvrail.
+    agent: Option<Agent>,
+    timeout: Duration,
 }
 
 /// Memory that is not registered yet.
@@ -59,22 +44,38 @@ pub(crate) struct Backing {
 
 /// Registered memory.
 pub(crate) struct Pool {
-    region: Region,
+    memory: kvrail::Memory,
     pages: String,
 }
 
-/// The other agent, and its pool.
+/// The other side.
 pub(crate) struct Remote {
-    peer: kvrail::Peer,
-    region: RemoteRegion,
+    id: PeerId,
+    transport: String,
+    passed_over: Vec<String>,
 }
 
-/// A plan, and the transfer that it was last posted as.
+/// Which blocks a transfer moves, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Course<'a> {
+    pub(crate) op: Op,
+    /// Posting thread.
+    pub(crate) lane: u32,
+    /// Offsets here.
+    pub(crate) here: &'a [u64],
+    /// Offsets at the peer.
+    pub(crate) there: &'a [u64],
+    pub(crate) block_bytes: u64,
+    pub(crate) notification: Option<&'a [u8]>,
+}
+
+/// A transfer that can be posted again and again.
 pub(crate) struct Prepared {
-    plan: Plan,
-    transfer: Option<Transfer>,
-    rails: Arc<RailLog>,
+    posting: Box<dyn Posting>,
+    rails: Option<Arc<RailLog>>,
+    /// The waiting thread polls; nobody else would.
     inline: bool,
+    timeout: Duration,
 }
 
 /// Allocates and touches memory.
@@ -111,190 +112,196 @@ fn advised(failure: Failure, error: &dyn Hints) -> Failure {
     error.hints().into_iter().fold(failure, Failure::hint)
 }
 
+/// An engine's error as what ends a run.
+#[cold]
+pub(crate) fn failure(error: EngineError) -> Failure {
+    let failure = match error.kind {
+        _ if signals::interrupted() => return Failure::interrupted(),
+        Kind::Usage => Failure::usage(error.what),
+        Kind::Environment => Failure::environment(error.what),
+        _ => Failure::peer(error.what),
+    };
+    error.hints.into_iter().fold(failure, Failure::hint)
+}
+
 impl Endpoint {
-    /// Creates an agent with the transports that were asked for.
+    /// Makes the engine that was asked for.
     ///
     /// # Errors
-    /// When one of them is not possible here.
+    /// When it is not possible here.
     pub(crate) fn create(setup: Setup<'_>) -> Result<Self, Failure> {
-        let Setup { name, transport, cooperate, ip, ofi, progress, timeout } = setup;
-        let address = if ip.contains(':') { format!("[{ip}]:0") } else { format!("{ip}:0") };
-        let shm = TransportConfig::shm().cooperate(cooperate == Cooperate::On);
-        let transports = match transport {
-            Transport::Auto => vec![shm, ofi.transport().if_possible(), TransportConfig::tcp(address)],
-            Transport::Shm => vec![shm],
-            Transport::Ofi => vec![ofi.transport()],
-            Transport::Tcp => vec![TransportConfig::tcp(address)],
-        };
-        let inline = progress == Progress::Inline;
-        let progress = match progress {
-            Progress::Inline => kvrail::Progress::Inline,
-            Progress::Thread => kvrail::Progress::Thread,
-        };
-        let agent = Agent::builder(name).transports(transports).progress(progress).timeout(timeout).build();
-        let agent =
-            agent.map_err(|e| advised(Failure::environment(format!("cannot create an agent: {e}")), &e))?;
-        Ok(Self { agent, asked: transport, inline })
+        let (engine, agent) = engines::create(setup).map_err(failure)?;
+        Ok(Self {
+            engine,
+            choice: setup.engine.clone(),
+            asked: setup.transport,
+            agent,
+            timeout: setup.timeout,
+        })
+    }
+
+    /// Says how many threads will post.
+    ///
+    /// # Errors
+    /// When the engine cannot serve so many.
+    pub(crate) fn lanes(&mut self, count: u32) -> Result<(), Failure> {
+        self.engine.lanes(count).map_err(failure)
     }
 
     /// Registers memory.
     ///
     /// # Errors
-    /// When a transport refuses it.
-    pub(crate) fn register(&self, backing: Backing) -> Result<Pool, Failure> {
-        let region = self.agent.register(backing.memory);
-        let region = region.map_err(|e| advised(Failure::environment(e.to_string()), &e))?;
-        Ok(Pool { region, pages: backing.pages })
+    /// When the engine refuses it.
+    pub(crate) fn register(&mut self, backing: Backing) -> Result<Pool, Failure> {
+        let Backing { memory, pages } = backing;
+        self.engine.register(&memory).map_err(failure)?;
+        Ok(Pool { memory, pages })
+    }
+
+    fn agent(&self) -> Result<&Agent, Failure> {
+        self.agent.as_ref().ok_or_else(|| {
+            Failure::usage(format!("the engine {} has no control path to measure", self.choice))
+        })
     }
 
     /// Registers memory in so many parts at once.
     ///
     /// # Errors
-    /// When a transport refuses them.
+    /// When a transport refuses them, or the engine is not kvrail.
     pub(crate) fn register_parts(&self, backing: &Backing, count: u32) -> Result<Vec<Region>, Failure> {
         let bytes = backing.memory.len() / count as usize;
         let parts: Result<Vec<_>, _> =
             (0..count as usize).map(|i| backing.memory.slice(i * bytes, bytes)).collect();
         let parts = parts.map_err(|e| Failure::environment(e.to_string()))?;
-        self.agent.register_many(parts).map_err(|e| advised(Failure::environment(e.to_string()), &e))
+        self.agent()?.register_many(parts).map_err(|e| advised(Failure::environment(e.to_string()), &e))
     }
 
     /// What a peer imports.
     ///
     /// # Errors
-    /// When the agent is closed.
-    pub(crate) fn metadata(&self) -> Result<Vec<u8>, Failure> {
-        self.agent.metadata().map_err(|e| advised(Failure::environment(e.to_string()), &e))
+    /// When the engine is gone.
+    pub(crate) fn metadata(&mut self) -> Result<Vec<u8>, Failure> {
+        self.engine.metadata().map_err(failure)
     }
 
-    /// What each of its transports runs on.
+    /// What the engine runs on.
     pub(crate) fn carriages(&self) -> Vec<Carriage> {
-        self.agent.facts().transports.iter().map(Carriage::new).collect()
+        self.engine.used().iter().map(Carriage::new).collect()
     }
 
-    /// Listens to its rails, for a run that began at `began`.
-    pub(crate) fn listen_to_rails(&self, began: Instant, say: Say) -> Arc<RailLog> {
-        RailLog::new(self.agent.clone(), began, say)
+    /// Listens to its rails, for a run that began at `began`; only kvrail tells of them.
+    pub(crate) fn listen_to_rails(&self, began: Instant, say: Say) -> Option<Arc<RailLog>> {
+        self.agent.as_ref().map(|agent| RailLog::new(agent.clone(), began, say))
     }
 
-    /// Imports a peer without waiting for it.
+    /// Imports a peer without waiting for it: the transport that reaches it.
     ///
     /// # Errors
-    /// When no transport reaches it, or the metadata is none.
-    pub(crate) fn import(&self, metadata: &[u8]) -> Result<Remote, Failure> {
-        let peer = self.agent.connect(metadata);
+    /// When no transport reaches it, the metadata is none, or the engine is not kvrail.
+    pub(crate) fn import(&self, metadata: &[u8]) -> Result<String, Failure> {
+        let peer = self.agent()?.connect(metadata);
         let peer = peer.map_err(|e| advised(Failure::environment(e.to_string()), &e))?;
-        let got = peer.transport();
+        self.as_asked(peer.transport())?;
+        Ok(peer.transport().into())
+    }
+
+    /// The environment may overrule --transport.
+    fn as_asked(&self, got: &str) -> Result<(), Failure> {
         let asked = self.asked.to_string();
-        if self.asked != Transport::Auto && got != asked {
-            return Err(Failure::usage(format!(
-                "--transport {asked} and the environment contradict: {got} is used"
-            ))
-            .hint("unset KVRAIL_TRANSPORT"));
+        if self.agent.is_none() || self.asked == Transport::Auto || got == asked {
+            return Ok(());
         }
-        let region = peer.regions().into_iter().next();
-        let region = region.ok_or_else(|| Failure::peer("the peer's metadata names no region"))?;
-        Ok(Remote { peer, region })
+        Err(Failure::usage(format!("--transport {asked} and the environment contradict: {got} is used"))
+            .hint("unset KVRAIL_TRANSPORT"))
     }
 
-    /// Imports a peer and waits until both agents know each other.
+    /// Learns of a peer that will post to this side.
     ///
     /// # Errors
-    /// As [`Endpoint::import`], or when the peer does not answer.
-    pub(crate) fn connect(&self, metadata: &[u8], within: Duration) -> Result<Remote, Failure> {
-        let remote = self.import(metadata)?;
-        let deadline = Instant::now() + within;
-        loop {
-            self.agent.progress();
-            match remote.peer.state() {
-                PeerState::Ready => return Ok(remote),
-                PeerState::Lost(cause) => {
-                    let silence = remote.peer.silence();
-                    let failure = Failure::peer(format!("{}: {cause}; {silence}", remote.peer.name()));
-                    return Err(silence.hints().into_iter().fold(failure, Failure::hint));
-                }
-                _ if Instant::now() >= deadline => {
-                    let silence = remote.peer.silence();
-                    let failure = Failure::peer(format!(
-                        "{} does not answer within {}; {silence}",
-                        remote.peer.name(),
-                        units::span(within)
-                    ));
-                    return Err(silence.hints().into_iter().fold(failure, Failure::hint));
-                }
-                _ if signals::interrupted() => return Err(Failure::interrupted()),
-                _ => std::thread::sleep(Duration::from_micros(100)),
-            }
-        }
+    /// When the metadata is none, or of another engine.
+    pub(crate) fn admit(&mut self, metadata: &[u8]) -> Result<(), Failure> {
+        self.engine.admit(metadata).map_err(failure)
     }
 
-    /// Makes progress where no thread of the library does.
-    pub(crate) fn drive(&self) {
-        if self.inline {
-            // Bounded: a peer that keeps talking must not keep this side from listening to its target.
-            for _ in 0..DRIVES {
-                if !self.agent.progress() {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Prepares a plan: block `i` of one side with block `i` of the other. Also says how long the library took.
+    /// Meets a peer to post to.
     ///
     /// # Errors
-    /// When the library refuses the blocks.
+    /// When the metadata is none, or the peer does not answer.
+    pub(crate) fn connect(&mut self, metadata: &[u8], within: Duration) -> Result<Remote, Failure> {
+        let id = self.engine.connect(metadata, within).map_err(failure)?;
+        let used = self.engine.used();
+        let carrying = used.into_iter().next();
+        let Some(carrying) = carrying else {
+            return Err(Failure::environment(format!("{} does not say what it uses", self.choice)));
+        };
+        self.as_asked(&carrying.transport)?;
+        let passed = carrying.facts.into_iter().filter(|fact| fact.name == PASSED_OVER);
+        Ok(Remote { id, transport: carrying.transport, passed_over: passed.map(|fact| fact.value).collect() })
+    }
+
+    /// Whether somebody must drive it.
+    pub(crate) fn needs_driving(&self) -> bool {
+        self.engine.needs_driving()
+    }
+
+    /// Makes progress where no thread of the engine does; whether there was any.
+    pub(crate) fn drive(&self) -> bool {
+        self.engine.needs_driving() && self.engine.drive()
+    }
+
+    /// Prepares a transfer: block `i` of one side with block `i` of the other. Also says how long the engine took.
+    ///
+    /// # Errors
+    /// When the engine refuses the blocks.
     pub(crate) fn prepare(
         &self,
-        (remote, rails): (&Remote, &Arc<RailLog>),
-        pool: &Pool,
-        here: &[u64],
-        there: &[u64],
-        block_bytes: u64,
+        remote: &Remote,
+        rails: Option<&Arc<RailLog>>,
+        course: Course<'_>,
     ) -> Result<(Prepared, Duration), Failure> {
-        let mut local = Descriptors::with_capacity(here.len());
-        let mut far = Descriptors::with_capacity(there.len());
-        for (&here, &there) in here.iter().zip(there) {
-            local.push(pool.region.id(), here, block_bytes);
-            far.push(remote.region.id, there, block_bytes);
-        }
+        let blocks = Blocks {
+            direction: match course.op {
+                Op::Write => Direction::Write,
+                Op::Read => Direction::Read,
+            },
+            peer: remote.id,
+            lane: course.lane,
+            local: course.here,
+            remote: course.there,
+            block_bytes: course.block_bytes,
+            notification: course.notification,
+            timeout: self.timeout,
+        };
         let start = Instant::now();
-        let plan = self.agent.prepare(&remote.peer, &local, &far);
+        let posting = self.engine.prepare(&blocks);
         let took = start.elapsed();
-        // The blocks are right by construction: what is refused here is a peer that is no longer known.
-        let plan = plan.map_err(|e| advised(Failure::peer(e.to_string()), &e))?;
-        Ok((Prepared { plan, transfer: None, rails: rails.clone(), inline: self.inline }, took))
+        let prepared = Prepared {
+            posting: posting.map_err(failure)?,
+            rails: rails.cloned(),
+            inline: self.engine.needs_driving(),
+            timeout: self.timeout,
+        };
+        Ok((prepared, took))
     }
 
     /// Takes the notifications that have come, at most `awaited` and as soon as those are there; how many.
     ///
     /// # Errors
-    /// When the agent is closed.
+    /// When the engine has none, or is gone.
     pub(crate) fn notifications(&self, awaited: u64, within: Duration) -> Result<u64, Failure> {
-        let deadline = Instant::now() + within;
-        let mut seen = 0;
-        while seen < awaited {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.agent.wait_notification(left) {
-                Ok(_) => seen += 1,
-                Err(e) if e.is_retryable() => break,
-                Err(e) => return Err(Failure::environment(e.to_string())),
-            }
-        }
-        Ok(seen)
+        self.engine.notifications(awaited, within).map_err(failure)
     }
 }
 
 impl Remote {
     /// The transport that reaches it.
-    pub(crate) fn transport(&self) -> String {
-        self.peer.transport().into()
+    pub(crate) fn transport(&self) -> &str {
+        &self.transport
     }
 
     /// What was preferred and does not reach it, and why.
-    pub(crate) fn passed_over(&self) -> Vec<String> {
-        let choice = self.peer.transport_choice();
-        choice.passed_over.iter().map(|p| format!("not {}: {}", p.transport, p.reason)).collect()
+    pub(crate) fn passed_over(&self) -> &[String] {
+        &self.passed_over
     }
 }
 
@@ -308,103 +315,70 @@ impl Pool {
 impl Bytes for Pool {
     fn read(&self, offset: u64, out: &mut [u8]) {
         // In bounds: offsets come from a geometry of a case that was checked against the pool.
-        let read = self.region.read(offset as usize, out);
+        let read = self.memory.read(offset as usize, out);
         debug_assert!(read.is_ok(), "{read:?}");
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) {
-        let written = self.region.write(offset as usize, bytes);
+        let written = self.memory.write(offset as usize, bytes);
         debug_assert!(written.is_ok(), "{written:?}");
     }
 }
 
 impl Prepared {
-    /// Posts. From the second time on the handle is used again: the cheapest way that the library has. All postings
-    /// of a plan have the same direction and notification.
+    /// Posts.
     ///
     /// # Errors
-    /// When the library refuses.
+    /// When the engine refuses.
     #[inline]
-    pub(crate) fn post(
-        &mut self,
-        op: Op,
-        notification: Option<&[u8]>,
-        timeout: Duration,
-    ) -> Result<(), Failure> {
-        let refused = |e: kvrail::PostError| advised(Failure::peer(e.to_string()), &e);
-        if let Some(transfer) = &mut self.transfer {
-            return transfer.post().map_err(refused);
-        }
-        let post = match op {
-            Op::Write => self.plan.write(),
-            Op::Read => self.plan.read(),
-        };
-        let post = match notification {
-            Some(message) => post.notify(message),
-            None => post,
-        };
-        self.transfer = Some(post.timeout(timeout).post().map_err(refused)?);
-        Ok(())
+    pub(crate) fn post(&mut self) -> Result<(), Failure> {
+        self.posting.post().map_err(failure)
     }
 
     /// Waits for the end of the last posting.
     ///
     /// # Errors
-    /// When the transfer fails, the peer is gone, or on Ctrl-C.
+    /// When the transfer fails or does not end, the peer is gone, or on Ctrl-C.
     #[inline]
-    pub(crate) fn wait(&self, pulse: &Pulse) -> Result<(), Failure> {
-        let Some(transfer) = &self.transfer else { return Ok(()) };
+    pub(crate) fn wait(&mut self, pulse: &Pulse) -> Result<(), Failure> {
+        match self.posting.poll() {
+            Some(ended) => ended.map_err(failure),
+            None => self.wait_on(pulse),
+        }
+    }
+
+    fn wait_on(&mut self, pulse: &Pulse) -> Result<(), Failure> {
+        let mut since = None;
         loop {
             if self.inline {
                 for _ in 0..POLLS {
-                    match transfer.poll() {
-                        Some(Ok(_)) => return Ok(()),
-                        Some(Err(e)) => return Err(failed(&e)),
-                        None => std::hint::spin_loop(),
+                    if let Some(ended) = self.posting.poll() {
+                        return ended.map_err(failure);
                     }
+                    std::hint::spin_loop();
                 }
-            } else {
-                match transfer.wait_timeout(NAP) {
-                    Some(Ok(_)) => return Ok(()),
-                    Some(Err(e)) => return Err(failed(&e)),
-                    None => {}
-                }
+            } else if let Some(ended) = self.posting.wait(NAP) {
+                return ended.map_err(failure);
             }
-            self.rails.look();
-            // The library's own deadline ends a transfer; these two only make that quicker.
+            if let Some(rails) = &self.rails {
+                rails.look();
+            }
+            // kvrail's own deadline ends a transfer; these two only make that quicker.
             if signals::interrupted() {
-                transfer.cancel();
+                self.posting.cancel();
                 return Err(Failure::interrupted());
             }
             if pulse.gone() {
-                transfer.cancel();
+                self.posting.cancel();
                 return Err(Failure::peer("the transfer in flight was given up"));
+            }
+            // Another engine may know no deadline.
+            if since.get_or_insert_with(Instant::now).elapsed() > self.timeout + GRACE {
+                self.posting.cancel();
+                let waited = units::span(self.timeout + GRACE);
+                return Err(Failure::peer(format!("a transfer has not ended within {waited}"))
+                    .hint("raise --timeout if the sizes are large for that host"));
             }
         }
     }
-}
-
-/// The failure for a transfer that ended badly.
-#[cold]
-fn failed(error: &TransferError) -> Failure {
-    let denied = match error {
-        TransferError::Failed { error: EngineError::Op { error: OpError::Denied(errno), .. }, .. } => {
-            Some(*errno)
-        }
-        _ => None,
-    };
-    if let Some(errno) = denied {
-        return process_vm_denied(&format!("errno {errno}; {error}"));
-    }
-    advised(Failure::peer(error.to_string()), error)
-}
-
-/// The failure for private memory that the kernel keeps this process from reaching.
-pub(crate) fn process_vm_denied(why: &str) -> Failure {
-    Failure::environment(format!(
-        "the kernel denies this process the target's private memory (process_vm_readv, process_vm_writev): {why}"
-    ))
-    .hint("run both sides as one user, in one pid namespace; in a container allow CAP_SYS_PTRACE")
-    .hint("see kernel.yama.ptrace_scope (sysctl): 0 allows it")
-    .hint("or measure --memory shared, or --transport tcp, or with --transport auto what kvrail falls back to")
 }

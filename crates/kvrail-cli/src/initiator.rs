@@ -12,15 +12,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kvrail_engines::{Name, process_vm_denied};
+
 use crate::carriage::Carriage;
 use crate::case::{Case, Cooperate, Geometry, Memory, Op, Transport, Verify};
 use crate::ceiling::Ceiling;
 use crate::control::{Message, Wound};
-use crate::endpoint::{self, Endpoint, Pool, Prepared, Remote, Setup};
+use crate::endpoint::{self, Course, Endpoint, Pool, Prepared, Remote};
+use crate::engines::{Choice, Setup};
 use crate::environment;
 use crate::failure::Failure;
 use crate::link::Link;
-use crate::measure::{self, Course, Extent, STAMPS_MAX, Samples, Track};
+use crate::measure::{self, Extent, STAMPS_MAX, Samples, Track};
 use crate::pattern::{self, Pattern, Source};
 use crate::rails::{RailLog, Say};
 use crate::report::{Carrier, Control, Row, Sides};
@@ -48,12 +51,12 @@ const CONTROL_REGIONS: u32 = 10_000;
 /// What a case yields: a row if anything was measured, and how it ended.
 pub(crate) type Ended = (Option<Row>, Result<(), Failure>);
 
-/// A case, set up on both sides. Fields go in this order: transfers, then memory, then the agent.
+/// A case, set up on both sides. Fields go in this order: transfers, then the engine, then what is left of its memory.
 struct Open<'a> {
     plans: Vec<Vec<Prepared>>,
-    pool: Pool,
     remote: Remote,
     endpoint: Endpoint,
+    pool: Pool,
     ceiling: Ceiling,
     geometry: Geometry,
     pattern: Pattern,
@@ -64,7 +67,7 @@ struct Open<'a> {
     /// CPU time of the target for the words around one lap.
     talk: Duration,
     carrier: Carrier,
-    rails: Arc<RailLog>,
+    rails: Option<Arc<RailLog>>,
     case: &'a Case,
     link: &'a Link,
     run: &'a Run,
@@ -80,8 +83,14 @@ pub(crate) struct Audience<'a> {
 }
 
 /// Measures one case.
-pub(crate) fn run_case(link: &Link, run: &Run, case: &Case, audience: &mut Audience<'_>) -> Ended {
-    let mut open = match Open::new(link, run, case, audience) {
+pub(crate) fn run_case(
+    link: &Link,
+    run: &Run,
+    engine: &Choice,
+    case: &Case,
+    audience: &mut Audience<'_>,
+) -> Ended {
+    let mut open = match Open::new(link, run, engine, case, audience) {
         Ok(open) => open,
         Err(failure) => return (None, Err(failure)),
     };
@@ -91,7 +100,8 @@ pub(crate) fn run_case(link: &Link, run: &Run, case: &Case, audience: &mut Audie
     let verified = !wrong && case.verify != Verify::Off;
     // Transfers that were measured before the interruption were verified, each in its round.
     let counts = open.samples.transfers > 0 && (measured.is_ok() || wrong || case.verify == Verify::Every);
-    let (rails, events) = open.rails.sum_up(&open.carrier.transport);
+    let rails = open.rails.as_ref().map(|rails| rails.sum_up(&open.carrier.transport));
+    let (rails, events) = rails.unwrap_or_default();
     for line in rails.iter().filter_map(|rail| rail.trouble(measured.is_ok())) {
         (audience.rails)(&line);
     }
@@ -100,16 +110,23 @@ pub(crate) fn run_case(link: &Link, run: &Run, case: &Case, audience: &mut Audie
 }
 
 impl<'a> Open<'a> {
-    fn new(link: &'a Link, run: &'a Run, case: &'a Case, audience: &Audience<'_>) -> Result<Self, Failure> {
+    fn new(
+        link: &'a Link,
+        run: &'a Run,
+        engine: &Choice,
+        case: &'a Case,
+        audience: &Audience<'_>,
+    ) -> Result<Self, Failure> {
         let local = case.pool_bytes + Ceiling::bytes(case);
         let shared_host = link.same_host(&environment::boot_id());
         let both = if shared_host { local + case.pool_bytes } else { local };
         environment::check_memory(both, &format!("{case}"))?;
 
-        link.send(Message::Open { case: Box::new(case.clone()) })?;
+        link.send(Message::Open { engine: engine.clone(), case: Box::new(case.clone()) })?;
         let geometry = Geometry::new(case);
         let name = format!("kvrail-bench-initiator-{}-{}", std::process::id(), case.index);
-        let endpoint = Endpoint::create(Setup {
+        let mut endpoint = Endpoint::create(Setup {
+            engine,
             name: &name,
             transport: case.transport,
             cooperate: case.cooperate,
@@ -118,6 +135,7 @@ impl<'a> Open<'a> {
             progress: run.progress,
             timeout: run.timeout,
         })?;
+        endpoint.lanes(case.threads)?;
         let pool = endpoint.register(endpoint::allocate(case.memory, case.pool_bytes)?)?;
         pattern::poison(&pool, 0, case.pool_bytes);
         let ceiling = Ceiling::new(case, &geometry)?;
@@ -127,19 +145,25 @@ impl<'a> Open<'a> {
             other => return Err(link.unexpected("its memory", &other)),
         };
         let metadata = link.receive_blob("its metadata", run.timeout)?;
+        link.send_blob(endpoint.metadata()?)?;
+        match link.receive("to know this side", run.timeout)? {
+            Message::Done => {}
+            other => return Err(link.unexpected("to know this side", &other)),
+        }
         let remote = endpoint.connect(&metadata, run.timeout)?;
-        let mut reason = reason(case.transport, &remote, shared_host);
-        if remote.transport() == "shm"
+        let mut reason = reason(engine, case.transport, &remote, shared_host);
+        if engine.name == Name::Kvrail
+            && remote.transport() == "shm"
             && case.memory == Memory::Private
             && let Err(e) = environment::may_reach_process(link.hello.pid)
         {
             if case.transport == Transport::Shm {
-                return Err(endpoint::process_vm_denied(&e.to_string()));
+                return Err(endpoint::failure(process_vm_denied(&e.to_string())));
             }
             reason +=
                 "; not process_vm, which the kernel denies: private memory is copied twice, through a ring";
         }
-        let transport = remote.transport();
+        let transport = remote.transport().to_owned();
         let of = |carriages: Vec<Carriage>| carriages.into_iter().find(|c| c.transport == transport);
         let sides = Sides { initiator: of(endpoint.carriages()), target: of(there) };
         let carrier = Carrier { reason, transport: transport.clone(), pages: pool.pages(), sides };
@@ -177,13 +201,15 @@ impl<'a> Open<'a> {
     fn prepare(&mut self, thread: u32, slot: u32) -> Result<Prepared, Failure> {
         let blocks = Geometry::slot(self.case, thread, slot);
         let (local, remote) = (&self.geometry.initiator[blocks.clone()], &self.geometry.target[blocks]);
-        let (prepared, took) = self.endpoint.prepare(
-            (&self.remote, &self.rails),
-            &self.pool,
-            local,
-            remote,
-            self.case.block_bytes,
-        )?;
+        let course = Course {
+            op: self.case.op,
+            lane: thread,
+            here: local,
+            there: remote,
+            block_bytes: self.case.block_bytes,
+            notification: self.case.notify.then_some(NOTIFICATION),
+        };
+        let (prepared, took) = self.endpoint.prepare(&self.remote, self.rails.as_ref(), course)?;
         measure::record(&mut self.samples.prepare, took);
         Ok(prepared)
     }
@@ -225,7 +251,9 @@ impl<'a> Open<'a> {
         if signals::interrupted() {
             return Err(Failure::interrupted());
         }
-        self.rails.look();
+        if let Some(rails) = &self.rails {
+            rails.look();
+        }
         let slots = u64::from(self.case.slots).min(left) as usize;
         // The last transfers on each slot are left to a verified round.
         let room = usize::try_from(left - slots as u64).unwrap_or(usize::MAX).min(STAMPS_MAX);
@@ -278,19 +306,9 @@ impl<'a> Open<'a> {
         Ok(transfers as u64)
     }
 
-    fn course(&self) -> Course<'a> {
-        Course {
-            pulse: self.link.pulse(),
-            op: self.case.op,
-            notification: self.case.notify.then_some(NOTIFICATION),
-            timeout: self.run.timeout,
-        }
-    }
-
     fn lap(&mut self, extent: Extent) -> Result<(Duration, Duration), Failure> {
-        let course = self.course();
         let before = measure::cpu_time();
-        let wall = measure::lap(&course, extent, &mut self.plans, &mut self.tracks)?;
+        let wall = measure::lap(self.link.pulse(), extent, &mut self.plans, &mut self.tracks)?;
         Ok((wall, measure::cpu_time().saturating_sub(before)))
     }
 
@@ -298,7 +316,7 @@ impl<'a> Open<'a> {
         let slots = self.case.slots as usize;
         let extent = Extent { slots, at_least: Duration::ZERO, transfers_max: slots };
         for _ in 0..self.run.warmup {
-            measure::lap(&self.course(), extent, &mut self.plans, &mut self.tracks)?;
+            measure::lap(self.link.pulse(), extent, &mut self.plans, &mut self.tracks)?;
             self.count_sent();
         }
         Ok(())
@@ -339,7 +357,9 @@ impl<'a> Open<'a> {
     /// Waits for the target, and meanwhile drives the agent: with inline progress nobody else does, and what it has
     /// to say to its peer beside the transfers would stay unsaid.
     fn receive(&self, awaited: &str) -> Result<Message, Failure> {
-        let drive = || self.endpoint.drive();
+        let drive = || {
+            self.endpoint.drive();
+        };
         self.link.receive_while(awaited, self.within(), Some(&drive))
     }
 
@@ -402,15 +422,20 @@ fn handling(bytes: u64) -> Duration {
 }
 
 /// Why this transport and no other (KR-13).
-fn reason(asked: Transport, remote: &Remote, same_host: bool) -> String {
-    let got = remote.transport();
-    let mut reasons = match (asked, got.as_str(), same_host) {
+fn reason(engine: &Choice, asked: Transport, remote: &Remote, same_host: bool) -> String {
+    if engine.name != Name::Kvrail {
+        return match &engine.way {
+            None => format!("as {} chose", engine.name),
+            Some(way) => format!("as told: {way}"),
+        };
+    }
+    let mut reasons = match (asked, remote.transport(), same_host) {
         (Transport::Auto, "shm", _) => vec!["the fastest, both processes are on this host".into()],
         (Transport::Auto, _, false) => vec!["the processes are on different hosts".into()],
         (Transport::Auto, ..) => vec!["the best of those that reach the target".into()],
         (Transport::Shm | Transport::Ofi | Transport::Tcp, ..) => vec!["as told by --transport".into()],
     };
-    reasons.extend(remote.passed_over());
+    reasons.extend(remote.passed_over().iter().cloned());
     reasons.join("; ")
 }
 
@@ -459,6 +484,7 @@ pub(crate) fn run_control(link: &Link, run: &Run, transport: Transport) -> Resul
         metadata_bytes = metadata.len() as u64;
         let agent = format!("kvrail-bench-initiator-{}-c{repetition}", std::process::id());
         let endpoint = Endpoint::create(Setup {
+            engine: &Choice::plain(Name::Kvrail),
             name: &agent,
             transport,
             cooperate: Cooperate::On,
@@ -468,10 +494,10 @@ pub(crate) fn run_control(link: &Link, run: &Run, transport: Transport) -> Resul
             timeout: run.timeout,
         })?;
         let start = Instant::now();
-        let remote = endpoint.import(&metadata)?;
+        let transport = endpoint.import(&metadata)?;
         times[3].push(start.elapsed().as_nanos().try_into().unwrap_or(u64::MAX));
-        name = remote.transport();
-        drop((remote, endpoint));
+        name = transport;
+        drop(endpoint);
         link.send(Message::Close)?;
         match link.receive("the end of the measurement", run.timeout)? {
             Message::Closed { .. } => {}

@@ -10,6 +10,7 @@ mod case;
 mod ceiling;
 mod control;
 mod endpoint;
+mod engines;
 mod environment;
 mod failure;
 mod initiator;

@@ -27,6 +27,12 @@ const TICK: Duration = Duration::from_millis(50);
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How often a wait calls what is to be done meanwhile.
 const IDLE_TICK: Duration = Duration::from_millis(1);
+/// Calls of an engine between two looks at the inbox.
+const DRIVES: u32 = 16;
+/// An engine that had something to do is driven without a pause for so long.
+const DRIVING: Duration = Duration::from_millis(2);
+/// Pause of an engine that has had nothing to do.
+const DRIVING_NAP: Duration = Duration::from_micros(20);
 /// Frames read ahead; more stay in the socket (backpressure).
 const INBOX_FRAMES: usize = 16;
 /// How long the first bytes of a connection may take.
@@ -43,6 +49,16 @@ pub(crate) struct Link {
     peer: String,
     /// What the peer said about itself.
     pub(crate) hello: Hello,
+}
+
+/// What is done while the peer is waited for.
+#[derive(Clone, Copy)]
+enum Meanwhile<'a> {
+    Sleep,
+    /// Called every now and then.
+    Look(&'a dyn Fn()),
+    /// Called without a pause as long as it says that there was something to do.
+    Drive(&'a dyn Fn() -> bool),
 }
 
 /// When the peer was last heard, and whether its socket is closed: what a measured loop may look at.
@@ -206,7 +222,30 @@ impl Link {
         within: Duration,
         idle: Option<&dyn Fn()>,
     ) -> Result<Message, Failure> {
-        match self.receive_frame(awaited, within, idle)? {
+        let meanwhile = idle.map_or(Meanwhile::Sleep, Meanwhile::Look);
+        self.receive_message(awaited, within, meanwhile)
+    }
+
+    /// The same, and meanwhile calls `drive`, which says whether there was anything to do, without a pause as long as there is.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub(crate) fn receive_driving(
+        &self,
+        awaited: &str,
+        within: Duration,
+        drive: &dyn Fn() -> bool,
+    ) -> Result<Message, Failure> {
+        self.receive_message(awaited, within, Meanwhile::Drive(drive))
+    }
+
+    fn receive_message(
+        &self,
+        awaited: &str,
+        within: Duration,
+        meanwhile: Meanwhile<'_>,
+    ) -> Result<Message, Failure> {
+        match self.receive_frame(awaited, within, meanwhile)? {
             Frame::Message(message) => Ok(message),
             other => Err(self.unexpected(awaited, &other)),
         }
@@ -217,7 +256,7 @@ impl Link {
     /// # Errors
     /// As [`Link::receive`].
     pub(crate) fn receive_blob(&self, awaited: &str, within: Duration) -> Result<Vec<u8>, Failure> {
-        match self.receive_frame(awaited, within, None)? {
+        match self.receive_frame(awaited, within, Meanwhile::Sleep)? {
             Frame::Blob(bytes) => Ok(bytes),
             other => Err(self.unexpected(awaited, &other)),
         }
@@ -234,14 +273,28 @@ impl Link {
         &self,
         awaited: &str,
         within: Duration,
-        idle: Option<&dyn Fn()>,
+        meanwhile: Meanwhile<'_>,
     ) -> Result<Frame, Failure> {
         let deadline = Instant::now() + within;
-        let tick = if idle.is_some() { IDLE_TICK } else { TICK };
+        let mut busy = Instant::now();
         loop {
-            if let Some(idle) = idle {
-                idle();
-            }
+            let tick = match meanwhile {
+                Meanwhile::Sleep => TICK,
+                Meanwhile::Look(look) => {
+                    look();
+                    IDLE_TICK
+                }
+                Meanwhile::Drive(drive) => {
+                    let mut any = false;
+                    for _ in 0..DRIVES {
+                        any |= drive();
+                    }
+                    if any {
+                        busy = Instant::now();
+                    }
+                    if busy.elapsed() < DRIVING { Duration::ZERO } else { DRIVING_NAP }
+                }
+            };
             if signals::interrupted() {
                 return Err(Failure::interrupted());
             }

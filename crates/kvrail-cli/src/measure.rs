@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::case::{Case, Op};
+use crate::case::Case;
 use crate::endpoint::Prepared;
 use crate::failure::Failure;
 use crate::link::Pulse;
@@ -25,14 +25,6 @@ pub(crate) struct Stamp {
     start: Instant,
     posted: Instant,
     done: Instant,
-}
-
-/// What a transfer is, the same for all of a lap.
-pub(crate) struct Course<'a> {
-    pub(crate) pulse: &'a Pulse,
-    pub(crate) op: Op,
-    pub(crate) notification: Option<&'a [u8]>,
-    pub(crate) timeout: Duration,
 }
 
 /// How much a lap does.
@@ -66,7 +58,7 @@ impl Track {
 /// # Errors
 /// The first failure of any thread.
 pub(crate) fn lap(
-    course: &Course<'_>,
+    pulse: &Pulse,
     extent: Extent,
     plans: &mut [Vec<Prepared>],
     tracks: &mut [Track],
@@ -75,7 +67,7 @@ pub(crate) fn lap(
         track.0.clear();
     }
     if let ([track], [plans]) = (&mut *tracks, &mut *plans) {
-        run(course, plans, extent, track)?;
+        run(pulse, plans, extent, track)?;
     } else {
         let barrier = Barrier::new(tracks.len());
         thread::scope(|scope| {
@@ -86,7 +78,7 @@ pub(crate) fn lap(
                     let barrier = &barrier;
                     scope.spawn(move || {
                         barrier.wait();
-                        run(course, plans, extent, track)
+                        run(pulse, plans, extent, track)
                     })
                 })
                 .collect();
@@ -103,12 +95,7 @@ pub(crate) fn lap(
     Ok(first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first))
 }
 
-fn run(
-    course: &Course<'_>,
-    plans: &mut [Prepared],
-    extent: Extent,
-    track: &mut Track,
-) -> Result<(), Failure> {
+fn run(pulse: &Pulse, plans: &mut [Prepared], extent: Extent, track: &mut Track) -> Result<(), Failure> {
     let begin = Instant::now();
     let mut left = extent.transfers_max.min(STAMPS_MAX);
     loop {
@@ -118,9 +105,9 @@ fn run(
             }
             left -= 1;
             let start = Instant::now();
-            plan.post(course.op, course.notification, course.timeout)?;
+            plan.post()?;
             let posted = Instant::now();
-            plan.wait(course.pulse)?;
+            plan.wait(pulse)?;
             let done = Instant::now();
             track.0.push(Stamp { start, posted, done });
         }

@@ -5,8 +5,11 @@
 
 use std::time::Duration;
 
+use kvrail_engines::Name;
+
 use crate::args::{Bench, Format, Injection, Preset, Role, What};
 use crate::case::{Case, Layout, Memory, Op, Progress, Transport, Verify};
+use crate::engines::Choice;
 use crate::failure::Failure;
 
 /// Who this process is, once the flags agree.
@@ -36,6 +39,8 @@ pub(crate) enum Effort {
 pub(crate) struct Run {
     pub(crate) place: Place,
     pub(crate) timeout: Duration,
+    /// What is measured, in turns where there are several.
+    pub(crate) engines: Vec<Choice>,
     pub(crate) cases: Vec<Case>,
     /// Transports for `--kind control`.
     pub(crate) control: Option<Vec<Transport>>,
@@ -74,12 +79,15 @@ impl Bench {
         let timeout = self.timeout.unwrap_or(TIMEOUT);
         let seed = self.seed.unwrap_or(random_seed);
         let transports = unique(&self.transport, "--transport", Transport::Auto)?;
-        if let Some(flag) = self.ofi.first()
-            && !matches!(place, Place::Target(_))
-            && !transports.iter().any(|t| matches!(t, Transport::Ofi | Transport::Auto))
-        {
-            return Err(Failure::usage(format!("{flag} has no effect without --transport ofi")));
-        }
+        let engines = match place {
+            Place::Target(_) => Vec::new(),
+            _ => self.engines_for(&transports)?,
+        };
+        // One engine with a way of its own is as if --transport had named it.
+        let transports = match engines.as_slice() {
+            [Choice { name: Name::Kvrail, .. }] => engines[0].transport().map_or(transports, |one| vec![one]),
+            _ => transports,
+        };
         let control = (self.kind == What::Control).then(|| transports.clone());
         let cases = if control.is_some() { Vec::new() } else { self.cases(&transports, seed, timeout)? };
         let effort = match (self.iterations, self.duration) {
@@ -89,6 +97,7 @@ impl Bench {
         Ok(Run {
             place,
             timeout,
+            engines,
             cases,
             control,
             effort,
@@ -99,6 +108,48 @@ impl Bench {
             spawned: self.spawned,
             injection: self.inject_corruption,
         })
+    }
+
+    /// The engines, once it is sure that every flag about one has one to act on (KR-13).
+    fn engines_for(&self, transports: &[Transport]) -> Result<Vec<Choice>, Failure> {
+        let engines = self.engines.choices()?;
+        let has = |name| engines.iter().any(|choice| choice.name == name);
+        let needs =
+            |flag: &str, what: &str| Err(Failure::usage(format!("{flag} has no effect without {what}")));
+        for (flag, given, used, by) in [
+            ("--transport", !self.transport.is_empty(), has(Name::Kvrail), "--engine kvrail"),
+            ("--cooperate", self.cooperate.is_some(), has(Name::Kvrail), "--engine kvrail"),
+            ("--affinity", self.ofi.affinity.is_some(), has(Name::Kvrail), "--engine kvrail"),
+            ("--kind control", self.kind == What::Control, has(Name::Kvrail), "--engine kvrail"),
+            (
+                "--progress",
+                self.progress.is_some(),
+                has(Name::Kvrail) || has(Name::Nixl),
+                "--engine kvrail or nixl",
+            ),
+        ] {
+            if given && !used {
+                return needs(flag, by);
+            }
+        }
+        if self.kind == What::Control && engines.len() > 1 {
+            return Err(Failure::usage("--kind control measures kvrail alone"));
+        }
+        let own = || engines.iter().filter(|choice| choice.name == Name::Kvrail);
+        if !self.transport.is_empty() && own().all(|choice| choice.way.is_some()) {
+            return Err(Failure::usage("--transport and a transport in --engine contradict each other")
+                .hint("leave one of them out"));
+        }
+        let over_libfabric = |choice: &Choice| match choice.transport() {
+            Some(transport) => matches!(transport, Transport::Ofi | Transport::Auto),
+            None => transports.iter().any(|t| matches!(t, Transport::Ofi | Transport::Auto)),
+        };
+        match self.ofi.first() {
+            Some(flag) if !has(Name::Libfabric) && !own().any(over_libfabric) => {
+                needs(flag, "--transport ofi or --engine libfabric")
+            }
+            _ => Ok(engines),
+        }
     }
 
     fn place(&self) -> Result<Place, Failure> {
@@ -142,7 +193,7 @@ impl Bench {
     }
 
     /// Flags that describe the workload, and whether they were given.
-    fn workload_flags(&self) -> [(&'static str, bool); 17] {
+    fn workload_flags(&self) -> [(&'static str, bool); 20] {
         [
             ("--preset", self.preset.is_some()),
             ("--op", !self.op.is_empty()),
@@ -161,6 +212,9 @@ impl Bench {
             ("--verify", self.verify.is_some()),
             ("--transport", !self.transport.is_empty()),
             ("--seed", self.seed.is_some()),
+            ("--engine", !self.engines.engine.is_empty()),
+            ("--backend", self.engines.backend.is_some()),
+            ("--ucx-tls", self.engines.ucx_tls.is_some()),
         ]
     }
 
@@ -181,7 +235,10 @@ impl Bench {
 
     fn refuse_workload_for_control(&self) -> Result<(), Failure> {
         let flags = self.workload_flags();
-        match flags.iter().find(|(name, given)| *given && !matches!(*name, "--transport" | "--seed")) {
+        match flags
+            .iter()
+            .find(|(name, given)| *given && !matches!(*name, "--transport" | "--seed" | "--engine"))
+        {
             None => Ok(()),
             Some((flag, _)) => Err(Failure::usage(format!("{flag} has no effect with --kind control"))
                 .hint("it measures agent creation, registration, metadata and import; no block is moved")),
@@ -338,6 +395,19 @@ mod tests {
             "--op copy",
             "--transport rdma",
             "--transport tcp --provider efa",
+            "--engine kvrail:tcp --provider efa",
+            "--engine kvrail:tcp --transport tcp",
+            "--engine kvrail,kvrail",
+            "--engine nccl",
+            "--engine ucx --transport tcp",
+            "--engine ucx --progress thread",
+            "--engine memcpy --provider tcp",
+            "--engine memcpy --kind control",
+            "--engine kvrail,ucx --kind control",
+            "--backend UCX",
+            "--ucx /usr/lib",
+            "--role target --engine ucx",
+            "--role target --backend UCX",
             "--transport ofi --rails 0",
             "--transport ofi --rails 65",
             "--transport ofi --provider no,way",
@@ -360,6 +430,19 @@ mod tests {
         let run = resolve("--transport ofi --provider efa --rails 4 --connect a:1").unwrap();
         assert_eq!((run.cases[0].transport, run.ofi.rails), (Transport::Ofi, Some(4)));
         assert_eq!(resolve("--role target --provider efa --devices a,b").unwrap().ofi.devices, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_flag_acts_on_an_engine_that_is_there() {
+        for flags in [
+            "--engine kvrail,nixl,ucx,libfabric,memcpy --backend LIBFABRIC --ucx-tls tcp,self --provider tcp",
+            "--engine libfabric --provider tcp --rails 2",
+            "--engine nixl --progress thread",
+            "--engine kvrail:shm,kvrail:tcp,memcpy",
+            "--role target --nixl /opt/nixl --ucx /opt/ucx",
+        ] {
+            assert!(resolve(flags).is_ok(), "{flags}");
+        }
     }
 
     #[test]
@@ -396,6 +479,9 @@ mod tests {
             "--pool",
             "--memory",
             "--transport",
+            "--engine",
+            "--backend",
+            "--ucx-tls",
             "--provider",
             "--devices",
             "--rails",
@@ -423,6 +509,8 @@ mod tests {
             "1MiB",
             "private",
             "shm",
+            "kvrail,ucx",
+            "nixl:UCX,kvrail:tcp",
             "ofi",
             "efa",
             "all",

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::args::Injection;
 use crate::case::{Case, GUARD_BYTES, Geometry, Op, Progress, Transport};
 use crate::control::{Message, Wound};
-use crate::endpoint::{self, Endpoint, Pool, Setup};
+use crate::endpoint::{self, Endpoint, Pool};
+use crate::engines::{Choice, Setup};
 use crate::environment;
 use crate::failure::Failure;
 use crate::link::Link;
@@ -44,7 +45,7 @@ fn serve_cases(link: &Link, run: &Run) -> Result<(), Failure> {
     let awaited = "the next case";
     loop {
         match link.receive(awaited, ROUND_MAX)? {
-            Message::Open { case } => Served::open(link, *case, run)?.run(link)?,
+            Message::Open { engine, case } => Served::open(link, &engine, *case, run)?.run(link)?,
             Message::OpenControl { regions, transport } => serve_control(link, regions, transport, run)?,
             Message::Bye => return Ok(()),
             other => return Err(link.unexpected(awaited, &other)),
@@ -52,18 +53,18 @@ fn serve_cases(link: &Link, run: &Run) -> Result<(), Failure> {
     }
 }
 
-/// A case in progress. The pool goes before the endpoint: deregistration needs its agent.
+/// A case in progress.
 struct Served {
     case: Case,
     geometry: Geometry,
-    pool: Pool,
     endpoint: Endpoint,
+    pool: Pool,
     pattern: Pattern,
     injection: Option<Injection>,
 }
 
 impl Served {
-    fn open(link: &Link, case: Case, run: &Run) -> Result<Self, Failure> {
+    fn open(link: &Link, engine: &Choice, case: Case, run: &Run) -> Result<Self, Failure> {
         case.check()?;
         environment::check_memory(case.pool_bytes, "the target")?;
         let injection = run.injection.filter(|i| i.case == case.index);
@@ -71,7 +72,8 @@ impl Served {
             return Err(Failure::usage(format!("--inject-corruption is outside of {case}")));
         }
         let name = format!("kvrail-bench-target-{}-{}", std::process::id(), case.index);
-        let endpoint = Endpoint::create(Setup {
+        let mut endpoint = Endpoint::create(Setup {
+            engine,
             name: &name,
             transport: case.transport,
             cooperate: case.cooperate,
@@ -90,14 +92,16 @@ impl Served {
         let geometry = Geometry::new(&case);
         link.send(Message::Opened { carriages: endpoint.carriages() })?;
         link.send_blob(endpoint.metadata()?)?;
-        Ok(Self { case, geometry, pool, endpoint, pattern, injection })
+        endpoint.admit(&link.receive_blob("its metadata", run.timeout)?)?;
+        link.send(Message::Done)?;
+        Ok(Self { case, geometry, endpoint, pool, pattern, injection })
     }
 
     fn run(mut self, link: &Link) -> Result<(), Failure> {
         let awaited = "the next step of the case";
         let mut mark = measure::cpu_time();
         loop {
-            match link.receive(awaited, ROUND_MAX)? {
+            match self.receive(link, awaited)? {
                 Message::Reset { round } => {
                     self.reset(round)?;
                     link.send(Message::Done)?;
@@ -123,6 +127,14 @@ impl Served {
                 other => return Err(link.unexpected(awaited, &other)),
             }
         }
+    }
+
+    /// Waits for the initiator, and drives the engine where nobody else does.
+    fn receive(&self, link: &Link, awaited: &str) -> Result<Message, Failure> {
+        if self.endpoint.needs_driving() {
+            return link.receive_driving(awaited, ROUND_MAX, &|| self.endpoint.drive());
+        }
+        link.receive(awaited, ROUND_MAX)
     }
 
     /// Poisons the blocks, or fills them when they are the source.
@@ -237,7 +249,8 @@ fn serve_control(link: &Link, regions: u32, transport: Transport, run: &Run) -> 
     let backing = endpoint::allocate(crate::case::Memory::Shared, bytes)?;
     let start = Instant::now();
     let name = format!("kvrail-bench-target-{}", std::process::id());
-    let endpoint = Endpoint::create(Setup {
+    let mut endpoint = Endpoint::create(Setup {
+        engine: &Choice::plain(kvrail_engines::Name::Kvrail),
         name: &name,
         transport,
         cooperate: crate::case::Cooperate::On,

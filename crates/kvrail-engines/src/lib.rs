@@ -9,8 +9,10 @@
 
 mod engine;
 mod error;
+mod own;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
 pub use error::{EngineError, Kind};
+pub use own::{Kvrail, Options as KvrailOptions, PASSED_OVER, process_vm_denied};
 pub use used::{Fact, Rail, Used};
