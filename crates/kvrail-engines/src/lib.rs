@@ -12,7 +12,7 @@ mod error;
 mod own;
 mod used;
 
-pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
+pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting, Registration};
 pub use error::{EngineError, Kind};
 pub use own::{Kvrail, Options as KvrailOptions, PASSED_OVER, process_vm_denied};
 pub use used::{Fact, Rail, Used};

@@ -7,6 +7,8 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 use super::flags::Flags;
 use super::plan::{Mode, Plan, Scheme};
 use super::settings::{Runtime, Settings};
@@ -33,7 +35,7 @@ pub(crate) struct Line {
 }
 
 /// What two columns say of one step of a transfer.
-#[derive(Clone, Copy, PartialEq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Pair {
     pub(crate) mean: f64,
     pub(crate) p99: f64,
