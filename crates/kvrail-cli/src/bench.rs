@@ -4,23 +4,24 @@ use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kvrail_report::table::Table;
+use kvrail_report::{Document, Fingerprint, Used, redact};
 
 use crate::args::{Bench, Format};
 use crate::case::Verify;
 use crate::control::{Hello, Message};
-use crate::environment::{self, Environment, PROFILE, VERSION};
+use crate::environment::{self, PROFILE, VERSION};
 use crate::failure::Failure;
 use crate::initiator::{self, Audience};
 use crate::link::{self, Link};
 use crate::rails::Say;
-use crate::report::{Carrier, Report, SCHEMA, Sides};
+use crate::rows::Carrier;
 use crate::run::{Place, Run};
 use crate::signals;
 use crate::spawn::{self, Spawned};
-use crate::table::Table;
 use crate::target;
 
 /// Runs the command.
@@ -61,7 +62,8 @@ fn hello(role: &str) -> Hello {
         boot_id: environment::boot_id(),
         pid: std::process::id(),
         role: role.into(),
-        environment: Environment::read(),
+        environment: environment::here(),
+        fingerprint: Box::new(Fingerprint::read(VERSION)),
     }
 }
 
@@ -90,22 +92,12 @@ fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> 
 
 fn initiate(bench: &Bench, run: &Run, address: Option<&str>) -> Result<(), Failure> {
     let mut sink = Sink::open(bench)?;
-    let mut report = Report {
-        schema: SCHEMA,
-        complete: false,
-        verified: false,
-        failure: None,
-        seed: run.seed,
-        environment: Sides { initiator: Some(Environment::read()), target: None },
-        transports: Vec::new(),
-        results: Vec::new(),
-        control: None,
-        controls: Vec::new(),
-    };
+    let mut report = Document::begin(SystemTime::now(), environment::random_seed(), run.seed);
+    report.command = redact::command(std::env::args());
+    report.environment.initiator = Some(environment::here());
+    report.fingerprint.initiator = Some(Fingerprint::read(VERSION));
     let ended = measure(run, address, &mut report, &mut sink);
-    report.complete = ended.is_ok();
-    report.verified = ended.is_ok() && report.results.iter().all(|row| row.verified);
-    report.failure = ended.clone().err();
+    report.conclude(ended.clone());
     sink.finish(&report)?;
     ended?;
     if run.cases.iter().any(|case| case.verify == Verify::Off) {
@@ -117,7 +109,7 @@ fn initiate(bench: &Bench, run: &Run, address: Option<&str>) -> Result<(), Failu
     Ok(())
 }
 
-fn measure(run: &Run, address: Option<&str>, report: &mut Report, sink: &mut Sink) -> Result<(), Failure> {
+fn measure(run: &Run, address: Option<&str>, report: &mut Document, sink: &mut Sink) -> Result<(), Failure> {
     // Dropped last: the child ends by itself when the link has said goodbye.
     let spawned;
     let address = match address {
@@ -137,6 +129,7 @@ fn measure(run: &Run, address: Option<&str>, report: &mut Report, sink: &mut Sin
         eprintln!("warning: the target is a debug build; its figures mean nothing");
     }
     report.environment.target = Some(there.environment.clone());
+    report.fingerprint.target = Some((*there.fingerprint).clone());
     let ended = measure_all(run, &link, report, sink);
     // The target may be the one that is gone; then there is nobody to tell.
     let _ = match &ended {
@@ -149,7 +142,7 @@ fn measure(run: &Run, address: Option<&str>, report: &mut Report, sink: &mut Sin
     ended
 }
 
-fn measure_all(run: &Run, link: &Link, report: &mut Report, sink: &mut Sink) -> Result<(), Failure> {
+fn measure_all(run: &Run, link: &Link, report: &mut Document, sink: &mut Sink) -> Result<(), Failure> {
     let began = Instant::now();
     if let Some(transports) = &run.control {
         for &transport in transports {
@@ -168,9 +161,9 @@ fn measure_all(run: &Run, link: &Link, report: &mut Report, sink: &mut Sink) -> 
     sink.expect(run.cases.len());
     for case in &run.cases {
         sink.begin(&case.to_string());
-        let mut met = None;
+        let mut met: Option<Used> = None;
         let mut said = |now: &Carrier| {
-            met = Some(now.sides.clone());
+            met = Some(now.used());
             if carrier
                 .as_ref()
                 .is_none_or(|was: &Carrier| (&was.transport, &was.reason) != (&now.transport, &now.reason))
@@ -181,10 +174,12 @@ fn measure_all(run: &Run, link: &Link, report: &mut Report, sink: &mut Sink) -> 
         };
         let mut audience = Audience { began, rails: sink.speaker(), carrier: &mut said };
         let (row, ended) = initiator::run_case(link, run, &run.engines[0], case, &mut audience);
-        report.transports.extend(met.filter(|sides| !report.transports.contains(sides)));
         if let Some(row) = row {
-            sink.text(&table.row(&row))?;
+            sink.text(&table.row(&row, met.as_ref()))?;
             report.results.push(row);
+        }
+        if let Some(used) = met {
+            report.met(used);
         }
         if ended.is_err() {
             sink.text(&table.footer())?;
@@ -256,12 +251,12 @@ impl Sink {
     }
 
     /// The document, if one was asked for.
-    fn finish(&mut self, report: &Report) -> Result<(), Failure> {
+    fn finish(&mut self, report: &Document) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         let document = match self.format {
             Format::Table => return Ok(()),
             Format::Json => report.json(),
-            Format::Csv => report.csv(),
+            Format::Csv => kvrail_report::csv::csv(report),
         };
         match &mut self.file {
             None => print(&document),

@@ -1,215 +1,63 @@
-//! What a side's transport runs on, as the report and its head tell it.
+//! What a side's transport runs on, taken over from the library's facts.
 
-use kvrail_engines::Used;
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use kvrail_engines::{PASSED_OVER, Used};
+use kvrail_report::fingerprint::path_ceiling;
+use kvrail_report::{Carriage, Libfabric, Path, Rail};
+use kvrail_topology::Topology;
 
 /// One side's transport.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Carriage {
-    /// Its name.
-    pub(crate) transport: String,
-    /// What proves that a write is visible: `counted`, `delivered`.
-    pub(crate) evidence: String,
-    /// In the order of their indices.
-    pub(crate) rails: Vec<Rail>,
-    /// Over libfabric only.
-    pub(crate) libfabric: Option<Libfabric>,
+pub(crate) fn carriage(used: &Used) -> Carriage {
+    let ofi = used.ofi.as_deref();
+    let rails = used.rails.iter().map(|rail| Rail {
+        name: rail.name.clone(),
+        rate_bps: rail.rate_bps,
+        pci: rail.pci.clone(),
+        numa: rail.numa,
+    });
+    let rails: Vec<Rail> = rails.collect();
+    let texts = |passed: &[kvrail::ofi::PassedOver]| passed.iter().map(ToString::to_string).collect();
+    Carriage {
+        transport: used.transport.clone(),
+        evidence: used.evidence.clone(),
+        path: path(&rails),
+        rails,
+        libfabric: ofi.map(|ofi| Libfabric {
+            provider: ofi.provider.clone(),
+            fabric: ofi.fabric.clone(),
+            passed_over: texts(&ofi.passed),
+            left_out: texts(&ofi.left_out),
+            path: ofi.library.path.display().to_string(),
+            file: ofi.library.file.clone(),
+            release: ofi.library.release.clone(),
+            symbols: ofi.library.symbols.clone(),
+            evidence_why: ofi.evidence_why.into(),
+            receives: ofi.receives.to_string(),
+            wait: ofi.wait.to_string(),
+            control_bytes: ofi.control_bytes,
+        }),
+        facts: facts(used),
+    }
 }
 
-/// One rail.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Rail {
-    pub(crate) name: String,
-    /// Line rate, bits per second; 0 when unknown.
-    pub(crate) rate_bps: u64,
-    pub(crate) pci: Option<String>,
-    pub(crate) numa: Option<u16>,
-}
-
-/// What libfabric is and grants.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Libfabric {
-    pub(crate) provider: String,
-    pub(crate) fabric: String,
-    /// Providers that were asked before, and why they were not used.
-    pub(crate) passed_over: Vec<String>,
-    /// NICs that are there and no rails, and why.
-    pub(crate) left_out: Vec<String>,
-    pub(crate) path: String,
-    /// The release that the file's name stands for.
-    pub(crate) file: Option<String>,
-    /// The release that the library says it is.
-    pub(crate) release: String,
-    /// Its highest symbol version.
-    pub(crate) symbols: String,
-    pub(crate) evidence_why: String,
-    /// How immediates are received.
-    pub(crate) receives: String,
-    /// How an idle thread is woken.
-    pub(crate) wait: String,
-    /// Memory for messages, contexts and receives of all rails together.
-    pub(crate) control_bytes: u64,
-}
-
-/// Longest line of a head.
-const COLUMNS: usize = 100;
-
-impl Carriage {
-    pub(crate) fn new(used: &Used) -> Self {
-        let ofi = used.ofi.as_deref();
-        let rails = used.rails.iter().map(|rail| Rail {
-            name: rail.name.clone(),
-            rate_bps: rail.rate_bps,
-            pci: rail.pci.clone(),
-            numa: rail.numa,
-        });
-        let texts = |passed: &[kvrail::ofi::PassedOver]| passed.iter().map(ToString::to_string).collect();
-        Self {
-            transport: used.transport.clone(),
-            evidence: used.evidence.clone(),
-            rails: rails.collect(),
-            libfabric: ofi.map(|ofi| Libfabric {
-                provider: ofi.provider.clone(),
-                fabric: ofi.fabric.clone(),
-                passed_over: texts(&ofi.passed),
-                left_out: texts(&ofi.left_out),
-                path: ofi.library.path.display().to_string(),
-                file: ofi.library.file.clone(),
-                release: ofi.library.release.clone(),
-                symbols: ofi.library.symbols.clone(),
-                evidence_why: ofi.evidence_why.into(),
-                receives: ofi.receives.to_string(),
-                wait: ofi.wait.to_string(),
-                control_bytes: ofi.control_bytes,
-            }),
+/// What else it says; a name that comes more than once has its values joined.
+fn facts(used: &Used) -> BTreeMap<String, String> {
+    let mut facts: BTreeMap<String, String> = BTreeMap::new();
+    for fact in used.facts.iter().filter(|fact| fact.name != PASSED_OVER) {
+        let value = facts.entry(fact.name.clone()).or_default();
+        if !value.is_empty() {
+            value.push_str("; ");
         }
+        value.push_str(&fact.value);
     }
-
-    /// Sum of the rails' line rates, GB/s; nothing when one is unknown.
-    pub(crate) fn line_rate_gbps(&self) -> Option<f64> {
-        let known = !self.rails.is_empty() && self.rails.iter().all(|rail| rail.rate_bps > 0);
-        known.then(|| self.rails.iter().map(|rail| rail.rate_bps as f64).sum::<f64>() / 8e9)
-    }
-
-    /// `32 rails of 100 Gb/s, rdmap79s0 to rdmap113s0`.
-    fn inventory(&self) -> String {
-        let count = match self.rails.len() {
-            1 => "1 rail".into(),
-            n => format!("{n} rails"),
-        };
-        let rates: Vec<u64> = self.rails.iter().map(|rail| rail.rate_bps).collect();
-        let gbps = |bps: u64| bps as f64 / 1e9;
-        let rates = match (rates.iter().min(), rates.iter().max()) {
-            (Some(0), _) | (None, _) => "of unknown rate".into(),
-            (Some(least), Some(most)) if least == most => format!("of {} Gb/s", gbps(*least)),
-            (Some(least), Some(most)) => format!("of {} to {} Gb/s", gbps(*least), gbps(*most)),
-            (Some(_), None) => String::new(),
-        };
-        let names = match self.rails.as_slice() {
-            [] => String::new(),
-            [one] => format!(", {}", one.name),
-            [first, .., last] => format!(", {} to {}", first.name, last.name),
-        };
-        format!("{count} {rates}{names}")
-    }
+    facts
 }
 
-/// The lower of both sides' line rates.
-pub(crate) fn line_rate_gbps(initiator: &Carriage, target: Option<&Carriage>) -> Option<f64> {
-    let there = target.map_or(initiator, |there| there).line_rate_gbps()?;
-    initiator.line_rate_gbps().map(|here| here.min(there))
-}
-
-/// What stands above the figures, for a transport over libfabric.
-pub(crate) fn head(initiator: &Carriage, target: Option<&Carriage>) -> Vec<String> {
-    let Some(here) = &initiator.libfabric else { return Vec::new() };
-    let mut lines = Vec::new();
-    let library = |of: &Libfabric| {
-        let file = of.file.as_deref().unwrap_or("file without version");
-        let first = format!("provider {}, libfabric {} ({file}, {}):", of.provider, of.release, of.symbols);
-        [first, format!("  {}", of.path)]
-    };
-    let there = target.and_then(|target| target.libfabric.as_ref());
-    match there {
-        Some(there) if library(there) != library(here) => {
-            for (side, of) in [("initiator", here), ("target", there)] {
-                let [first, path] = library(of);
-                lines.extend([format!("{side}: {first}"), path]);
-            }
-        }
-        _ => lines.extend(library(here)),
+/// What PCIe lets through to the rails; nothing where the topology cannot be read.
+fn path(rails: &[Rail]) -> Option<Path> {
+    if rails.iter().all(|rail| rail.rate_bps == 0) {
+        return None;
     }
-    match target {
-        Some(target) if target.inventory() != initiator.inventory() => {
-            lines.push(format!("initiator: {}", initiator.inventory()));
-            lines.push(format!("target: {}", target.inventory()));
-        }
-        _ => lines.push(format!("{} on each side", initiator.inventory())),
-    }
-    lines.extend(here.left_out.iter().map(|left| format!("left out: {left}")));
-    lines.push(format!("evidence {}; idle threads are woken {}", initiator.evidence, here.wait));
-    if let Some(rate) = line_rate_gbps(initiator, target) {
-        lines.push(format!("ceilings: the rails' line rate, {rate:.3} GB/s, and a plain copy on this host"));
-    }
-    lines.iter().map(|line| shortened(line)).collect()
-}
-
-/// A line that fits a terminal: what is too much is taken out of its middle, where the long paths are.
-fn shortened(line: &str) -> String {
-    let count = line.chars().count();
-    if count <= COLUMNS {
-        return line.into();
-    }
-    let (first, last) = (COLUMNS / 2, COLUMNS - COLUMNS / 2 - 1);
-    let head: String = line.chars().take(first).collect();
-    let tail: String = line.chars().skip(count - last).collect();
-    format!("{head}…{tail}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    pub(crate) fn carriage(rails: u16, rate_bps: u64) -> Carriage {
-        let rail = |i: u16| Rail { name: format!("rdmap{i}s0"), rate_bps, pci: None, numa: Some(i / 16) };
-        Carriage {
-            transport: "ofi".into(),
-            evidence: "counted".into(),
-            rails: (0..rails).map(rail).collect(),
-            libfabric: Some(Libfabric {
-                provider: "efa-direct".into(),
-                fabric: "efa-direct".into(),
-                passed_over: Vec::new(),
-                left_out: Vec::new(),
-                path: format!("/{}/libfabric.so.1", "long".repeat(30)),
-                file: Some("v2.5".into()),
-                release: "2.5".into(),
-                symbols: "FABRIC_1.9".into(),
-                evidence_why: String::new(),
-                receives: String::new(),
-                wait: "by a timer".into(),
-                control_bytes: 1 << 20,
-            }),
-        }
-    }
-
-    #[test]
-    fn the_head_names_provider_library_rails_and_the_ceiling() {
-        let p5 = carriage(32, 100_000_000_000);
-        let lines = head(&p5, Some(&p5));
-        assert_eq!(lines[0], "provider efa-direct, libfabric 2.5 (v2.5, FABRIC_1.9):");
-        assert!(lines[1].starts_with("  /long") && lines[1].ends_with("long/libfabric.so.1"), "{lines:?}");
-        assert_eq!(lines[2], "32 rails of 100 Gb/s, rdmap0s0 to rdmap31s0 on each side");
-        assert!(lines[4].contains("400.000 GB/s"), "{lines:?}");
-        assert!(lines.iter().all(|line| line.chars().count() <= COLUMNS));
-    }
-
-    #[test]
-    fn sides_that_differ_are_told_apart_and_the_slower_one_bounds() {
-        let (one, many) = (carriage(1, 100_000_000_000), carriage(32, 100_000_000_000));
-        assert_eq!(line_rate_gbps(&many, Some(&one)), Some(12.5));
-        let lines = head(&many, Some(&one));
-        assert!(lines.iter().any(|line| line == "target: 1 rail of 100 Gb/s, rdmap0s0"), "{lines:?}");
-        assert_eq!(line_rate_gbps(&carriage(2, 0), None), None);
-    }
+    path_ceiling(&Topology::read_default().ok()?, rails.iter().map(|rail| rail.name.as_str()))
 }

@@ -12,6 +12,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use kvrail_report::{Layout, Memory, Op, Verify};
+
 use crate::failure::Failure;
 use crate::units::{self, Size};
 
@@ -28,16 +30,6 @@ pub(crate) const THREADS_MAX: u32 = 256;
 /// Pool at most: what the pattern's word index can address.
 const POOL_BYTES_MAX: u64 = 1 << 42;
 
-/// Direction of a transfer, seen from the initiator.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Op {
-    /// From the initiator's memory into the target's.
-    Write,
-    /// From the target's memory into the initiator's.
-    Read,
-}
-
 /// Which way the bytes go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -50,40 +42,6 @@ pub(crate) enum Transport {
     Ofi,
     /// Any two hosts.
     Tcp,
-}
-
-/// What kind of memory the blocks are in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Memory {
-    /// memfd-backed: a peer on the same host can map it.
-    Shared,
-    /// Anonymous, as malloc gives it.
-    Private,
-    /// Shared and on huge pages.
-    Huge,
-}
-
-/// How the blocks of a transfer lie in their regions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Layout {
-    /// One behind the other: kvrail may join them.
-    Contiguous,
-    /// Distinct blocks in random order, other ones on each side: a paged KV cache.
-    Scattered,
-}
-
-/// How much of what was moved is looked at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Verify {
-    /// Every byte of every timed transfer.
-    Every,
-    /// Every byte of the last transfer on each block; earlier ones could have failed unseen.
-    Last,
-    /// Nothing. The figures are marked, and the exit code is 2: whether they count cannot be told.
-    Off,
 }
 
 /// Who makes the initiator's progress. (The target always has a progress thread.)
@@ -117,7 +75,7 @@ macro_rules! display_as_value {
         }
     )*};
 }
-display_as_value!(Op, Transport, Memory, Layout, Verify, Progress);
+display_as_value!(Transport, Progress);
 
 /// One case.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
 use crate::engines::Choice;
-use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::pattern::Damage;
+use kvrail_report::{Environment, Fingerprint};
 
 /// First bytes on the wire.
 pub(crate) const MAGIC: [u8; 4] = *b"KVRB";
@@ -56,7 +56,7 @@ pub(crate) enum Message {
     /// Target: memory and agent are ready.
     Opened {
         /// What each of its transports runs on.
-        carriages: Vec<crate::carriage::Carriage>,
+        carriages: Vec<kvrail_report::Carriage>,
     },
     /// Initiator: prepare your memory for a round (poison it, or fill it when it is the source). Answer: `Done`.
     Reset {
@@ -130,6 +130,8 @@ pub(crate) struct Hello {
     pub(crate) role: String,
     /// Its host.
     pub(crate) environment: Environment,
+    /// The same at length.
+    pub(crate) fingerprint: Box<Fingerprint>,
 }
 
 /// A block that arrived wrong.

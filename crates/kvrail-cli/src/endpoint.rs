@@ -9,7 +9,7 @@ use kvrail::memory::{AllocateError, HugePages, Options, PrivateMemory, SharedMem
 use kvrail::{Agent, Hints, Region};
 use kvrail_engines::{Blocks, Direction, Engine, EngineError, Kind, PASSED_OVER, PeerId, Posting};
 
-use crate::carriage::Carriage;
+use crate::carriage::carriage;
 use crate::case::{Memory, Op, Transport};
 use crate::engines::{self, Choice, Setup};
 use crate::failure::Failure;
@@ -119,7 +119,8 @@ pub(crate) fn failure(error: EngineError) -> Failure {
         _ if signals::interrupted() => return Failure::interrupted(),
         Kind::Usage => Failure::usage(error.what),
         Kind::Environment => Failure::environment(error.what),
-        _ => Failure::peer(error.what),
+        Kind::Peer => Failure::peer(error.what),
+        _ => Failure::engine(error.what),
     };
     error.hints.into_iter().fold(failure, Failure::hint)
 }
@@ -185,8 +186,13 @@ impl Endpoint {
     }
 
     /// What the engine runs on.
-    pub(crate) fn carriages(&self) -> Vec<Carriage> {
-        self.engine.used().iter().map(Carriage::new).collect()
+    pub(crate) fn carriages(&self) -> Vec<kvrail_report::Carriage> {
+        self.engine.used().iter().map(carriage).collect()
+    }
+
+    /// Its release, as it says itself.
+    pub(crate) fn version(&self) -> String {
+        self.engine.used().into_iter().next().map_or_else(String::new, |used| used.version)
     }
 
     /// Listens to its rails, for a run that began at `began`; only kvrail tells of them.

@@ -88,6 +88,7 @@ impl From<Choice> for String {
 /// Flags of engines that are not kvrail's own.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 #[command(next_help_heading = "Engines")]
+#[group(id = "engines")]
 pub(crate) struct Flags {
     /// Engines, comma-separated; several take turns: kvrail, nixl, ucx, libfabric, memcpy, or NAME:WAY as in kvrail:tcp,
     /// nixl:LIBFABRIC, ucx:tcp+self, libfabric:tcp [default: kvrail]

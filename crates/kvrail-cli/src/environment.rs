@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde::{Deserialize, Serialize};
+use kvrail_report::Environment;
 
 use crate::failure::Failure;
 use crate::units;
@@ -13,41 +13,20 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// `release` or `debug`.
 pub(crate) const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
 
-/// Facts about one side's host.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Environment {
-    /// Version of the program.
-    pub(crate) kvrail: String,
-    /// Build profile of the program.
-    pub(crate) profile: String,
-    /// Host name.
-    pub(crate) host: String,
-    /// Kernel name and release.
-    pub(crate) kernel: String,
-    /// CPU as the kernel names it.
-    pub(crate) cpu: String,
-    /// CPUs that this process may use.
-    pub(crate) cpus: usize,
-    /// Memory of the host, bytes.
-    pub(crate) memory_bytes: u64,
-}
-
-impl Environment {
-    /// Reads the facts; what cannot be read is left empty.
-    pub(crate) fn read() -> Self {
-        let name = rustix::system::uname();
-        let text = |s: &std::ffi::CStr| s.to_string_lossy().into_owned();
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let cpu = field(&cpuinfo, "model name").or_else(|| field(&cpuinfo, "CPU implementer"));
-        Self {
-            kvrail: VERSION.into(),
-            profile: PROFILE.into(),
-            host: text(name.nodename()),
-            kernel: format!("{} {}", text(name.sysname()), text(name.release())),
-            cpu: cpu.unwrap_or_default().into(),
-            cpus: std::thread::available_parallelism().map_or(0, usize::from),
-            memory_bytes: meminfo("MemTotal").unwrap_or(0),
-        }
+/// Facts about this host; what cannot be read is left empty.
+pub(crate) fn here() -> Environment {
+    let name = rustix::system::uname();
+    let text = |s: &std::ffi::CStr| s.to_string_lossy().into_owned();
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = field(&cpuinfo, "model name").or_else(|| field(&cpuinfo, "CPU implementer"));
+    Environment {
+        kvrail: VERSION.into(),
+        profile: PROFILE.into(),
+        host: text(name.nodename()),
+        kernel: format!("{} {}", text(name.sysname()), text(name.release())),
+        cpu: cpu.unwrap_or_default().into(),
+        cpus: std::thread::available_parallelism().map_or(0, usize::from),
+        memory_bytes: meminfo("MemTotal").unwrap_or(0),
     }
 }
 
@@ -179,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_host_knows_itself() {
-        let here = Environment::read();
+        let here = here();
         assert!(here.kernel.starts_with("Linux "), "{here:?}");
         assert!(here.cpus > 0 && here.memory_bytes > 0, "{here:?}");
         assert_eq!(boot_id().len(), 36);

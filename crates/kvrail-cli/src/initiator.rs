@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use kvrail_engines::{Name, process_vm_denied};
 
-use crate::carriage::Carriage;
 use crate::case::{Case, Cooperate, Geometry, Memory, Op, Transport, Verify};
 use crate::ceiling::Ceiling;
 use crate::control::{Message, Wound};
@@ -25,11 +24,12 @@ use crate::failure::Failure;
 use crate::link::Link;
 use crate::measure::{self, Extent, STAMPS_MAX, Samples, Track};
 use crate::pattern::{self, Pattern, Source};
-use crate::rails::{RailLog, Say};
-use crate::report::{Carrier, Control, Row, Sides};
+use crate::rails::{self, RailLog, Say};
+use crate::rows::{self, Carrier};
 use crate::run::{Effort, Run};
 use crate::signals;
 use crate::target::{CONTROL_REGION_BYTES, stray, verify};
+use kvrail_report::{Carriage, Control, Row, Sides};
 
 /// Rounds of a case at least: a median of fewer says little.
 const ROUNDS_MIN: u32 = 5;
@@ -102,10 +102,10 @@ pub(crate) fn run_case(
     let counts = open.samples.transfers > 0 && (measured.is_ok() || wrong || case.verify == Verify::Every);
     let rails = open.rails.as_ref().map(|rails| rails.sum_up(&open.carrier.transport));
     let (rails, events) = rails.unwrap_or_default();
-    for line in rails.iter().filter_map(|rail| rail.trouble(measured.is_ok())) {
+    for line in rails.iter().filter_map(|rail| rails::trouble(rail, measured.is_ok())) {
         (audience.rails)(&line);
     }
-    let row = counts.then(|| Row::new(case, &open.carrier, &open.samples, verified, (rails, events)));
+    let row = counts.then(|| rows::row(case, &open.carrier, &open.samples, verified, (rails, events)));
     (row, measured)
 }
 
@@ -166,7 +166,14 @@ impl<'a> Open<'a> {
         let transport = remote.transport().to_owned();
         let of = |carriages: Vec<Carriage>| carriages.into_iter().find(|c| c.transport == transport);
         let sides = Sides { initiator: of(endpoint.carriages()), target: of(there) };
-        let carrier = Carrier { reason, transport: transport.clone(), pages: pool.pages(), sides };
+        let carrier = Carrier {
+            engine: engine.clone(),
+            version: endpoint.version(),
+            reason,
+            transport: transport.clone(),
+            pages: pool.pages(),
+            sides,
+        };
         let source = match case.op {
             Op::Write => Source::Initiator,
             Op::Read => Source::Target,

@@ -12,7 +12,6 @@ mod control;
 mod endpoint;
 mod engines;
 mod environment;
-mod failure;
 mod initiator;
 mod link;
 mod measure;
@@ -20,22 +19,21 @@ mod nixlbench;
 mod ofi;
 mod pattern;
 mod rails;
-mod report;
+mod rows;
 mod run;
 mod signals;
 mod softefa;
 mod spawn;
-mod table;
 mod talk;
 mod target;
 mod topo;
-mod units;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
+use kvrail_report::{failure, units};
 
 /// What a command line means, without doing it: the number of benchmark cases, 0 for other commands. For fuzzing.
 ///

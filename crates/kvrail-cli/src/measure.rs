@@ -13,6 +13,7 @@ use crate::case::Case;
 use crate::endpoint::Prepared;
 use crate::failure::Failure;
 use crate::link::Pulse;
+use kvrail_report::{Turn, Turns};
 
 /// Stamps of a lap at most, per thread.
 pub(crate) const STAMPS_MAX: usize = 16 << 10;
@@ -133,6 +134,8 @@ pub(crate) struct Samples {
     lap: Histogram<u64>,
     /// The same of the plain copies.
     ceiling: Histogram<u64>,
+    /// What each lap yielded.
+    pub(crate) turns: Turns,
     pub(crate) transfers: u64,
     pub(crate) bytes: u64,
     pub(crate) wall: Duration,
@@ -149,6 +152,7 @@ impl Samples {
             wire: histogram(),
             lap: histogram(),
             ceiling: histogram(),
+            turns: Turns::default(),
             transfers: 0,
             bytes: 0,
             wall: Duration::ZERO,
@@ -160,8 +164,10 @@ impl Samples {
     /// Takes a lap whose bytes were right, or were not looked at.
     pub(crate) fn add_lap(&mut self, case: &Case, tracks: &[Track], wall: Duration) {
         let mut transfers = 0;
+        let mut latencies: Vec<Duration> = Vec::with_capacity(tracks.iter().map(Track::len).sum());
         for stamp in tracks.iter().flat_map(|t| &t.0) {
             transfers += 1;
+            latencies.push(stamp.done - stamp.start);
             record(&mut self.latency, stamp.done - stamp.start);
             record(&mut self.post, stamp.posted - stamp.start);
             record(&mut self.wire, stamp.done - stamp.posted);
@@ -175,6 +181,13 @@ impl Samples {
         // Picoseconds: 4 KiB take hundreds of nanoseconds, and the histogram holds three digits of integers.
         let picos = wall.as_nanos().saturating_mul(1000) / u128::from(transfers);
         self.lap.saturating_record(picos.try_into().unwrap_or(u64::MAX).max(1));
+        let middle = latencies.len() / 2;
+        let (_, latency, _) = latencies.select_nth_unstable(middle);
+        let bytes = transfers * case.transfer_bytes();
+        self.turns.push(Turn {
+            bandwidth_gbps: bytes as f64 / wall.as_nanos().max(1) as f64,
+            latency_p50_us: latency.as_nanos() as f64 / 1e3,
+        });
     }
 
     /// Takes a lap of plain copies.

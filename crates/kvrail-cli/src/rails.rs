@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvrail::{Agent, NamedRailStats, PeerEvent, Route};
-use serde::Serialize;
+use kvrail_report::{RailEvent, RailRow};
 
 use crate::units;
 
@@ -16,39 +16,6 @@ const EVENTS_MAX: usize = 10_000;
 
 /// Says a line on stderr.
 pub(crate) type Say = Arc<dyn Fn(&str) + Send + Sync>;
-
-/// Something that happened to a rail.
-#[derive(Clone, PartialEq, Debug, Serialize)]
-pub(crate) struct RailEvent {
-    /// Seconds since the run began.
-    pub(crate) at_s: f64,
-    /// The initiator's rail.
-    pub(crate) rail: String,
-    /// Indices of the initiator's rail and of the target's.
-    pub(crate) route: (u16, u16),
-    /// Whether it works now.
-    pub(crate) up: bool,
-    /// Why it does not.
-    pub(crate) why: Option<String>,
-}
-
-/// What a rail did in one case.
-#[derive(Clone, PartialEq, Debug, Serialize)]
-pub(crate) struct RailRow {
-    pub(crate) name: String,
-    pub(crate) rate_bps: u64,
-    pub(crate) bytes_posted: u64,
-    pub(crate) ops_posted: u64,
-    pub(crate) ops_done: u64,
-    /// Ops that failed here and were repeated, on another rail where one was up.
-    pub(crate) ops_failed: u64,
-    /// How often one of its routes went down.
-    pub(crate) downs: u32,
-    /// How long its routes were down, seconds, all together.
-    pub(crate) down_s: f64,
-    /// Bytes posted on it since it last returned; nothing if it has not been down or has not returned.
-    pub(crate) bytes_since_return: Option<u64>,
-}
 
 /// Listens to an agent's rails.
 pub(crate) struct RailLog {
@@ -165,26 +132,24 @@ impl RailLog {
     }
 }
 
-impl RailRow {
-    /// What became of a rail that failed; nothing for one that did not. `made_good`: the case went on to its end.
-    pub(crate) fn trouble(&self, made_good: bool) -> Option<String> {
-        if self.downs == 0 && self.ops_failed == 0 {
-            return None;
-        }
-        let repeated = if made_good && self.ops_failed > 0 { " and were repeated" } else { "" };
-        let (failed, posted) = (units::grouped(self.ops_failed), units::grouped(self.ops_posted));
-        let mut line = format!("rail {}: {failed} of {posted} ops failed{repeated}", self.name);
-        if self.downs > 0 {
-            let times = if self.downs == 1 { "once".into() } else { format!("{} times", self.downs) };
-            let span = units::span(Duration::from_secs_f64(self.down_s));
-            line += &format!("; down {times}, {span} in all; ");
-            line += &match self.bytes_since_return {
-                Some(bytes) => format!("carried {} since its return", units::about(bytes)),
-                None => "has not returned".into(),
-            };
-        }
-        Some(line)
+/// What became of a rail that failed; nothing for one that did not. `made_good`: the case went on to its end.
+pub(crate) fn trouble(rail: &RailRow, made_good: bool) -> Option<String> {
+    if rail.downs == 0 && rail.ops_failed == 0 {
+        return None;
     }
+    let repeated = if made_good && rail.ops_failed > 0 { " and were repeated" } else { "" };
+    let (failed, posted) = (units::grouped(rail.ops_failed), units::grouped(rail.ops_posted));
+    let mut line = format!("rail {}: {failed} of {posted} ops failed{repeated}", rail.name);
+    if rail.downs > 0 {
+        let times = if rail.downs == 1 { "once".into() } else { format!("{} times", rail.downs) };
+        let span = units::span(Duration::from_secs_f64(rail.down_s));
+        line += &format!("; down {times}, {span} in all; ");
+        line += &match rail.bytes_since_return {
+            Some(bytes) => format!("carried {} since its return", units::about(bytes)),
+            None => "has not returned".into(),
+        };
+    }
+    Some(line)
 }
 
 #[cfg(test)]
@@ -209,11 +174,11 @@ mod tests {
     fn only_a_rail_that_failed_is_told_of() {
         let text = "rail rdmap79s0: 10 of 12,800 ops failed and were repeated; down once, 3 s in all; carried 512 MiB since \
                     its return";
-        assert_eq!(row().trouble(true).unwrap(), text);
+        assert_eq!(trouble(&row(), true).unwrap(), text);
         let gone = RailRow { bytes_since_return: None, ..row() };
-        assert!(gone.trouble(true).unwrap().ends_with("; has not returned"));
-        assert_eq!(RailRow { downs: 0, ops_failed: 0, ..row() }.trouble(true), None);
-        let refused = RailRow { downs: 0, ..row() }.trouble(false);
+        assert!(trouble(&gone, true).unwrap().ends_with("; has not returned"));
+        assert_eq!(trouble(&RailRow { downs: 0, ops_failed: 0, ..row() }, true), None);
+        let refused = trouble(&RailRow { downs: 0, ..row() }, false);
         assert_eq!(refused.unwrap(), "rail rdmap79s0: 10 of 12,800 ops failed");
     }
 }

@@ -10,6 +10,7 @@
 mod engine;
 mod error;
 mod own;
+pub mod ucx;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting, Registration};

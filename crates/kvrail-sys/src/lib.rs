@@ -1,9 +1,12 @@
 //! Raw interfaces that kvrail loads at run time.
 //!
 //! * [`libfabric`]: found, checked and loaded by `dlopen`; its binary interface by hand; owners that close what they open, in order.
+//! * [`ucp`]: the same for UCX's UCP.
 //! * [`elf`]: what a shared library says about itself, without loading it.
 //!
 //! `unsafe` lives here and in `kvrail-transport`. Nothing here decides what is sent where.
 
+mod dl;
 pub mod elf;
 pub mod libfabric;
+pub mod ucp;

@@ -6,14 +6,15 @@
 
 #[path = "layout/figures.rs"]
 mod figures;
+#[path = "common/headers.rs"]
+mod headers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use figures::{Figure, GOES_ON, GROWN, YOUNGER, all, fields};
+use figures::{GOES_ON, GROWN, YOUNGER, all, fields};
+use headers::{Figure, agree, compile, lacking, say};
 
 const HEADERS: &str = "#include <stddef.h>\n#include <rdma/fabric.h>\n#include <rdma/fi_domain.h>\n#include <rdma/fi_endpoint.h>\n\
     #include <rdma/fi_eq.h>\n#include <rdma/fi_cm.h>\n#include <rdma/fi_rma.h>\n#include <rdma/fi_errno.h>\n#include <rdma/fi_ext.h>\n\
@@ -21,48 +22,6 @@ const HEADERS: &str = "#include <stddef.h>\n#include <rdma/fabric.h>\n#include <
 
 /// Environment variable with directories of other headers.
 const INCLUDE: &str = "KVRAIL_LIBFABRIC_INCLUDE";
-
-/// The C compiler: `CC`, else `cc`. It only checks, so that a cross compiler checks another machine's layout.
-fn cc(include: Option<&Path>) -> Command {
-    let mut command = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()));
-    if let Some(include) = include {
-        command.arg("-I").arg(include);
-    }
-    command.args(["-fsyntax-only", "-fmax-errors=0", "-w", "-x", "c", "-"]);
-    command.stdin(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// What the compiler says of a program; `Ok` when it has no objection.
-fn compile(include: Option<&Path>, program: &str) -> Result<(), String> {
-    let mut child = cc(include).spawn().map_err(|error| error.to_string())?;
-    let mut stdin = child.stdin.take().ok_or("no input")?;
-    stdin.write_all(program.as_bytes()).map_err(|error| error.to_string())?;
-    drop(stdin);
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
-}
-
-/// Labels of the figures that headers have no name for.
-fn lacking(include: Option<&Path>, figures: &[Figure]) -> BTreeSet<String> {
-    // One program for all: each figure stands on a line of its own number, and the compiler names the lines that it objects to.
-    let begin = HEADERS.lines().count() + 1;
-    let mut program = HEADERS.to_owned();
-    for (index, Figure { c, .. }) in figures.iter().enumerate() {
-        program.push_str(&format!("long long figure_{index} = (long long)({c});\n"));
-    }
-    let Err(said) = compile(include, &program) else { return BTreeSet::new() };
-    let mut lacking = BTreeSet::new();
-    for line in said.lines().filter(|line| line.contains("error:")) {
-        let number =
-            line.strip_prefix("<stdin>:").and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
-        match number.and_then(|number| figures.get(number.checked_sub(begin)?)) {
-            Some(figure) => lacking.insert(figure.label.clone()),
-            None => panic!("{line}"),
-        };
-    }
-    lacking
-}
 
 /// Whether headers are of this release or a later one. Those of a release in the making still say that they are the one before.
 fn are_of(include: Option<&Path>, (major, minor): (u16, u16)) -> bool {
@@ -74,7 +33,7 @@ fn are_of(include: Option<&Path>, (major, minor): (u16, u16)) -> bool {
 /// Compares everything with the headers in a directory, or the installed ones: how many were compared, and what the headers lack.
 fn compare(include: Option<&Path>) -> (usize, BTreeSet<String>) {
     let figures = all();
-    let lacking = lacking(include, &figures);
+    let lacking = lacking(HEADERS, include, &figures);
     let compared: Vec<&Figure> = figures
         .iter()
         .filter(|figure| !lacking.contains(&figure.label))
@@ -89,20 +48,8 @@ fn compare(include: Option<&Path>) -> (usize, BTreeSet<String>) {
             })
         })
         .collect();
-    let mut program = HEADERS.to_owned();
-    for Figure { label, rust, c } in &compared {
-        program
-            .push_str(&format!("_Static_assert((long long)({c}) == {rust}LL, \"{label}: {rust} here\");\n"));
-    }
-    if let Err(said) = compile(include, &program) {
-        panic!("{said}");
-    }
+    agree(HEADERS, include, &compared);
     (compared.len(), lacking)
-}
-
-/// Past the test harness, which keeps to itself what a passing test prints.
-fn say(line: &str) {
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 #[test]

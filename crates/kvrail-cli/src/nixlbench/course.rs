@@ -120,11 +120,13 @@ impl Course<'_> {
         while completed < count {
             vain += 1;
             for slot in &mut slots {
-                let Some(posted) = slot.posted else { continue };
+                let Some((began, posted)) = slot.posted else { continue };
                 if !slot.poll()? {
                     continue;
                 }
-                samples.transfer.record(posted.elapsed());
+                let ended = Instant::now();
+                samples.transfer.record(ended - posted);
+                samples.latency.record(ended - began);
                 slot.posted = None;
                 completed += 1;
                 vain = 0;
@@ -178,7 +180,7 @@ impl Course<'_> {
         }
         let posted = Instant::now();
         slot.ended = 0;
-        slot.posted = Some(posted);
+        slot.posted = Some((began, posted));
         samples.post.record(posted - began);
         Ok(())
     }
@@ -190,8 +192,8 @@ impl Course<'_> {
             return Err(Failure::peer(STOPPED));
         }
         (self.watch)()?;
-        let oldest = slots.iter().filter_map(|slot| slot.posted).min();
-        if oldest.is_some_and(|posted| posted.elapsed() > self.timeout) {
+        let oldest = slots.iter().filter_map(|slot| slot.posted).map(|(began, _)| began).min();
+        if oldest.is_some_and(|began| began.elapsed() > self.timeout) {
             return Err(Failure::peer(format!("a transfer has not ended within {}", units::span(self.timeout)))
                 .hint("raise --timeout if the sizes are large for these hosts"));
         }
@@ -210,8 +212,8 @@ struct Slot<'a> {
     /// One for each batch, when prepared. Before the registrations: what is in flight ends first.
     postings: Vec<Box<dyn Posting>>,
     registrations: Vec<Box<dyn Registration>>,
-    /// When it was posted; none while nothing is in flight.
-    posted: Option<Instant>,
+    /// When its posting began and returned; none while nothing is in flight.
+    posted: Option<(Instant, Instant)>,
     /// Postings that have ended since, from the front.
     ended: usize,
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use kvrail_report::Distribution;
 use serde::{Deserialize, Serialize};
 
 use crate::measure;
@@ -49,10 +50,6 @@ impl Step {
             p99: self.histogram.value_at_quantile(quantile) as f64 / 1e3,
         }
     }
-
-    pub(crate) fn histogram(&self) -> &Histogram<u64> {
-        &self.histogram
-    }
 }
 
 /// The steps of all transfers of a phase.
@@ -62,17 +59,20 @@ pub(crate) struct Samples {
     pub(crate) post: Step,
     /// From posted to ended.
     pub(crate) transfer: Step,
+    /// Both together.
+    pub(crate) latency: Step,
 }
 
 impl Samples {
     pub(crate) fn new() -> Self {
-        Self { prepare: Step::new(), post: Step::new(), transfer: Step::new() }
+        Self { prepare: Step::new(), post: Step::new(), transfer: Step::new(), latency: Step::new() }
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
         self.prepare.add(&other.prepare);
         self.post.add(&other.post);
         self.transfer.add(&other.transfer);
+        self.latency.add(&other.latency);
     }
 }
 
@@ -89,8 +89,13 @@ pub(crate) struct Figures {
     pub(crate) prepare_us: Pair,
     pub(crate) post_us: Pair,
     pub(crate) transfer_us: Pair,
-    /// Histograms of the same, for documents: (upper bound in ns, count).
-    pub(crate) histograms: [Vec<(u64, u64)>; 3],
+    /// All of the same, for documents.
+    pub(crate) prepare: Distribution,
+    pub(crate) post: Distribution,
+    pub(crate) transfer: Distribution,
+    pub(crate) latency: Distribution,
+    /// CPU time of the process in the timed part, seconds.
+    pub(crate) cpu_s: f64,
     /// Of the rails used, 10^9 bytes per second; none when unknown.
     pub(crate) line_rate_gbps: Option<f64>,
 }
@@ -103,14 +108,12 @@ impl Figures {
         size: Size,
         weight: u64,
         per_thread: u32,
+        cpu: Duration,
         line_rate_gbps: Option<f64>,
     ) -> Self {
-        let transfers = samples.transfer.histogram().len();
+        let transfers = samples.transfer.histogram.len();
         let blocks = size.batch * weight;
         let total_us = total.as_nanos() as f64 / 1e3;
-        let recorded = |step: &Step| {
-            step.histogram().iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect()
-        };
         Self {
             transfers,
             bytes: transfers * blocks * size.block_bytes,
@@ -119,7 +122,11 @@ impl Figures {
             prepare_us: samples.prepare.pair(),
             post_us: samples.post.pair(),
             transfer_us: samples.transfer.pair(),
-            histograms: [&samples.prepare, &samples.post, &samples.transfer].map(recorded),
+            prepare: Distribution::new(&samples.prepare.histogram),
+            post: Distribution::new(&samples.post.histogram),
+            transfer: Distribution::new(&samples.transfer.histogram),
+            latency: Distribution::new(&samples.latency.histogram),
+            cpu_s: cpu.as_secs_f64(),
             line_rate_gbps,
         }
     }
@@ -166,7 +173,7 @@ mod tests {
     #[test]
     fn bandwidth_and_latency_are_of_the_whole_timed_part() {
         let samples = samples((0..100).map(|_| 10));
-        let figures = Figures::new(&samples, Duration::from_millis(1), SIZE, 3, 50, None);
+        let figures = Figures::new(&samples, Duration::from_millis(1), SIZE, 3, 50, Duration::ZERO, None);
         assert_eq!((figures.transfers, figures.bytes), (100, 100 * 6 * 4096));
         assert!((figures.bandwidth_gbps() - 2.4576).abs() < 1e-9);
         assert!((figures.latency_us - 1000.0 / 300.0).abs() < 1e-9);
@@ -182,7 +189,7 @@ mod tests {
 
     #[test]
     fn all_initiators_add_up_and_an_unknown_line_rate_makes_the_sum_unknown() {
-        let one = Figures::new(&samples(1..=10), Duration::from_millis(1), SIZE, 1, 10, Some(50.0));
+        let one = Figures::new(&samples(1..=10), Duration::from_millis(1), SIZE, 1, 10, Duration::ZERO, Some(50.0));
         let other = Figures { line_rate_gbps: None, ..one.clone() };
         let row = line(SIZE, &[one.clone(), one.clone()]).unwrap();
         assert!((row.aggregate_gbps - 2.0 * row.bandwidth_gbps).abs() < 1e-12);

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kvrail_engines::Name;
+use kvrail_report::Memory;
 
 use crate::units;
 
@@ -39,8 +40,6 @@ pub(crate) enum Format {
     Json,
     /// One line per row.
     Csv,
-    /// A table for documents.
-    Markdown,
 }
 
 /// What a flag can hold: read from a word, or from a value of TOML, and shown as its default.
@@ -158,19 +157,31 @@ impl Value for Name {
 impl Value for Format {
     const PLACEHOLDER: &'static str = "NAME";
     fn read(word: &str) -> Result<Self, String> {
-        [Self::Nixlbench, Self::Json, Self::Csv, Self::Markdown]
+        [Self::Nixlbench, Self::Json, Self::Csv]
             .into_iter()
             .find(|format| format.show() == word.to_ascii_lowercase())
-            .ok_or_else(|| format!("there is no format `{word}`; there are nixlbench, json, csv, markdown"))
+            .ok_or_else(|| format!("there is no format `{word}`; there are nixlbench, json, csv"))
     }
     fn show(&self) -> String {
         match self {
             Self::Nixlbench => "nixlbench",
             Self::Json => "json",
             Self::Csv => "csv",
-            Self::Markdown => "markdown",
         }
         .into()
+    }
+}
+
+impl Value for Memory {
+    const PLACEHOLDER: &'static str = "NAME";
+    fn read(word: &str) -> Result<Self, String> {
+        [Self::Private, Self::Shared]
+            .into_iter()
+            .find(|memory| memory.word().eq_ignore_ascii_case(word))
+            .ok_or_else(|| format!("`{word}` is neither private nor shared"))
+    }
+    fn show(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -293,6 +304,7 @@ flags! {
         engine: Name = Name::Nixl, "What moves the bytes: nixl (the real NIXL, with --backend), kvrail, ucx, libfabric, memcpy.";
         engine_library: Option<PathBuf> = None, "The engine's library, if it is not found by itself: libnixl_capi.so (or a folder of the wheel), libucp.so, libfabric.so.";
         engine_options: String = String::new(), "Comma-separated key=value for the engine: parameters of the NIXL backend, provider=… and such of libfabric.";
+        memory: Memory = Memory::Private, "Of the buffers: private, as nixlbench allocates them, or shared, which a peer on the same host can map.";
         run_id: Option<String> = None, "Name of this run at the rendezvous, instead of --benchmark_group.";
         rank: Option<u32> = None, "This participant's rank: initiators from 0 on, then targets [default: from Slurm, Open MPI, torchrun or a Kubernetes job, else first come, first served].";
         world_size: Option<u32> = None, "Participants; must agree with the devices [default: initiators + targets, 2 in mode MG].";
@@ -302,7 +314,8 @@ flags! {
         etcd_user: Option<String> = None, "User of etcd; the password is taken from the environment, KVRAIL_ETCD_PASSWORD.";
         timeout: Duration = Duration::from_secs(60), "Longest wait for participants, for one step of them and for one transfer.";
         seed: Option<u64> = None, "Seed of the pattern of bytes [default: random].";
-        format: Format = Format::Nixlbench, "On stdout of rank 0: nixlbench (its table), json, csv, markdown.";
+        format: Format = Format::Nixlbench, "On stdout of rank 0: nixlbench (its table), json, csv.";
+        quiet: bool = false, "Say nothing on stderr.";
         output: Option<PathBuf> = None, "Write the result as JSON (schema kvrail.bench.v1) to a file too.";
     }
     Gpu {

@@ -1,12 +1,21 @@
 //! `kvrail nixlbench`: nixlbench's command line, workloads and table, over any engine.
 //!
 //! The flags ([`flags`], [`parse`], [`help`]) add up to [`settings`]; a pure [`plan`] says who moves what to whom, and [`workload`] how
-//! often; participants meet and run it; [`table`] prints it as nixlbench does.
+//! often; each [`participant`] meets the others ([`meet`]), runs its part ([`course`], [`bytes`]), and rank 0 records it ([`record`],
+//! [`table`]).
 
+mod bytes;
+mod course;
+mod engine;
+mod figures;
 mod flags;
 mod help;
+mod meet;
 mod parse;
+mod participant;
+mod peers;
 mod plan;
+mod record;
 mod settings;
 mod table;
 mod workload;
@@ -15,8 +24,10 @@ use std::ffi::OsString;
 
 use crate::failure::Failure;
 
-use parse::Request;
-use settings::Settings;
+use parse::{Given, Request};
+use peers::Peers;
+use record::Recorder;
+use settings::{Runtime, Settings};
 
 /// nixlbench's command line, workloads and table, over any engine
 #[derive(clap::Args, Debug)]
@@ -32,18 +43,34 @@ pub(crate) struct Nixlbench {
 /// # Errors
 /// What ended it early.
 pub(crate) fn main(arguments: &Nixlbench) -> Result<(), Failure> {
-    match parse::request(&words(arguments)?)? {
+    let words = words(arguments)?;
+    match parse::request(&words)? {
         Request::Help => print!("{}", help::text()),
         Request::Version => println!("kvrail {}", crate::environment::VERSION),
-        Request::Run(given) => {
-            let settings = Settings::new(&given)?;
-            for note in &settings.notes {
-                eprintln!("note: {note}");
-            }
-            print!("{}{}", table::configuration(&settings), table::header(table::is_wide(&settings.plan)));
-        }
+        Request::Run(given) => return run(&words, &given),
     }
     Ok(())
+}
+
+fn run(words: &[String], given: &Given) -> Result<(), Failure> {
+    let mut settings = Settings::new(given)?;
+    for note in &settings.notes {
+        settings.tell(&format!("note: {note}"));
+    }
+    let peers = if settings.names_a_rendezvous {
+        None
+    } else {
+        let peers = Peers::start(words, &settings.plan, &mut settings.flags)?;
+        settings.runtime = Runtime::Embedded;
+        Some(peers)
+    };
+    let mut recorder = Recorder::new(&settings);
+    let ended = participant::run(&settings, &mut recorder);
+    let ended = recorder.finish(ended);
+    if let Some(peers) = peers {
+        peers.end();
+    }
+    ended
 }
 
 /// The words, of which the parser wants text.

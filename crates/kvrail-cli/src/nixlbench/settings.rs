@@ -128,6 +128,13 @@ impl Settings {
         Ok(Self { flags, direction, runtime, sweep, plan, devices, notes, names_a_rendezvous })
     }
 
+    /// Says something on stderr, unless that is not wanted.
+    pub(crate) fn tell(&self, text: &str) {
+        if !self.flags.quiet {
+            eprintln!("{text}");
+        }
+    }
+
     /// The name under which participants meet.
     pub(crate) fn run_id(&self) -> &str {
         self.flags.run_id.as_deref().unwrap_or(&self.flags.benchmark_group)

@@ -1,8 +1,7 @@
 //! A libfabric that is loaded: which file, which release, and the functions that have to be looked up.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -12,6 +11,8 @@ use super::error::{FabricError, LoadError};
 use super::file::{File, file_version};
 use super::release::Release;
 use super::search::{Origin, Place, Search, is_loaders};
+use crate::dl;
+pub(super) use crate::dl::text;
 
 /// The oldest release that is used: Debian 12's, the oldest whose headers and library the tests are run with. (Its symbols alone would
 /// do since 1.9; `efa`'s reads and writes by the device, and the options that say whether they are emulated, need 1.18.)
@@ -342,8 +343,7 @@ fn symbol(
     symbol: &'static str,
     version: &'static str,
 ) -> Result<NonNull<c_void>, LoadError> {
-    let at = lookup(handle, symbol, version);
-    at.ok_or_else(|| LoadError::MissingSymbol {
+    dl::symbol(handle, symbol, Some(version)).ok_or_else(|| LoadError::MissingSymbol {
         path: file.path.clone(),
         symbol,
         version,
@@ -351,54 +351,17 @@ fn symbol(
     })
 }
 
-fn lookup(handle: NonNull<c_void>, symbol: &str, version: &str) -> Option<NonNull<c_void>> {
-    let symbol = CString::new(symbol).ok()?;
-    let version = CString::new(version).ok()?;
-    // SAFETY: the handle is open for good; both names are C strings.
-    NonNull::new(unsafe { libc::dlvsym(handle.as_ptr(), symbol.as_ptr(), version.as_ptr()) })
-}
-
-/// Maps a library, for good: providers start threads in it.
+/// Maps a library.
 fn map(library: &Path) -> Result<NonNull<c_void>, LoadError> {
-    let refused = |dlerror: String| LoadError::Refused { path: library.into(), dlerror };
-    let name = CString::new(library.as_os_str().as_bytes()).map_err(|e| refused(e.to_string()))?;
-    // SAFETY: a C string. Local, so that its libibverbs and the like do not meet another's by name.
-    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-    NonNull::new(handle).ok_or_else(|| {
-        // SAFETY: it takes nothing; the answer is this thread's.
-        let said = unsafe { libc::dlerror() };
-        // SAFETY: null or a string that stays until this thread's next call of the loader.
-        let said = unsafe { text(said) }.unwrap_or_else(|| "the loader gives no reason".into());
-        // The loader has no other way to say that it knows no such library: what it found it names with its directory.
-        if is_loaders(library) && said.starts_with(&format!("{}: ", library.display())) {
+    dl::map(library).map_err(|said| {
+        if is_loaders(library) && dl::is_absence(library, &said) {
             return LoadError::NotFound { looked: vec![said] };
         }
-        refused(said)
+        LoadError::Refused { path: library.into(), dlerror: said }
     })
 }
 
 /// The file that was mapped, links resolved.
 fn mapped_path(handle: NonNull<c_void>) -> Option<PathBuf> {
-    let at = lookup(handle, "fi_version", "FABRIC_1.0")?;
-    // SAFETY: zeros are a value of this structure of pointers.
-    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
-    // SAFETY: any address may be asked for; the answer is written to `info`.
-    if unsafe { libc::dladdr(at.as_ptr(), &mut info) } == 0 {
-        return None;
-    }
-    // SAFETY: the loader's name of a library that stays mapped.
-    let path = PathBuf::from(unsafe { text(info.dli_fname) }?);
-    path.canonicalize().ok().or(Some(path))
-}
-
-/// A copy of a C string; none for null.
-///
-/// # Safety
-/// Null, or a C string that nobody changes meanwhile.
-pub(super) unsafe fn text(at: *const c_char) -> Option<String> {
-    if at.is_null() {
-        return None;
-    }
-    // SAFETY: the caller's promise.
-    Some(unsafe { CStr::from_ptr(at) }.to_string_lossy().into_owned())
+    dl::file_of(dl::symbol(handle, "fi_version", Some("FABRIC_1.0"))?)
 }

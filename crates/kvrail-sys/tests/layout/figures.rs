@@ -5,12 +5,7 @@ use std::mem::offset_of;
 
 use kvrail_sys::libfabric::abi::*;
 
-/// One figure, as Rust has it and as C says it.
-pub(crate) struct Figure {
-    pub(crate) label: String,
-    pub(crate) rust: i64,
-    pub(crate) c: String,
-}
+use super::headers::Figure;
 
 /// Structures and all their fields: `field = "name"` where C has another name at that place.
 macro_rules! structures {

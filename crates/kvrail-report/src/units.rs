@@ -9,7 +9,7 @@ const RANGE_VALUES_MAX: usize = 256;
 
 /// A number of bytes, at least 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Size(pub(crate) u64);
+pub struct Size(pub u64);
 
 const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
@@ -62,7 +62,7 @@ impl fmt::Display for Size {
 }
 
 /// A size for reading, rounded to one decimal: `1.4 GiB`.
-pub(crate) fn about(bytes: u64) -> String {
+pub fn about(bytes: u64) -> String {
     for (name, shift) in UNITS {
         if bytes >= 1 << shift {
             let exact = Size(bytes).to_string();
@@ -75,9 +75,9 @@ pub(crate) fn about(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
-/// Values in ascending steps or as listed, parsed from `4KiB..64MiB`, `4KiB..64MiB*4` or `4KiB,1MiB`.
+/// Values in ascending steps or as listed: in the order in which they were given. Parsed from `4KiB..64MiB`, `4KiB..64MiB*4` or `4KiB,1MiB`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Sweep(pub(crate) Vec<u64>);
+pub struct Sweep(pub Vec<u64>);
 
 impl Sweep {
     fn parse(text: &str, parse_one: impl Fn(&str) -> Result<u64, String>) -> Result<Self, String> {
@@ -121,12 +121,12 @@ impl Sweep {
 }
 
 /// Parses block sizes.
-pub(crate) fn sizes(text: &str) -> Result<Sweep, String> {
+pub fn sizes(text: &str) -> Result<Sweep, String> {
     Sweep::parse(text, |one| one.parse::<Size>().map(|s| s.0))
 }
 
 /// Parses counts, each at least 1.
-pub(crate) fn counts(text: &str) -> Result<Sweep, String> {
+pub fn counts(text: &str) -> Result<Sweep, String> {
     Sweep::parse(text, |one| {
         let one = one.trim();
         let n = one.parse::<u64>().map_err(|_| format!("`{one}` is no count; write 64, 1..64 or 1,16,64"))?;
@@ -138,7 +138,7 @@ pub(crate) fn counts(text: &str) -> Result<Sweep, String> {
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Parses `2`, `2s`, `1.5s`, `250ms`, `5m`; more than zero, at most a day.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let trimmed = text.trim();
     let unit = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(unit);
@@ -159,7 +159,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A duration for reading: `250 ms`, `2 s`, `1.5 s`.
-pub(crate) fn span(duration: Duration) -> String {
+pub fn span(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 1.0 {
         format!("{} ms", (seconds * 1e3).round())
@@ -169,7 +169,7 @@ pub(crate) fn span(duration: Duration) -> String {
 }
 
 /// Microseconds in at most six characters and at least three significant digits: `0.312`, `14.7`, `1,204`.
-pub(crate) fn micros(us: f64) -> String {
+pub fn micros(us: f64) -> String {
     match us {
         us if !us.is_finite() => "-".into(),
         us if us < 9.9995 => format!("{us:.3}"),
@@ -180,7 +180,7 @@ pub(crate) fn micros(us: f64) -> String {
 }
 
 /// Thousands separated: `12,800`.
-pub(crate) fn grouped(n: u64) -> String {
+pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, c) in digits.chars().enumerate() {

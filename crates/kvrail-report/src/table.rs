@@ -1,12 +1,11 @@
 //! The result for people: at most 100 columns, units in the header, one line per case as soon as it is measured.
 
-use crate::case::Verify;
-use crate::report::{Control, Row};
 use crate::units::{Size, grouped, micros};
+use crate::{Control, Row, Used, Verify};
 
 /// Prints rows under headers; a header appears whenever what is above the columns changes.
 #[derive(Default)]
-pub(crate) struct Table {
+pub struct Table {
     above: Option<String>,
     marked: bool,
     unverified: bool,
@@ -77,26 +76,37 @@ fn line<'a>(cells: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 impl Table {
-    /// The lines for one more case.
-    pub(crate) fn row(&mut self, row: &Row) -> String {
+    /// The lines for one more row; `used` is what stands above the figures of its transport.
+    pub fn row(&mut self, row: &Row, used: Option<&Used>) -> String {
         let mut out = String::new();
         let threads = if row.threads == 1 { String::new() } else { format!(", {} threads", row.threads) };
+        let engine = if row.engine == "kvrail" { String::new() } else { format!("{}, ", row.engine) };
         let notify = if row.notify { ", with notifications" } else { "" };
         let above = format!(
-            "{}, {} memory on {}, {} blocks{threads}{notify}",
-            row.transport, row.memory, row.pages, row.layout
+            "{engine}{}, {} memory on {}, {} blocks{threads}{notify}",
+            row.carrier(),
+            row.memory,
+            row.pages.as_deref().unwrap_or("unknown pages"),
+            row.layout
         );
         if self.above.as_ref() != Some(&above) {
             let gap = if self.above.is_some() { "\n" } else { "" };
-            let head: String = row.head.iter().map(|line| format!("{line}\n")).collect();
+            let head = used.map(Used::head).unwrap_or_default();
+            let head: String = head.iter().map(|line| format!("{line}\n")).collect();
             out += &format!("{gap}{above}\n{head}{}{}", spans(), line(HEADS));
             self.above = Some(above);
         }
-        self.marked |= row.above_ceiling;
+        let Some(figures) = &row.figures else {
+            let what = row.failure.as_ref().map_or("nothing was measured", |failure| failure.what.as_str());
+            let (block, batch) = (Size(row.block_bytes).to_string(), grouped(row.batch));
+            let line = line([row.op.word(), &block, &batch]);
+            return format!("{out}{}  {what}\n", line.trim_end());
+        };
+        self.marked |= figures.above_ceiling;
         self.unverified |= row.verify == Verify::Off;
-        let percent = row.ceiling_percent.map_or_else(
+        let percent = figures.ceiling_percent.map_or_else(
             || "-".into(),
-            |p| format!("{:.0}{}", p.min(9999.0), if row.above_ceiling { "!" } else { "%" }),
+            |p| format!("{:.0}{}", p.min(9999.0), if figures.above_ceiling { "!" } else { "%" }),
         );
         let cpu = |seconds: f64| format!("{:.0}", seconds * 1e3);
         let verified = match (row.verify, row.verified) {
@@ -109,16 +119,16 @@ impl Table {
             row.op.to_string(),
             Size(row.block_bytes).to_string(),
             grouped(row.batch),
-            rate(row.bandwidth_gbps),
-            row.ceiling_gbps.map_or_else(|| "-".into(), rate),
+            rate(figures.bandwidth_gbps),
+            figures.ceiling_gbps.map_or_else(|| "-".into(), rate),
             percent,
-            micros(row.latency_us.p50),
-            micros(row.latency_us.p99),
-            micros(row.latency_us.max),
-            micros(row.prepare_us.p50),
-            micros(row.post_us.p50),
-            micros(row.wire_us.p50),
-            format!("{}/{}", cpu(row.cpu_s.initiator), cpu(row.cpu_s.target)),
+            micros(figures.latency_us.p50),
+            micros(figures.latency_us.p99),
+            micros(figures.latency_us.max),
+            micros(figures.prepare_us.p50),
+            micros(figures.post_us.p50),
+            micros(figures.wire_us.p50),
+            format!("{}/{}", cpu(figures.cpu_s.initiator), cpu(figures.cpu_s.target)),
             verified.to_string(),
         ];
         out += &line(cells.iter().map(String::as_str));
@@ -126,7 +136,7 @@ impl Table {
     }
 
     /// What the marks mean, where there are any.
-    pub(crate) fn footer(&self) -> String {
+    pub fn footer(&self) -> String {
         let mut out = String::new();
         if self.marked {
             out +=
@@ -139,7 +149,7 @@ impl Table {
     }
 
     /// The control path.
-    pub(crate) fn control(control: &Control) -> String {
+    pub fn control(control: &Control) -> String {
         format!(
             "{}, medians of {} repetitions\n\
              create an agent             {:>10.3} ms\n\
@@ -165,22 +175,30 @@ fn rate(gbps: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::tests::row;
+    use crate::{Failure, Figures};
 
     #[test]
     fn a_line_fits_a_hundred_columns() {
-        let report = crate::report::tests::report();
-        let text = Table::default().row(&report.results[0]);
+        let text = Table::default().row(&row(), None);
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         assert!(text.contains("32 KiB"), "{text}");
     }
 
     #[test]
     fn a_figure_above_its_ceiling_is_marked_and_the_mark_explained() {
-        let mut report = crate::report::tests::report();
-        let row = &mut report.results[0];
-        (row.above_ceiling, row.ceiling_percent) = (true, Some(120.4));
+        let mut row = row();
+        let above = |figures| Figures { above_ceiling: true, ceiling_percent: Some(120.4), ..figures };
+        row.figures = row.figures.map(above);
         let mut table = Table::default();
-        assert!(table.row(row).contains(" 120! "));
+        assert!(table.row(&row, None).contains(" 120! "));
         assert!(table.footer().starts_with("! above the plain copy"));
+    }
+
+    #[test]
+    fn an_engine_that_failed_has_a_line_that_says_why() {
+        let failed = Row { figures: None, failure: Some(Failure::engine("it died")), ..row() };
+        let text = Table::default().row(&failed, None);
+        assert!(text.ends_with("write  32 KiB    100  it died\n"), "{text}");
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The class of a failure: decides the exit code, and is named in the JSON report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+pub enum Kind {
     /// The command line asks for something contradictory or impossible.
     Usage,
     /// This host lacks what the run needs: memory, a port, a permission, a file.
@@ -18,29 +18,32 @@ pub(crate) enum Kind {
     Peer,
     /// Bytes arrived wrong, or a promised notification did not come.
     Check,
+    /// An engine cannot be loaded, refuses the work, died or went silent; the others went on.
+    Engine,
     /// Ctrl-C or SIGTERM, on either side.
     Interrupted,
 }
 
 impl Kind {
     /// The exit code of the process.
-    pub(crate) const fn exit_code(self) -> u8 {
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
         match self {
             Self::Check => 1,
-            Self::Usage | Self::Environment | Self::Peer | Self::Interrupted => 2,
+            Self::Usage | Self::Environment | Self::Peer | Self::Engine | Self::Interrupted => 2,
         }
     }
 }
 
 /// One failure: what, where, and what to do about it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Failure {
+pub struct Failure {
     /// Its class.
-    pub(crate) kind: Kind,
+    pub kind: Kind,
     /// What failed and where, one sentence without a full stop.
-    pub(crate) what: String,
+    pub what: String,
     /// What to do, one line each.
-    pub(crate) hints: Vec<String>,
+    pub hints: Vec<String>,
 }
 
 impl Failure {
@@ -48,36 +51,47 @@ impl Failure {
         Self { kind, what: what.into(), hints: Vec::new() }
     }
 
-    pub(crate) fn usage(what: impl Into<String>) -> Self {
+    /// The command line contradicts itself, or asks for what cannot be.
+    pub fn usage(what: impl Into<String>) -> Self {
         Self::new(Kind::Usage, what)
     }
 
-    pub(crate) fn environment(what: impl Into<String>) -> Self {
+    /// This host lacks something.
+    pub fn environment(what: impl Into<String>) -> Self {
         Self::new(Kind::Environment, what)
     }
 
-    pub(crate) fn peer(what: impl Into<String>) -> Self {
+    /// The other side is absent, gone or silent.
+    pub fn peer(what: impl Into<String>) -> Self {
         Self::new(Kind::Peer, what)
     }
 
-    pub(crate) fn check(what: impl Into<String>) -> Self {
+    /// A check said no.
+    pub fn check(what: impl Into<String>) -> Self {
         Self::new(Kind::Check, what)
     }
 
-    pub(crate) fn interrupted() -> Self {
+    /// An engine failed.
+    pub fn engine(what: impl Into<String>) -> Self {
+        Self::new(Kind::Engine, what)
+    }
+
+    /// Someone ended the run.
+    #[must_use]
+    pub fn interrupted() -> Self {
         Self::new(Kind::Interrupted, "interrupted; what was measured until then is printed")
     }
 
     /// Adds a line of advice.
     #[must_use]
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
     }
 
     /// The same failure, told from the other end of the control link.
     #[must_use]
-    pub(crate) fn told_by(mut self, peer: &str) -> Self {
+    pub fn told_by(mut self, peer: &str) -> Self {
         if self.kind == Kind::Interrupted {
             self.what = format!("interrupted at the {peer}; what was measured until then is printed");
         } else {
@@ -86,6 +100,8 @@ impl Failure {
         self
     }
 }
+
+impl std::error::Error for Failure {}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,7 +130,7 @@ mod tests {
     #[test]
     fn only_a_failed_check_says_no() {
         assert_eq!(Kind::Check.exit_code(), 1);
-        for kind in [Kind::Usage, Kind::Environment, Kind::Peer, Kind::Interrupted] {
+        for kind in [Kind::Usage, Kind::Environment, Kind::Peer, Kind::Engine, Kind::Interrupted] {
             assert_eq!(kind.exit_code(), 2);
         }
     }
