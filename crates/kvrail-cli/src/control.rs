@@ -279,7 +279,7 @@ mod tests {
             expected: 3,
             found: 4,
             bad_bytes: 5,
-            kind: DamageKind::Swapped { distance: -4096 },
+            kind: DamageKind::Swapped { block: 9, stale: None },
         };
         vec![
             Message::Reset { round: 3 },

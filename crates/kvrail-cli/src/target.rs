@@ -14,7 +14,7 @@ use crate::environment;
 use crate::failure::Failure;
 use crate::link::Link;
 use crate::measure;
-use crate::pattern::{self, Block, Bytes, Pattern, Source};
+use crate::pattern::{self, Block, Bytes, Pattern, Places, Source};
 use crate::run::Run;
 use crate::signals;
 
@@ -215,7 +215,10 @@ pub(crate) fn verify(
                     round,
                     region_bytes: case.pool_bytes,
                 };
-                if let Err(damage) = pattern.check(pool, &expected) {
+                if let Err(mut damage) = pattern.check(pool, &expected) {
+                    let (block_bytes, region_bytes) = (case.block_bytes, case.pool_bytes);
+                    let places = Places { here, source, block_bytes, region_bytes };
+                    damage.name_blocks(pattern, pool, &places, round);
                     return Ok(Some(Wound { case: case.index, round, block: block as u64, damage: *damage }));
                 }
             }
@@ -226,16 +229,7 @@ pub(crate) fn verify(
 
 /// The first byte outside every block that is no longer poison: something wrote where nothing was to be written.
 pub(crate) fn stray(case: &Case, blocks: &[u64], pool: &Pool) -> Option<u64> {
-    let mut sorted = blocks.to_vec();
-    sorted.sort_unstable();
-    let mut from = 0;
-    for block in sorted.into_iter().chain([case.pool_bytes]) {
-        if let Some(at) = pattern::first_unpoisoned(pool, from, block.saturating_sub(from)) {
-            return Some(at);
-        }
-        from = block + case.block_bytes;
-    }
-    None
+    pattern::stray(pool, blocks, case.block_bytes, case.pool_bytes)
 }
 
 const _: () = assert!(GUARD_BYTES > 0, "contiguous blocks have something before and behind them to look at");

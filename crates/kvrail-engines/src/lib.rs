@@ -9,11 +9,17 @@
 
 mod engine;
 mod error;
+pub mod libfabric;
+pub mod memcpy;
+mod metadata;
+pub mod nixl;
 mod own;
+mod plant;
 pub mod ucx;
 mod used;
 
 pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting, Registration};
 pub use error::{EngineError, Kind};
 pub use own::{Kvrail, Options as KvrailOptions, PASSED_OVER, process_vm_denied};
+pub use plant::{Plant, Planted};
 pub use used::{Fact, Rail, Used};

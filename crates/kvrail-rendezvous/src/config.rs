@@ -95,7 +95,10 @@ impl Service {
         #[cfg(feature = "etcd")]
         return EtcdConfig::new(text).map(Self::Etcd);
         #[cfg(not(feature = "etcd"))]
-        Err(ConfigError::Address { address: text.trim().into(), detail: "this build has no etcd; write tcp://HOST:PORT" })
+        Err(ConfigError::Address {
+            address: text.trim().into(),
+            detail: "this build has no etcd; write tcp://HOST:PORT",
+        })
     }
 }
 
@@ -332,10 +335,15 @@ fn authority(host: &str, port: u16) -> String {
 fn split(text: &str, default_port: Option<u16>) -> Result<(String, u16), &'static str> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or("an IPv6 address ends with ]")?;
-        (host, if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or("after ] comes :PORT")?) })
+        (
+            host,
+            if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or("after ] comes :PORT")?) },
+        )
     } else {
         match text.rsplit_once(':') {
-            Some((host, _)) if host.contains(':') => return Err("write an IPv6 address in brackets: [::1]:PORT"),
+            Some((host, _)) if host.contains(':') => {
+                return Err("write an IPv6 address in brackets: [::1]:PORT");
+            }
             Some((host, port)) => (host, Some(port)),
             None => (text, None),
         }
@@ -393,7 +401,10 @@ mod tests {
         };
         assert!(with(|c| c.world_size = 0).is_err());
         assert!(with(|c| c.world_size = WORLD_SIZE_MAX + 1).is_err());
-        assert_eq!(with(|c| c.rank = Some(2)).unwrap_err().to_string(), "rank 2 is not one of a group of 2: ranks are 0 to 1");
+        assert_eq!(
+            with(|c| c.rank = Some(2)).unwrap_err().to_string(),
+            "rank 2 is not one of a group of 2: ranks are 0 to 1"
+        );
         assert!(with(|c| c.lease = Duration::ZERO).is_err());
         assert!(EmbeddedConfig::new("tcp://a").is_err());
         assert!(EmbeddedConfig::new("tcp://:1").is_err());

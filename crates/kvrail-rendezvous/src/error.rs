@@ -173,7 +173,9 @@ pub enum ServiceError {
         waited: Duration,
     },
     /// The run's values are more than a member mirrors.
-    #[error("the run has {keys} values of {bytes} bytes; at most {RUN_KEYS_MAX} of {RUN_BYTES_MAX} bytes are allowed")]
+    #[error(
+        "the run has {keys} values of {bytes} bytes; at most {RUN_KEYS_MAX} of {RUN_BYTES_MAX} bytes are allowed"
+    )]
     TooMuch {
         /// Values seen.
         keys: usize,
@@ -209,8 +211,12 @@ impl ServiceError {
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
         let hint = match self {
-            Self::Unreachable { .. } => "check that it runs, the address and port, and that no firewall is between",
-            Self::Unhealthy { .. } => "see `etcdctl endpoint health` and etcd's log: a cluster without a leader, or out of space",
+            Self::Unreachable { .. } => {
+                "check that it runs, the address and port, and that no firewall is between"
+            }
+            Self::Unhealthy { .. } => {
+                "see `etcdctl endpoint health` and etcd's log: a cluster without a leader, or out of space"
+            }
             Self::NotTheService { .. } => "check the address and port",
             Self::TlsExpected { .. } => "write https:// and give the CA's certificate",
             Self::PlainExpected { .. } => "write http://",
@@ -218,7 +224,9 @@ impl ServiceError {
                 "give the certificate of the CA that signed it, and the name that it was made for"
             }
             Self::ClientCertificate { given: false, .. } => "give a client certificate and its key",
-            Self::ClientCertificate { given: true, .. } => "give one that a CA of the server signed for clients",
+            Self::ClientCertificate { given: true, .. } => {
+                "give one that a CA of the server signed for clients"
+            }
             Self::AuthenticationNeeded { .. } => "give a user and a password",
             Self::AuthenticationDenied { .. } => "check user and password",
             Self::PermissionDenied { .. } => "have the role granted read and write on this prefix",

@@ -93,7 +93,9 @@ pub enum GroupError {
         len: usize,
     },
     /// This member has published as much as it may.
-    #[error("this member has published {keys} values of {bytes} bytes; at most {KEYS_PER_MEMBER_MAX} of {MEMBER_BYTES_MAX} bytes are allowed")]
+    #[error(
+        "this member has published {keys} values of {bytes} bytes; at most {KEYS_PER_MEMBER_MAX} of {MEMBER_BYTES_MAX} bytes are allowed"
+    )]
     TooMuch {
         /// Values, with the one that was refused.
         keys: usize,
@@ -299,7 +301,13 @@ impl Group {
     ///
     /// # Errors
     /// [`GroupError`].
-    pub fn broadcast(&self, name: &str, root: u32, bytes: &[u8], deadline: Duration) -> Result<Value, GroupError> {
+    pub fn broadcast(
+        &self,
+        name: &str,
+        root: u32,
+        bytes: &[u8],
+        deadline: Duration,
+    ) -> Result<Value, GroupError> {
         let bytes = if root == self.rank { bytes } else { &[] };
         let no_such_rank = GroupError::NoSuchRank { rank: root, world_size: self.world_size };
         if root >= self.world_size {
@@ -438,7 +446,9 @@ impl Group {
         let error = view.failed.as_ref()?;
         let hosting = |host: Incarnation| self.members.iter().find(|member| member.incarnation == host);
         match (error, self.started.host.and_then(hosting)) {
-            (ServiceError::Lost { .. }, Some(host)) if host.rank != self.rank => Some(lost(host, &Loss::Vanished)),
+            (ServiceError::Lost { .. }, Some(host)) if host.rank != self.rank => {
+                Some(lost(host, &Loss::Vanished))
+            }
             _ => Some(GroupError::Service(error.clone())),
         }
     }
@@ -454,7 +464,8 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.left {
-            let reason = if std::thread::panicking() { "it panicked" } else { "it ended without leaving the group" };
+            let reason =
+                if std::thread::panicking() { "it panicked" } else { "it ended without leaving the group" };
             // The others learn it from the lease where they cannot be told.
             let _ = self.part(Parting::GaveUp(reason.into()), LEAVE);
         }

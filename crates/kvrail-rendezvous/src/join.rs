@@ -109,7 +109,9 @@ impl JoinError {
                 vec!["give each process its own rank, or this run an id of its own".into()]
             }
             Self::WorldSizeDiffers { .. } => vec!["give all members the same number of members".into()],
-            Self::Foreign { .. } => vec!["use another run id, or the same version of the program everywhere".into()],
+            Self::Foreign { .. } => {
+                vec!["use another run id, or the same version of the program everywhere".into()]
+            }
             _ => Vec::new(),
         }
     }
@@ -316,7 +318,12 @@ impl Joining<'_> {
                 Ok(Step::Stop(error)) => return Err(error),
                 Ok(Step::Agree(digest)) => {
                     let value = format!("{digest:016x}").into_bytes().into();
-                    self.driver.put(Key::Ready(self.me.incarnation).to_string(), value, None, self.grace())?;
+                    self.driver.put(
+                        Key::Ready(self.me.incarnation).to_string(),
+                        value,
+                        None,
+                        self.grace(),
+                    )?;
                     agreed = Some(digest);
                 }
                 Ok(Step::Suspect(seat)) => {
@@ -360,7 +367,8 @@ impl Joining<'_> {
             _ => {}
         }
         let other_size = |seat: &&Seat| {
-            seat.record.world_size != self.config.world_size && !asked.contains(&seat.record.member.incarnation)
+            seat.record.world_size != self.config.world_size
+                && !asked.contains(&seat.record.member.incarnation)
         };
         if let Some(seat) = view.seats.values().find(other_size) {
             return Some(Step::Suspect(seat.clone()));

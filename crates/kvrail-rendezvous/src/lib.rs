@@ -53,7 +53,9 @@ mod member;
 mod name;
 mod view;
 
-pub use config::{Config, ConfigError, EmbeddedConfig, Endpoint, EtcdConfig, Hosting, Secret, Service, TlsConfig};
+pub use config::{
+    Config, ConfigError, EmbeddedConfig, Endpoint, EtcdConfig, Hosting, Secret, Service, TlsConfig,
+};
 pub use embedded::{Host, HostError, wire};
 pub use error::{Loss, ServiceError};
 pub use group::{Group, GroupError, Value};

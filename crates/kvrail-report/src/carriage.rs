@@ -111,6 +111,19 @@ pub struct Libfabric {
 const COLUMNS: usize = 100;
 
 impl Carriage {
+    /// The libfabric provider, where there is one.
+    #[must_use]
+    pub fn provider(&self) -> Option<&str> {
+        let own = self.libfabric.as_ref().map(|libfabric| libfabric.provider.as_str());
+        own.or_else(|| self.facts.get("provider").map(String::as_str))
+    }
+
+    /// The backend of an engine that has several.
+    #[must_use]
+    pub fn backend(&self) -> Option<&str> {
+        self.facts.get("backend").map(String::as_str)
+    }
+
     /// Sum of the rails' line rates, GB/s; nothing when one is unknown.
     #[must_use]
     pub fn line_rate_gbps(&self) -> Option<f64> {

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Carriage, Failure, Fingerprint, Ratio, Row, Used, ratios, time};
+use crate::{Carriage, Failure, Fingerprint, Ratio, Row, Used, time};
 
 /// Name and version of the schema. Fields are added under the same version; a changed meaning raises it.
 pub const SCHEMA: &str = "kvrail.bench.v1";
@@ -179,11 +179,6 @@ impl Document {
         self.verified = self.complete && self.results.iter().all(|row| row.verified);
         self.failure = ended.err();
         self.judge();
-    }
-
-    /// Computes from the rows what follows from them, anew: ratios, ceilings, verdicts.
-    pub fn judge(&mut self) {
-        self.ratios = ratios(&self.results);
     }
 
     /// Engines that have rows, in the order of their first.

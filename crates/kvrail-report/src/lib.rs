@@ -8,19 +8,27 @@
 //! Figures are decimal (GB/s = 10^9 bytes per second), sizes binary (KiB = 1,024 bytes), and both are always named.
 #![forbid(unsafe_code)]
 
+pub mod compare;
 pub mod csv;
 pub mod document;
+pub mod expect;
 pub mod failure;
 pub mod fingerprint;
+pub mod html;
+pub mod junit;
+pub mod markdown;
+pub mod nixlbench_table;
 pub mod redact;
 pub mod table;
 pub mod time;
 pub mod units;
+pub mod versus;
 pub mod words;
 
 mod carriage;
 mod distribution;
 mod figures;
+mod judge;
 mod ratio;
 mod row;
 mod turns;

@@ -163,8 +163,6 @@ pub enum CeilingKind {
     LineRate,
     /// The PCIe links between the rails and memory.
     Pcie,
-    /// The way between NUMA nodes.
-    Numa,
     /// A plain copy of the same blocks here.
     Memcpy,
     /// Plain operations of the same provider, measured in the same run.

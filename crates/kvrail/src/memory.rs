@@ -11,9 +11,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use kvrail_core::transport::Device;
+use kvrail_transport::memory::share_of;
 
 pub use kvrail_transport::memory::{
-    AllocateError, HugePages, Options, Pages, PrivateMemory, SharedMemory, page_bytes,
+    AllocateError, HugePages, Options, Pages, PrivateMemory, Share, SharedMemory, page_bytes,
 };
 pub use kvrail_transport::raw::RawMemory;
 
@@ -133,6 +134,12 @@ impl Memory {
             Owner::Shared(_) | Owner::Private(_) => Device::Host,
             Owner::Raw(memory) => memory.device(),
         }
+    }
+
+    /// The file behind it, for another process that is to map the same bytes; none unless it is shared memory.
+    #[must_use]
+    pub fn share(&self) -> Option<Share> {
+        share_of(self.base(), self.len as u64).filter(|_| self.device() == Device::Host)
     }
 
     /// Copies bytes in. What a peer writes at the same time may be mixed with them.

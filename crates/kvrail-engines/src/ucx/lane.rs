@@ -8,7 +8,9 @@ use kvrail_sys::ucp::{
 };
 
 use super::metadata::Metadata;
+use super::used::Said;
 use super::words;
+use crate::engine::Direction;
 use crate::error::{EngineError, Kind};
 
 /// Number of the active message that carries notifications.
@@ -77,6 +79,7 @@ impl Lane {
         worker: &[u8],
         handling: ErrorHandling,
         scratch: (&MappedMemory, u64),
+        said: &Said,
         within: Duration,
     ) -> Result<Vec<Transport>, EngineError> {
         let deadline = Instant::now() + within;
@@ -92,7 +95,9 @@ impl Lane {
         let local = std::ptr::with_exposed_provenance_mut(scratch.1 as usize);
         // SAFETY: the scratch has room, stays as long as the lane, and nobody looks at it; the remote bytes are the peer's memory's first.
         let posted = unsafe { link.endpoint.get(&tally, local, len, peer.base, &link.key) };
-        posted.map_err(refused)?;
+        if posted.map_err(refused)? {
+            said.note(Direction::Read, len, tally.describe());
+        }
         loop {
             open.worker.progress();
             if tally.pending() == 0 {

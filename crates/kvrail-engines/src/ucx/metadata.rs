@@ -16,6 +16,8 @@ pub(super) const WORKERS_MAX: usize = 1024;
 pub(super) struct Metadata {
     /// Its UCX, as in `1.13.1`.
     pub(super) release: String,
+    /// Its host, until that boots again; empty where it does not say.
+    pub(super) host: String,
     /// Address of its memory's first byte, in its process.
     pub(super) base: u64,
     /// Bytes of its memory.
@@ -31,6 +33,7 @@ impl Metadata {
         let mut out = MAGIC.to_vec();
         out.push(VERSION);
         put(&mut out, self.release.as_bytes());
+        put(&mut out, self.host.as_bytes());
         out.extend(self.base.to_le_bytes());
         out.extend(self.len.to_le_bytes());
         put(&mut out, &self.key);
@@ -70,6 +73,7 @@ impl Metadata {
 
     fn body(at: &mut Reader<'_>) -> Option<Self> {
         let release = String::from_utf8(at.bytes()?.to_vec()).ok()?;
+        let host = String::from_utf8(at.bytes()?.to_vec()).ok()?;
         let (base, len) =
             (at.number::<8>().map(u64::from_le_bytes)?, at.number::<8>().map(u64::from_le_bytes)?);
         base.checked_add(len)?;
@@ -79,7 +83,7 @@ impl Metadata {
             return None;
         }
         let workers = (0..count).map(|_| at.bytes().map(<[u8]>::to_vec)).collect::<Option<_>>()?;
-        Some(Self { release, base, len, key, workers })
+        Some(Self { release, host, base, len, key, workers })
     }
 }
 
@@ -119,6 +123,7 @@ mod tests {
     fn sample() -> Metadata {
         Metadata {
             release: "1.13.1".into(),
+            host: "4c1e".into(),
             base: 0x7f00_0000_0000,
             len: 1 << 30,
             key: vec![7; 40],

@@ -53,16 +53,17 @@ pub struct Config {
     pub tls: Option<String>,
     /// Devices to choose from (`UCX_NET_DEVICES`): `eth0`, `mlx5_0:1`… None = the environment's, else all.
     pub devices: Option<String>,
-    /// Whether UCX watches over peers. [`ErrorHandling::Peer`] unless told otherwise; `ucx_perftest` runs with
-    /// [`ErrorHandling::None`], where a dead peer is only noticed by the deadline.
-    pub error_handling: ErrorHandling,
+    /// Whether UCX watches over peers. None = as it is best for each: [`ErrorHandling::Peer`], but on one host, where UCX could then not use
+    /// `cma`, [`ErrorHandling::None`], with which `ucx_perftest` runs; a dead peer is then noticed by the deadline. Both sides the same:
+    /// release 1.13 is known to end a process whose peers watch and that does not.
+    pub error_handling: Option<ErrorHandling>,
     /// Operations of one posting in flight, at least 1.
     pub window: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { library: None, tls: None, devices: None, error_handling: ErrorHandling::Peer, window: WINDOW }
+        Self { library: None, tls: None, devices: None, error_handling: None, window: WINDOW }
     }
 }
 
@@ -86,6 +87,8 @@ pub struct Ucx {
     peers: Vec<Metadata>,
     /// Of the last peer's first lane.
     transports: Vec<Transport>,
+    /// How the last peer is watched.
+    handling: ErrorHandling,
     said: Arc<Said>,
     notifications_taken: AtomicU64,
     context: Context,
@@ -111,14 +114,11 @@ impl Ucx {
         let mut settings = Vec::new();
         settings.extend(config.tls.as_deref().map(|tls| ("TLS", tls)));
         settings.extend(config.devices.as_deref().map(|devices| ("NET_DEVICES", devices)));
-        if config.error_handling == ErrorHandling::Peer {
-            // UCX leaves posix and sysv out where peers are watched, unless it is told that they may take part. Who has set one of these
-            // has decided.
-            let unset = |name: &&str| env::var_os(format!("UCX_{name}")).is_none();
-            if unset(&"MM_ERROR_HANDLING") {
-                let shared = ["POSIX_ERROR_HANDLING", "SYSV_ERROR_HANDLING"];
-                settings.extend(shared.into_iter().filter(unset).map(|name| (name, "y")));
-            }
+        if config.error_handling == Some(ErrorHandling::Peer)
+            && env::var_os("UCX_MM_ERROR_HANDLING").is_none()
+        {
+            // UCX leaves posix and sysv out where peers are watched, unless it is told that they may take part.
+            settings.push(("MM_ERROR_HANDLING", "y"));
         }
         let context = Context::open(&library, UCP_FEATURE_RMA | UCP_FEATURE_AM, &settings)
             .map_err(|error| words::call("opening UCX", &error))?;
@@ -126,16 +126,17 @@ impl Ucx {
             .map_err(|error| EngineError::new(Kind::Environment, format!("ucx: {error}")))?;
         let scratch = Registered::new(&context, &scratch)?;
         Ok(Self {
-            config,
             lanes: Vec::new(),
             lane_count: 1,
             registered: None,
             scratch,
             peers: Vec::new(),
             transports: Vec::new(),
+            handling: config.error_handling.unwrap_or(ErrorHandling::Peer),
             said: Arc::default(),
             notifications_taken: AtomicU64::new(0),
             context,
+            config,
         })
     }
 
@@ -152,6 +153,14 @@ impl Ucx {
         self.registered.as_ref().ok_or_else(|| EngineError::new(Kind::Usage, "ucx: no memory is registered"))
     }
 
+    /// Whether UCX shall watch over a peer.
+    fn handling_of(&self, peer: &Metadata) -> ErrorHandling {
+        let allowed = self.config.tls.clone().or_else(|| env::var("UCX_TLS").ok());
+        let shares = peer.host == host() && allowed.is_none_or(|tls| may_share_memory(&tls));
+        let best = if shares { ErrorHandling::None } else { ErrorHandling::Peer };
+        self.config.error_handling.unwrap_or(best)
+    }
+
     fn messages(&self) -> u64 {
         self.lanes.iter().map(|lane| lock(lane).messages()).sum()
     }
@@ -166,6 +175,21 @@ impl Registered {
             mapped.map_err(|error| words::call(&format!("registering {} bytes", memory.len()), &error))?;
         Ok(Self { mapped, memory: memory.clone() })
     }
+}
+
+/// This host, until it boots again; empty where it does not say.
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// Whether a list of transports leaves room for those that reach into a process of the same host.
+fn may_share_memory(tls: &str) -> bool {
+    const OF_ONE_HOST: [&str; 10] =
+        ["all", "sm", "shm", "mm", "posix", "sysv", "cma", "knem", "xpmem", "self"];
+    // What begins with ^ lists what is left out.
+    tls.starts_with('^') || tls.split(',').any(|name| OF_ONE_HOST.contains(&name.trim_matches('\\')))
 }
 
 /// `Ok` when all blocks lie inside a memory.
@@ -185,7 +209,7 @@ impl Engine for Ucx {
     }
 
     fn used(&self) -> Vec<Used> {
-        vec![used::report(self.context.library(), self.config.error_handling, &self.transports, &self.said)]
+        vec![used::report(self.context.library(), self.handling, &self.transports, &self.said)]
     }
 
     fn lanes(&mut self, count: u32) -> Result<(), EngineError> {
@@ -215,6 +239,7 @@ impl Engine for Ucx {
         let key = registered.mapped.packed_key();
         let metadata = Metadata {
             release: self.context.library().version().to_owned(),
+            host: host(),
             base: registered.memory.base(),
             len: registered.memory.len() as u64,
             key: key.map_err(|error| words::call("the memory's key", &error))?,
@@ -234,11 +259,12 @@ impl Engine for Ucx {
                 peer.release
             );
         }
+        self.handling = self.handling_of(&peer);
         let scratch = (&self.scratch.mapped, self.scratch.memory.base());
         for (index, lane) in self.lanes.iter().enumerate() {
             let worker = &peer.workers[index % peer.workers.len()];
             let left = deadline.saturating_duration_since(Instant::now());
-            let transports = lock(lane).connect(&peer, worker, self.config.error_handling, scratch, left)?;
+            let transports = lock(lane).connect(&peer, worker, self.handling, scratch, &self.said, left)?;
             if index == 0 {
                 self.transports = transports;
             }

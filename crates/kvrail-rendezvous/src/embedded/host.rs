@@ -39,7 +39,9 @@ pub(super) async fn find(embedded: &EmbeddedConfig, opened: Option<SocketAddr>) 
         return match listen(SocketAddr::new(bind, embedded.port)) {
             Ok(listener) => Ok(Found::Open(listener)),
             Err(error) if embedded.hosting == Hosting::Always => Ok(Found::Taken(format!("{bind}: {error}"))),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(Found::Elsewhere(vec![reachable(address)])),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                Ok(Found::Elsewhere(vec![reachable(address)]))
+            }
             Err(error) => Err(error),
         };
     }

@@ -44,7 +44,8 @@ pub(crate) async fn run(embedded: EmbeddedConfig, start: Start) {
     let reached = reach(&embedded, &config, me.incarnation, until, &mut server).await;
     let mut client = match reached {
         Ok((run_id, host, stream)) => {
-            let mut client = Client::new(config.service.to_string(), config.lease, shared, me.incarnation, stream);
+            let mut client =
+                Client::new(config.service.to_string(), config.lease, shared, me.incarnation, stream);
             if let Err(error) = client.catch_up(until).await {
                 return started.send(Err(error));
             }
@@ -127,7 +128,10 @@ async fn attempt(
         Found::Open(listener) => {
             let run_id = config.run_id.clone().unwrap_or_else(RunId::generate);
             let opened = Server::start(listener, run_id, me.0).map_err(|error| {
-                Attempt::Final(ServiceError::Local { doing: "serve the rendezvous", detail: error.to_string() })
+                Attempt::Final(ServiceError::Local {
+                    doing: "serve the rendezvous",
+                    detail: error.to_string(),
+                })
             })?;
             let address = opened.address();
             *server = Some(opened);
@@ -255,7 +259,10 @@ impl Client {
     }
 
     /// Serves the group's threads until they leave, which is `Some`, or forget this thread.
-    async fn attend(&mut self, mut commands: mpsc::Receiver<Command>) -> Result<Option<Leaving>, ServiceError> {
+    async fn attend(
+        &mut self,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> Result<Option<Leaving>, ServiceError> {
         let mut tick = tokio::time::interval(self.lease / 3);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

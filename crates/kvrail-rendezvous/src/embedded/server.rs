@@ -19,8 +19,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::wire::{FrameError, HEADER_BYTES, Header, Message, Outcome, Refusal};
 use crate::key::Key;
 use crate::limits::{
-    KEYS_PER_MEMBER_MAX, LEASE_MAX, LEASE_MIN, MEMBER_BYTES_MAX, RUN_BYTES_MAX, RUN_KEYS_MAX, VALUE_BYTES_MAX,
-    WORLD_SIZE_MAX,
+    KEYS_PER_MEMBER_MAX, LEASE_MAX, LEASE_MIN, MEMBER_BYTES_MAX, RUN_BYTES_MAX, RUN_KEYS_MAX,
+    VALUE_BYTES_MAX, WORLD_SIZE_MAX,
 };
 use crate::name::RunId;
 
@@ -69,11 +69,7 @@ struct Connection {
 
 impl Server {
     /// Opens the port and serves on the runtime that this is called on.
-    pub(super) fn start(
-        listener: std::net::TcpListener,
-        run_id: RunId,
-        host: u64,
-    ) -> io::Result<Arc<Self>> {
+    pub(super) fn start(listener: std::net::TcpListener, run_id: RunId, host: u64) -> io::Result<Arc<Self>> {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
@@ -212,7 +208,8 @@ impl Server {
                 return state.let_go(id, Some(Message::Refused { why: Refusal::Nonsense, reason }));
             }
         };
-        let (outcome, reason) = outcome.map_or_else(|reason| (Outcome::Refused, reason), |o| (o, String::new()));
+        let (outcome, reason) =
+            outcome.map_or_else(|reason| (Outcome::Refused, reason), |o| (o, String::new()));
         state.send(id, &Message::Done { seq, outcome, reason });
     }
 }
@@ -246,7 +243,8 @@ impl State {
         let keys = connection.keys + usize::from(old.is_none());
         let bytes = connection.bytes - old.unwrap_or(0) + value.len();
         let total = self.bytes - old.unwrap_or(0) + value.len();
-        let keys_max = OWN_KEYS_MAX + if matches!(parsed, Key::Value { .. }) { KEYS_PER_MEMBER_MAX } else { 0 };
+        let keys_max =
+            OWN_KEYS_MAX + if matches!(parsed, Key::Value { .. }) { KEYS_PER_MEMBER_MAX } else { 0 };
         if keys > keys_max || bytes > MEMBER_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
             return Err(format!("a member has at most {keys_max} keys of {MEMBER_BYTES_MAX} bytes"));
         }

@@ -177,7 +177,9 @@ impl fmt::Display for FrameError {
             }
             Self::UnknownKind(kind) => write!(f, "frame kind {kind} is unknown"),
             Self::Reserved(byte) => write!(f, "a reserved byte of the header is {byte}, not 0"),
-            Self::TooLong { len } => write!(f, "a frame announces {len} bytes; {BODY_BYTES_MAX} are the most"),
+            Self::TooLong { len } => {
+                write!(f, "a frame announces {len} bytes; {BODY_BYTES_MAX} are the most")
+            }
             Self::Malformed { kind, what } => write!(f, "a frame of kind {kind} is malformed: {what}"),
         }
     }
@@ -465,7 +467,8 @@ mod tests {
 
     #[test]
     fn the_longest_value_passes_and_a_longer_one_does_not() {
-        let with = |len| Message::Create { seq: 1, key: "k".repeat(KEY_BYTES_MAX), value: vec![7; len].into() };
+        let with =
+            |len| Message::Create { seq: 1, key: "k".repeat(KEY_BYTES_MAX), value: vec![7; len].into() };
         let bytes = with(VALUE_BYTES_MAX).encode();
         let head = header(&bytes).expect("within the limit");
         assert_eq!(Message::decode(head, &bytes[HEADER_BYTES..]), Ok(with(VALUE_BYTES_MAX)));
@@ -493,11 +496,22 @@ mod tests {
             (any::<u64>(), key(), value()).prop_map(|(owner, key, value)| Message::Put { owner, key, value }),
             key().prop_map(|key| Message::Delete { key }),
             (any::<u32>(), key(), value()).prop_map(|(seq, key, value)| Message::Create { seq, key, value }),
-            (any::<u32>(), key(), key(), value())
-                .prop_map(|(seq, key, delete, value)| Message::Write { seq, key, delete, value }),
-            (any::<u32>(), any::<u64>(), key()).prop_map(|(seq, owner, key)| Message::Evict { seq, owner, key }),
-            (any::<u32>(), 0..Outcome::ALL.len(), key())
-                .prop_map(|(seq, at, reason)| Message::Done { seq, outcome: Outcome::ALL[at], reason }),
+            (any::<u32>(), key(), key(), value()).prop_map(|(seq, key, delete, value)| Message::Write {
+                seq,
+                key,
+                delete,
+                value
+            }),
+            (any::<u32>(), any::<u64>(), key()).prop_map(|(seq, owner, key)| Message::Evict {
+                seq,
+                owner,
+                key
+            }),
+            (any::<u32>(), 0..Outcome::ALL.len(), key()).prop_map(|(seq, at, reason)| Message::Done {
+                seq,
+                outcome: Outcome::ALL[at],
+                reason
+            }),
             Just(Message::Current),
             Just(Message::Ping),
             Just(Message::Pong),

@@ -49,7 +49,9 @@ pub(super) async fn check(
         match check.await {
             Ok(Ok(())) => healthy.push(endpoint.clone()),
             Ok(Err(error)) => errors.push(error),
-            Err(error) => errors.push(ServiceError::Local { doing: "check health", detail: error.to_string() }),
+            Err(error) => {
+                errors.push(ServiceError::Local { doing: "check health", detail: error.to_string() })
+            }
         }
     }
     if healthy.is_empty() {
@@ -85,10 +87,11 @@ impl Probe {
         let answer = match &self.tls {
             None => self.exchange(stream).await,
             Some((config, _)) => {
-                let name = ServerName::try_from(self.server_name.clone()).map_err(|error| ServiceError::Tls {
-                    endpoint: endpoint.clone(),
-                    detail: format!("\"{}\": {error}", self.server_name),
-                })?;
+                let name =
+                    ServerName::try_from(self.server_name.clone()).map_err(|error| ServiceError::Tls {
+                        endpoint: endpoint.clone(),
+                        detail: format!("\"{}\": {error}", self.server_name),
+                    })?;
                 match TlsConnector::from(config.clone()).connect(name, stream).await {
                     Ok(stream) => self.exchange(stream).await,
                     Err(error) => Err(error),
@@ -131,7 +134,8 @@ impl Probe {
         let endpoint = self.endpoint.to_string();
         let first = String::from_utf8_lossy(&answer[..answer.len().min(80)]);
         let first = crate::member::tame(first.lines().next().unwrap_or_default(), 80);
-        let other = |detail| ServiceError::NotTheService { endpoint: endpoint.clone(), expected: "etcd", detail };
+        let other =
+            |detail| ServiceError::NotTheService { endpoint: endpoint.clone(), expected: "etcd", detail };
         if !answer.starts_with(b"HTTP/") {
             return Err(other(format!("to GET /health it said \"{}\"", first.escape_default())));
         }
@@ -154,7 +158,9 @@ impl Probe {
         let given = match &self.tls {
             Some((_, given)) => *given,
             // A TLS server that closes without a word is the likeliest to answer so.
-            None if error.kind() == io::ErrorKind::UnexpectedEof => return ServiceError::TlsExpected { endpoint },
+            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return ServiceError::TlsExpected { endpoint };
+            }
             None => return ServiceError::Unreachable { endpoint, detail: error.to_string() },
         };
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

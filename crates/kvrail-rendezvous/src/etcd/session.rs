@@ -67,7 +67,9 @@ impl Session {
         });
         let urls: Vec<String> = healthy.iter().map(ToString::to_string).collect();
         let authenticated = signed.is_some();
-        let (client, authenticated) = match Client::connect(&urls, Some(signed.unwrap_or(options.clone()))).await {
+        let (client, authenticated) = match Client::connect(&urls, Some(signed.unwrap_or(options.clone())))
+            .await
+        {
             Err(Error::GRpcStatus(status)) if status.message().contains("authentication is not enabled") => {
                 tracing::warn!("{endpoint} has no authentication; the user and password are not used");
                 (Client::connect(&urls, Some(options)).await, false)
@@ -249,7 +251,9 @@ pub(super) fn is_transient(error: &Error) -> bool {
             UNAVAILABLE | DEADLINE_EXCEEDED => true,
             // What tonic makes of a broken connection; etcd's own errors have a text of theirs.
             UNKNOWN => !status.message().contains("etcdserver"),
-            _ => status.message().contains("h2 protocol error") || status.message().contains("transport error"),
+            _ => {
+                status.message().contains("h2 protocol error") || status.message().contains("transport error")
+            }
         },
         Error::TransportError(_) | Error::IoError(_) | Error::LeaseKeepAliveError(_) => true,
         _ => false,

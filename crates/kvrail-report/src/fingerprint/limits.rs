@@ -61,7 +61,7 @@ impl Limits {
     }
 
     /// As words, for comparing. Free huge pages are left out: they change by themselves.
-    pub(super) fn words(&self) -> BTreeMap<String, String> {
+    pub(crate) fn words(&self) -> BTreeMap<String, String> {
         let size = |bytes: Option<u64>| bytes.map(units::about);
         let pages = self.huge_pages.iter().filter(|pages| pages.total > 0);
         let pages: Vec<String> =

@@ -100,6 +100,13 @@ impl Search {
         std::iter::once(loader).chain(files.filter(|place| place.library.is_file())).collect()
     }
 
+    /// The directories outside of the loader's that [`places`](Self::places) looks at, in order, whether there is a libfabric or not.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let wheels = self.prefixes.iter().map(|prefix| prefix.join(WHEEL));
+        AMAZON.into_iter().map(PathBuf::from).chain(wheels).collect()
+    }
+
     /// Everywhere that [`places`](Self::places) looks, in words.
     pub(super) fn looked(&self) -> Vec<String> {
         let loader = [format!("the loader's {SONAME} (LD_LIBRARY_PATH, cache, default directories)")];

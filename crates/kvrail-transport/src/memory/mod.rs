@@ -8,6 +8,7 @@ mod mapping;
 pub(crate) mod registry;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -161,6 +162,32 @@ impl SharedMemory {
         Ok(Self::publish(len, Pages::Reserved(HUGE_PAGE_BYTES), mapping, fd))
     }
 
+    /// Maps memory that another process allocated so, or this one: the first `len` bytes of its file, see [`Share`].
+    ///
+    /// # Errors
+    /// [`AllocateError`]: also for a file that is shorter, or that its owner could make shorter under this mapping.
+    pub fn map(file: OwnedFd, len: usize) -> Result<Self, AllocateError> {
+        let system = |step, source| AllocateError::System { len, step, source };
+        let seals = seals_of(&file).map_err(|e| system("reading the file's seals", e))?;
+        if seals & libc::F_SEAL_SHRINK == 0 {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "not sealed against becoming shorter");
+            return Err(system("mapping a file", source));
+        }
+        let file = File::from(file);
+        let about = file.metadata().map_err(|e| system("fstat", e))?;
+        let reserved = reserved_page_bytes(&file).map_err(|e| system("fstatfs", e))?;
+        let page = reserved.unwrap_or_else(page_bytes);
+        let rounded = round_up(len, page).filter(|&n| n > 0).ok_or(AllocateError::Empty)?;
+        if (about.len() as usize) < rounded {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, format!("it has {} bytes", about.len()));
+            return Err(system("mapping a file", source));
+        }
+        let align = reserved.is_none() && rounded >= HUGE_PAGE_BYTES;
+        let mapping = Mapping::shared(file.as_fd(), rounded, align).map_err(|e| system("mmap", e))?;
+        let pages = reserved.map_or(Pages::Base, Pages::Reserved);
+        Ok(Self::publish(len, pages, mapping, file.into()))
+    }
+
     fn publish(len: usize, pages: Pages, mapping: Mapping, fd: OwnedFd) -> Self {
         let id = registry::insert(mapping.as_ptr() as usize, mapping.len(), Arc::new(fd));
         Self { id, pages, len, mapping }
@@ -277,6 +304,42 @@ pub(crate) fn memfd(len: usize, flags: libc::c_uint) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// What is sealed of a memory file: `F_SEAL_…`.
+fn seals_of(file: &OwnedFd) -> io::Result<libc::c_int> {
+    // SAFETY: no memory is involved.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    if seals < 0 { Err(io::Error::last_os_error()) } else { Ok(seals) }
+}
+
+/// Bytes of the reserved huge pages that a memory file is made of; none for other pages.
+fn reserved_page_bytes(file: &File) -> io::Result<Option<usize>> {
+    // SAFETY: a structure of integers; all zeros is one.
+    let mut about: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills the structure, which is alive and as large as it says.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut about) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let reserved = about.f_type == libc::HUGETLBFS_MAGIC;
+    Ok(reserved.then_some(about.f_bsize as usize))
+}
+
+/// The file behind a range of shared memory: whoever has it can map the same bytes ([`SharedMemory::map`]).
+#[derive(Clone, Debug)]
+pub struct Share {
+    /// The file, sealed against becoming shorter.
+    pub file: Arc<OwnedFd>,
+    /// Where in it the range begins, bytes.
+    pub offset: u64,
+}
+
+/// The file behind `len` bytes at an address of this process, when they lie in a live [`SharedMemory`].
+#[must_use]
+pub fn share_of(base: u64, len: u64) -> Option<Share> {
+    let found = registry::find(base, len)?;
+    let offset = found.offset_of(base, len)?;
+    Some(Share { file: found.fd, offset })
+}
+
 /// Whether the kernel backs shared memory with transparent huge pages when asked to.
 fn shmem_huge_pages_allowed() -> bool {
     std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled").is_ok_and(|text| {
@@ -314,6 +377,24 @@ mod tests {
         assert!(registry::find(base, (memory.mapping.len() as u64) + 1).is_none(), "runs past the end");
         drop(memory);
         assert!(registry::find(base + 4096, 8192).is_none());
+    }
+
+    #[test]
+    fn who_maps_the_file_of_a_memory_has_the_same_bytes_and_no_more_than_there_are() {
+        let memory = SharedMemory::allocate(100_000, Options::default()).unwrap();
+        let share = share_of(memory.as_ptr() as u64 + 4096, 100).unwrap();
+        assert_eq!(share.offset, 4096);
+        let file = || share.file.try_clone().unwrap();
+        let other = SharedMemory::map(file(), 100_000).unwrap();
+        assert_ne!(other.as_ptr(), memory.as_ptr());
+        memory.write(99_999, &[7]);
+        let mut seen = [0];
+        other.read(99_999, &mut seen);
+        assert_eq!((seen, other.len()), ([7], 100_000));
+        let error = SharedMemory::map(file(), 10 << 20).unwrap_err().to_string();
+        assert!(error.contains("it has "), "{error}");
+        let plain = std::fs::File::open("/proc/self/exe").unwrap();
+        assert!(SharedMemory::map(plain.into(), 4096).is_err());
     }
 
     #[test]

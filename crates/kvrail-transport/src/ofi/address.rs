@@ -1,6 +1,7 @@
 //! The bytes by which peers reach this transport: who it is, and where each of its rails is.
 //!
-//! A rail's endpoint may be replaced by a new one (a reset, KR-7): its epoch counts up, and [`Address::merge`] takes
+//! A rail is found by its endpoint of messages, over which transports tell each other where those of one-sided ops are. It
+//! stays while its transport lives, with the exceptions of `control.rs`: then its epoch counts up, and [`Address::merge`] takes
 //! each rail's newest whatever the order in which addresses come.
 //!
 //! An agent of [`RAILS_MAX`] EFA rails has to fit [`ADDRESS_BYTES_MAX`]. Rails of one host resemble each other (EFA's GIDs
@@ -16,7 +17,7 @@ use super::config::PROVIDER_BYTES_MAX;
 
 const MAGIC: [u8; 4] = *b"KVRo";
 /// Version of the address, of region keys and of fragments together.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Longest endpoint name (what `fi_getname` gives), bytes. EFA's has 32, an IPv6 socket's 28.
 pub const ENDPOINT_BYTES_MAX: usize = 256;
@@ -29,7 +30,7 @@ const RATE_MBPS_MAX: u64 = (1 << 28) - 1;
 /// NUMA node on the wire when it is unknown, or too large.
 const NUMA_UNKNOWN: u8 = u8::MAX;
 
-const HEAD_BYTES_MAX: usize = 4 + 1 + (1 + PROVIDER_BYTES_MAX) + 5 + 16 + 1;
+const HEAD_BYTES_MAX: usize = 4 + 1 + (1 + PROVIDER_BYTES_MAX) + 5 + 16 + 1 + 1;
 const EFA_RAIL_BYTES_MAX: usize =
     (1 + NIC_BYTES_MAX) + 5 + 4 + 1 + (1 + EFA_ENDPOINT_BYTES / 8 + EFA_ENDPOINT_BYTES);
 const _: () = assert!(
@@ -46,8 +47,29 @@ pub struct Address {
     pub format: u32,
     /// One life of one transport, chosen at random; fragments of messages carry it.
     pub instance: u128,
+    /// Over what its messages go: peers must have the same.
+    pub messages: Messages,
     /// Its rails, in the order of their indices; 1 to [`RAILS_MAX`].
     pub rails: Vec<RailAddress>,
+}
+
+/// Over what a transport's messages go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Messages {
+    /// Its own provider.
+    Own = 0,
+    /// `efa-direct`, under a transport over `efa`.
+    EfaDirect = 1,
+}
+
+impl fmt::Display for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Own => "of the same provider",
+            Self::EfaDirect => "of efa-direct, where a lost message holds back no other",
+        })
+    }
 }
 
 /// Where one rail is.
@@ -55,9 +77,9 @@ pub struct Address {
 pub struct RailAddress {
     /// Its NIC's name, for people; on the wire at most [`NIC_BYTES_MAX`] bytes.
     pub nic: String,
-    /// Counts its endpoints: a later one replaces an earlier one.
+    /// Counts its endpoints of messages: a later one replaces an earlier one.
     pub epoch: u32,
-    /// The endpoint's name, at most [`ENDPOINT_BYTES_MAX`] bytes; empty while it has none.
+    /// The name of its endpoint of messages, at most [`ENDPOINT_BYTES_MAX`] bytes; empty while it has none.
     pub endpoint: Vec<u8>,
     /// Line rate, bits per second; on the wire whole Mb/s. 0 when unknown.
     pub rate_bps: u64,
@@ -99,6 +121,7 @@ impl Address {
         to.bytes(self.provider.as_bytes());
         to.varint(self.format.into());
         to.0.extend_from_slice(&self.instance.to_le_bytes());
+        to.u8(self.messages as u8);
         to.u8(self.rails.len() as u8);
         let mut previous: &[u8] = &[];
         for rail in &self.rails {
@@ -145,6 +168,11 @@ impl Address {
         let format = from.bounded(u32::MAX as usize, "address format")? as u32;
         let mut instance = [0; 16];
         instance.copy_from_slice(from.take(16, "instance")?);
+        let messages = match from.u8("messages' provider")? {
+            0 => Messages::Own,
+            1 => Messages::EfaDirect,
+            _ => return Err(DecodeError::Invalid { field: "messages' provider" }),
+        };
         let count = usize::from(from.u8("rails")?);
         if !(1..=RAILS_MAX).contains(&count) {
             return Err(DecodeError::Invalid { field: "rails" });
@@ -160,7 +188,7 @@ impl Address {
             rails.push(RailAddress { nic, epoch, endpoint, rate_bps, numa });
         }
         from.finish()?;
-        Ok(Self { provider, format, instance: u128::from_le_bytes(instance), rails })
+        Ok(Self { provider, format, instance: u128::from_le_bytes(instance), messages, rails })
     }
 
     /// Whether a peer with that address can be reached from here.
@@ -181,6 +209,13 @@ impl Address {
                 peer.format, self.format
             )));
         }
+        if self.messages != peer.messages {
+            return Err(PeerError::Unreachable(format!(
+                "the peer's messages go over endpoints {}, this agent's over endpoints {}: one side's libfabric has no \
+                 efa-direct; run the same libfabric on both sides",
+                peer.messages, self.messages
+            )));
+        }
         Ok(())
     }
 
@@ -194,7 +229,7 @@ impl Address {
         if self.instance != other.instance {
             return contradicts("it is another life's than the one given before");
         }
-        if (&self.provider, self.format) != (&other.provider, other.format) {
+        if (&self.provider, self.format, self.messages) != (&other.provider, other.format, other.messages) {
             return contradicts("its provider changed");
         }
         if self.rails.len() != other.rails.len() {
@@ -293,6 +328,7 @@ mod tests {
             provider: "efa-direct".into(),
             format: 0x80ef,
             instance: 7,
+            messages: Messages::Own,
             rails: (0..rails).map(rail).collect(),
         }
     }
@@ -316,9 +352,10 @@ mod tests {
     }
 
     prop_compose! {
-        fn address()(provider in "[a-z0-9-]{1,32}", format: u32, instance: u128, rails in prop::collection::vec(rail(), 1..=RAILS_MAX))
-                -> Address {
-            Address { provider, format, instance, rails }
+        fn address()(provider in "[a-z0-9-]{1,32}", format: u32, instance: u128, direct: bool,
+                rails in prop::collection::vec(rail(), 1..=RAILS_MAX)) -> Address {
+            let messages = if direct { Messages::EfaDirect } else { Messages::Own };
+            Address { provider, format, instance, messages, rails }
         }
     }
 
@@ -418,6 +455,10 @@ mod tests {
         theirs = sample(1);
         theirs.format = 1;
         assert!(ours.reaches(&theirs).is_err());
+        theirs = sample(1);
+        theirs.messages = Messages::EfaDirect;
+        let error = ours.reaches(&theirs).unwrap_err().to_string();
+        assert!(error.contains("efa-direct") && error.contains("same libfabric"), "{error}");
     }
 
     #[test]

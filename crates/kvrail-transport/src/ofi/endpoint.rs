@@ -1,5 +1,5 @@
-//! A rail's endpoint with everything that lives and dies with it: its queue, its addresses, the contexts of what is in
-//! flight, and the memory of messages.
+//! An endpoint with its queue and its addresses ([`Bound`]), and the one of a rail that carries one-sided ops ([`Port`]),
+//! with everything that lives and dies with it. The one that carries messages is in [`super::control`].
 //!
 //! libfabric cannot take a transfer back. What it can do is close the endpoint: when that call has returned, the
 //! provider touches neither a context nor memory for any of its ops (KR-7). So a reset drops the whole [`Port`] and
@@ -18,20 +18,21 @@
 
 use std::ffi::c_void;
 
-use kvrail_core::id::{PeerId, RemoteRail, Token};
-use kvrail_core::time::Time;
+use kvrail_core::id::Token;
 use kvrail_sys::libfabric::abi::{
-    self, FI_AV_TABLE, FI_COMPLETION, FI_DELIVERY_COMPLETE, FI_MORE, FI_REMOTE_CQ_DATA, fi_addr_t, fi_msg,
-    fi_msg_rma, fi_rma_iov,
+    self, FI_AV_TABLE, FI_COMPLETION, FI_DELIVERY_COMPLETE, FI_EAGAIN, FI_EAVAIL, FI_EINTR, FI_MORE,
+    FI_REMOTE_CQ_DATA, fi_addr_t, fi_cq_data_entry, fi_msg, fi_msg_rma, fi_rma_iov,
 };
 use kvrail_sys::libfabric::{
-    AddressVector, CompletionQueue, Domain, Endpoint, EventQueue, FabricError, Info, MemoryRegion,
-    Registration, Wait, outcome,
+    AddressVector, CompletionQueue, CqFailure, Domain, Endpoint, EventQueue, Fabric, FabricError, Info,
+    MemoryRegion, Registration, Wait, outcome,
 };
 
 use super::context::Contexts;
-use super::fragment::FRAGMENT_BYTES;
 use crate::memory::{AllocateError, HugePages, Options, PrivateMemory};
+
+/// Completions that are read at once.
+pub(super) const READ_AT_ONCE: usize = 64;
 
 /// An op in flight.
 #[derive(Clone, Copy, Debug)]
@@ -45,36 +46,18 @@ pub(super) struct OpEntry {
     pub(super) import: u32,
 }
 
-/// What a send carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Carries {
-    /// A fragment of the engine's message with that number.
-    Message(u64),
-    /// A word between transports, which is repeated until it is answered.
-    Word,
+/// What endpoints are opened on: a NIC's domain.
+///
+/// Fields drop in this order.
+pub(super) struct Base {
+    pub(super) events: Option<EventQueue>,
+    pub(super) domain: Domain,
+    pub(super) fabric: Fabric,
 }
 
-/// A send in flight, or waiting to be posted.
+/// How an endpoint and its queue are opened.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SendEntry {
-    pub(super) peer: PeerId,
-    pub(super) remote: RemoteRail,
-    /// The destination in the rail's book.
-    pub(super) to: u32,
-    pub(super) carries: Carries,
-    pub(super) len: u16,
-    pub(super) since: Time,
-}
-
-/// How large a port is, and how it is opened: the same for all rails of a transport.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    /// Ops in flight.
-    pub(super) ops: usize,
-    /// Fragments on their way out.
-    pub(super) sends: usize,
-    /// Receives posted.
-    pub(super) receives: usize,
+pub(super) struct Opening {
     /// Entries of the queue; 0 = the provider's choice.
     pub(super) queue: usize,
     /// Whether the queue has a descriptor.
@@ -83,19 +66,127 @@ pub(super) struct Shape {
     pub(super) unsolicited: bool,
     /// libfabric's own way between processes of one host is turned off: kvrail has its own, and says which it uses.
     pub(super) no_shared_memory: bool,
+}
+
+/// An endpoint with its queue and its addresses. Fields drop in this order: nothing below the endpoint is in use then.
+pub(super) struct Bound {
+    pub(super) endpoint: Endpoint,
+    pub(super) queue: CompletionQueue,
+    pub(super) addresses: AddressVector,
+    /// Its address, for peers.
+    pub(super) name: Vec<u8>,
+}
+
+/// What a queue gave.
+pub(super) enum Read {
+    /// As many entries.
+    Entries(usize),
+    /// One op's or message's bad end.
+    Failure(CqFailure),
+    /// Nothing is there.
+    Nothing,
+    /// It will never give anything again.
+    Broken(String),
+}
+
+impl Bound {
+    /// Opens one, ready to post.
+    pub(super) fn open(base: &Base, info: &Info, opening: &Opening) -> Result<Self, FabricError> {
+        let queue = base.domain.completion_queue(opening.queue, opening.wait)?;
+        let addresses = base.domain.address_vector(FI_AV_TABLE, 0)?;
+        let endpoint = base.domain.endpoint(info)?;
+        endpoint.bind_queue(&queue, abi::FI_TRANSMIT | abi::FI_RECV)?;
+        endpoint.bind_addresses(&addresses)?;
+        if let Some(events) = &base.events
+            && let Err(error) = endpoint.bind_events(events)
+        {
+            log::debug!("{}: no event queue for this endpoint: {error}", info.first().domain_name());
+        }
+        if opening.no_shared_memory
+            && let Err(error) = endpoint.set_flag(abi::FI_OPT_SHARED_MEMORY_PERMITTED, false)
+        {
+            log::debug!("{}: shared memory cannot be turned off: {error}", info.first().domain_name());
+        }
+        if opening.unsolicited {
+            endpoint.set_flag(abi::FI_OPT_EFA_USE_UNSOLICITED_WRITE_RECV, true)?;
+        }
+        endpoint.enable()?;
+        let name = endpoint.name()?;
+        Ok(Self { endpoint, queue, addresses, name })
+    }
+
+    /// Reads the queue once.
+    #[inline]
+    pub(super) fn read(&self, entries: &mut [fi_cq_data_entry; READ_AT_ONCE]) -> Read {
+        let count = self.queue.read(&mut entries[..]);
+        if count > 0 {
+            return Read::Entries((count as usize).min(READ_AT_ONCE));
+        }
+        match -count as i32 {
+            0 | FI_EAGAIN | FI_EINTR => Read::Nothing,
+            FI_EAVAIL => match self.queue.read_failure() {
+                Ok(Some(failure)) => Read::Failure(failure),
+                Ok(None) => Read::Nothing,
+                Err(error) => Read::Broken(format!("its completion queue is gone: {error}")),
+            },
+            code => Read::Broken(format!("its completion queue is gone: error {code}")),
+        }
+    }
+}
+
+/// Memory for what endpoints receive and send, registered on their domain.
+pub(super) struct Buffers {
+    /// Ended before the memory.
+    _registration: MemoryRegion,
+    pub(super) memory: PrivateMemory,
+    pub(super) desc: *mut c_void,
+}
+
+// SAFETY: the descriptor is the registration's, which goes where the buffers go; all else is Send.
+unsafe impl Send for Buffers {}
+
+impl Buffers {
+    /// `bytes` of them. `key` is what the registration asks for where keys are chosen here.
+    pub(super) fn new(domain: &Domain, bytes: usize, key: u64) -> Result<Self, PortError> {
+        let options = Options { huge_pages: HugePages::Never, prefault: true };
+        let memory = PrivateMemory::allocate(bytes, options).map_err(PortError::Memory)?;
+        let what = Registration {
+            address: memory.as_ptr().cast(),
+            len: bytes,
+            access: abi::FI_SEND | abi::FI_RECV,
+            requested_key: key,
+            iface: abi::FI_HMEM_SYSTEM,
+            device: 0,
+            dmabuf: None,
+        };
+        // SAFETY: the memory lies beside the registration, is dropped after it, and only read and written through copies.
+        let registration = unsafe { domain.register(&what) }?;
+        let desc = registration.desc();
+        Ok(Self { _registration: registration, memory, desc })
+    }
+}
+
+/// How large a port is, and how it is opened: the same for all rails of a transport.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) opening: Opening,
+    /// Ops in flight.
+    pub(super) ops: usize,
+    /// Receives posted for immediates; 0 where these take none.
+    pub(super) receives: usize,
     /// Writes ask for `FI_DELIVERY_COMPLETE`.
     pub(super) delivery: bool,
     /// All but the last op of a batch carry `FI_MORE`.
     pub(super) more: bool,
 }
 
+/// Bytes that all receives of immediates share: nobody reads what comes into them.
+const IMMEDIATES_BUFFER_BYTES: usize = 64;
+
 impl Shape {
     /// Bytes of memory that a port of this shape takes, beside what the provider itself allocates.
     pub(super) const fn bytes(&self) -> usize {
-        (self.sends + self.receives) * FRAGMENT_BYTES
-            + Contexts::<OpEntry>::bytes(self.ops)
-            + Contexts::<SendEntry>::bytes(self.sends)
-            + Contexts::<()>::bytes(self.receives)
+        Contexts::<OpEntry>::bytes(self.ops) + Contexts::<()>::bytes(self.receives)
     }
 }
 
@@ -135,106 +226,40 @@ pub(super) struct Transfer {
     pub(super) key: u64,
 }
 
-/// An open endpoint. Fields drop in this order: the endpoint first, so that nothing below it is in use any more.
+/// The endpoint of one-sided ops. Fields drop in this order: the endpoint first, so that nothing below it is in use any more.
 pub(super) struct Port {
-    endpoint: Endpoint,
-    pub(super) queue: CompletionQueue,
-    pub(super) addresses: AddressVector,
-    /// Ended when the endpoint is closed.
-    _registration: MemoryRegion,
+    pub(super) bound: Bound,
+    /// What immediates' receives point to, where they take receives.
+    buffer: Option<Buffers>,
     pub(super) ops: Contexts<OpEntry>,
-    pub(super) sends: Contexts<SendEntry>,
     receives: Contexts<()>,
-    /// Receives, then sends, [`FRAGMENT_BYTES`] each.
-    memory: PrivateMemory,
-    desc: *mut c_void,
     /// Receives that are not posted.
     unposted: Vec<u32>,
-    /// Its address, for peers.
-    pub(super) name: Vec<u8>,
     shape: Shape,
 }
-
-// SAFETY: the descriptor is the registration's, which goes where the port goes; all else is Send. No thread-bound state.
-unsafe impl Send for Port {}
 
 /// Whose a completion is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Owner {
     Op(u32),
-    Send(u32),
     Receive(u32),
     Nobody,
 }
 
 impl Port {
-    /// Opens one, ready to post. `key` is what the registration of messages asks for where keys are chosen here.
-    pub(super) fn open(
-        domain: &Domain,
-        info: &Info,
-        events: Option<&EventQueue>,
-        shape: Shape,
-        key: u64,
-    ) -> Result<Self, PortError> {
-        let queue = domain.completion_queue(shape.queue, shape.wait)?;
-        let addresses = domain.address_vector(FI_AV_TABLE, 0)?;
-        let endpoint = domain.endpoint(info)?;
-        endpoint.bind_queue(&queue, abi::FI_TRANSMIT | abi::FI_RECV)?;
-        endpoint.bind_addresses(&addresses)?;
-        if let Some(events) = events
-            && let Err(error) = endpoint.bind_events(events)
-        {
-            log::debug!("{}: no event queue for this endpoint: {error}", info.first().domain_name());
-        }
-        if shape.no_shared_memory
-            && let Err(error) = endpoint.set_flag(abi::FI_OPT_SHARED_MEMORY_PERMITTED, false)
-        {
-            log::debug!("{}: shared memory cannot be turned off: {error}", info.first().domain_name());
-        }
-        if shape.unsolicited {
-            endpoint.set_flag(abi::FI_OPT_EFA_USE_UNSOLICITED_WRITE_RECV, true)?;
-        }
-        endpoint.enable()?;
-        let name = endpoint.name()?;
-
-        let bytes = (shape.receives + shape.sends) * FRAGMENT_BYTES;
-        let options = Options { huge_pages: HugePages::Never, prefault: true };
-        let memory = PrivateMemory::allocate(bytes, options).map_err(PortError::Memory)?;
-        let what = Registration {
-            address: memory.as_ptr().cast(),
-            len: bytes,
-            access: abi::FI_SEND | abi::FI_RECV,
-            requested_key: key,
-            iface: abi::FI_HMEM_SYSTEM,
-            device: 0,
-            dmabuf: None,
+    /// Opens one, ready to post. `key` is what a registration asks for where keys are chosen here.
+    pub(super) fn open(base: &Base, info: &Info, shape: Shape, key: u64) -> Result<Self, PortError> {
+        let bound = Bound::open(base, info, &shape.opening)?;
+        let buffer = match shape.receives {
+            0 => None,
+            _ => Some(Buffers::new(&base.domain, IMMEDIATES_BUFFER_BYTES, key)?),
         };
-        // SAFETY: the memory is this port's, dropped after the registration, and only read and written through copies.
-        let registration = unsafe { domain.register(&what) }?;
-        let desc = registration.desc();
-        let mut port = Self {
-            endpoint,
-            queue,
-            addresses,
-            _registration: registration,
-            ops: Contexts::new(shape.ops),
-            sends: Contexts::new(shape.sends),
-            receives: Contexts::new(shape.receives),
-            memory,
-            desc,
-            unposted: Vec::with_capacity(shape.receives),
-            name,
-            shape,
-        };
-        while let Ok(index) = port.receives.take(()) {
-            port.unposted.push(index);
-        }
+        let mut receives = Contexts::new(shape.receives);
+        let unposted = std::iter::from_fn(|| receives.take(()).ok()).collect();
+        let ops = Contexts::new(shape.ops);
+        let mut port = Self { bound, buffer, ops, receives, unposted, shape };
         port.post_receives();
         Ok(port)
-    }
-
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
     }
 
     /// Whose completion a context stands for.
@@ -243,78 +268,34 @@ impl Port {
         if let Some(index) = self.ops.index_of(context) {
             return Owner::Op(index);
         }
-        if let Some(index) = self.receives.index_of(context) {
-            return Owner::Receive(index);
-        }
-        self.sends.index_of(context).map_or(Owner::Nobody, Owner::Send)
+        self.receives.index_of(context).map_or(Owner::Nobody, Owner::Receive)
     }
 
     /// A receive has ended: it is posted again by [`Port::post_receives`].
     #[inline]
     pub(super) fn received(&mut self, index: u32) {
-        // A completion that comes twice for one receive must not post it twice: both would fill one buffer.
-        if self.receives.release(index).is_some()
-            && let Ok(again) = self.receives.take(())
-        {
-            debug_assert_eq!(again, index, "contexts are handed out last in, first out");
-            self.unposted.push(again);
-        }
+        give_back(&mut self.receives, &mut self.unposted, index);
     }
 
     /// Posts the receives that are not posted. What the provider does not take stays for the next call.
     #[inline]
     pub(super) fn post_receives(&mut self) {
+        let Some(buffer) = &self.buffer else { return };
         while let Some(&index) = self.unposted.last() {
-            let at = self.memory.as_ptr().wrapping_add(index as usize * FRAGMENT_BYTES);
-            let iov = libc::iovec { iov_base: at.cast(), iov_len: FRAGMENT_BYTES };
-            let mut desc = self.desc;
-            let message = fi_msg {
-                msg_iov: &iov,
-                desc: &mut desc,
-                iov_count: 1,
-                addr: abi::FI_ADDR_UNSPEC,
-                context: self.receives.context(index),
-                data: 0,
-            };
+            let at = buffer.memory.as_ptr();
+            let iov = libc::iovec { iov_base: at.cast(), iov_len: IMMEDIATES_BUFFER_BYTES };
+            let mut desc = buffer.desc;
+            let message = receive_of(&iov, &mut desc, self.receives.context(index));
             let more = if self.shape.more && self.unposted.len() > 1 { FI_MORE } else { 0 };
-            // SAFETY: buffer `index` and its context belong to this receive alone until its completion came back; both
-            // outlive the endpoint, which this port drops first.
-            let result = unsafe { self.endpoint.receive_message(&message, FI_COMPLETION | more) };
+            // SAFETY: the context belongs to this receive alone until its completion came back; it and the buffer outlive
+            // the endpoint. The buffer is shared by all receives, and read by nobody.
+            let result = unsafe { self.bound.endpoint.receive_message(&message, FI_COMPLETION | more) };
             if outcome(result).is_err() {
                 // Taken up again at the next poll; a queue that stays full has receives posted.
                 break;
             }
             self.unposted.pop();
         }
-    }
-
-    /// Copies what came into a receive's buffer out of it.
-    pub(super) fn message<'a>(&self, index: u32, len: usize, room: &'a mut [u8; FRAGMENT_BYTES]) -> &'a [u8] {
-        let bytes = &mut room[..len.min(FRAGMENT_BYTES)];
-        self.memory.read(index as usize * FRAGMENT_BYTES, bytes);
-        bytes
-    }
-
-    /// Puts a fragment or a word into the buffer of a send that was taken.
-    pub(super) fn fill(&self, index: u32, bytes: &[u8]) {
-        self.memory.write((self.shape.receives + index as usize) * FRAGMENT_BYTES, bytes);
-    }
-
-    /// Posts a send whose buffer was filled. Results as of [`outcome`].
-    pub(super) fn send(&self, index: u32, len: usize, to: fi_addr_t) -> isize {
-        let at = self.memory.as_ptr().wrapping_add((self.shape.receives + index as usize) * FRAGMENT_BYTES);
-        let iov = libc::iovec { iov_base: at.cast(), iov_len: len.min(FRAGMENT_BYTES) };
-        let mut desc = self.desc;
-        let message = fi_msg {
-            msg_iov: &iov,
-            desc: &mut desc,
-            iov_count: 1,
-            addr: to,
-            context: self.sends.context(index),
-            data: 0,
-        };
-        // SAFETY: the send's buffer and context are its own until its completion came back, and outlive the endpoint.
-        unsafe { self.endpoint.send_message(&message, FI_COMPLETION) }
     }
 
     /// Posts a write, with an immediate if there is one. Results as of [`outcome`].
@@ -338,7 +319,7 @@ impl Port {
         // SAFETY: `described` keeps its parts alive for the call; the context outlives the endpoint; the rest is the
         // caller's promise.
         self.described(what, to, context, data, |message| unsafe {
-            self.endpoint.write_message(message, flags)
+            self.bound.endpoint.write_message(message, flags)
         })
     }
 
@@ -350,7 +331,9 @@ impl Port {
     pub(super) unsafe fn read(&self, what: &Transfer, to: fi_addr_t, context: u32, more: bool) -> isize {
         let flags = FI_COMPLETION | if more && self.shape.more { FI_MORE } else { 0 };
         // SAFETY: as in `write`.
-        self.described(what, to, context, 0, |message| unsafe { self.endpoint.read_message(message, flags) })
+        self.described(what, to, context, 0, |message| unsafe {
+            self.bound.endpoint.read_message(message, flags)
+        })
     }
 
     #[inline]
@@ -377,4 +360,22 @@ impl Port {
         };
         post(&message)
     }
+}
+
+/// A receive has ended and is to be posted again.
+#[inline]
+pub(super) fn give_back(receives: &mut Contexts<()>, unposted: &mut Vec<u32>, index: u32) {
+    // A completion that comes twice for one receive must not post it twice: both would fill one buffer.
+    if receives.release(index).is_some()
+        && let Ok(again) = receives.take(())
+    {
+        debug_assert_eq!(again, index, "contexts are handed out last in, first out");
+        unposted.push(again);
+    }
+}
+
+/// A receive from anybody.
+#[inline]
+pub(super) fn receive_of(iov: &libc::iovec, desc: &mut *mut c_void, context: *mut c_void) -> fi_msg {
+    fi_msg { msg_iov: iov, desc, iov_count: 1, addr: abi::FI_ADDR_UNSPEC, context, data: 0 }
 }

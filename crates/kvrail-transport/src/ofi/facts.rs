@@ -8,6 +8,8 @@ use std::time::Duration;
 use kvrail_core::transport::Evidence;
 use kvrail_sys::libfabric::Library;
 
+use super::address::Messages;
+
 /// A provider that was asked for and not used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PassedOver {
@@ -149,8 +151,12 @@ pub struct Facts {
     pub evidence_why: &'static str,
     /// How immediates are received.
     pub receives: Receives,
-    /// Receives posted on each rail.
+    /// Receives posted for immediates on each rail; 0 where they take none of kvrail's.
     pub receives_posted: u32,
+    /// Over what messages go.
+    pub messages: Messages,
+    /// Receives posted for messages on each rail.
+    pub message_receives: u32,
     /// Whether the provider emulates (read, write) by messages; `None` where it cannot be asked.
     pub emulated: Option<(bool, bool)>,
     /// Whether memory of GPUs can be registered.
@@ -165,6 +171,8 @@ pub struct Facts {
     pub ops_in_flight_max: u32,
     /// Memory for messages, contexts and receives of all rails together, bytes.
     pub control_bytes: u64,
+    /// Memory for packets that the provider itself keeps for all rails together, as far as it is known, bytes.
+    pub provider_bytes: u64,
     /// How an idle thread is woken.
     pub wait: Wait,
     /// How long bytes of a failed op may still land.
@@ -216,7 +224,13 @@ impl fmt::Display for Facts {
             writeln!(f, "left out    {left}")?;
         }
         writeln!(f, "evidence    {}: {}", self.evidence, self.evidence_why)?;
-        writeln!(f, "receives    {} on each rail; {}", self.receives_posted, self.receives)?;
+        let immediates = match self.receives_posted {
+            0 => String::new(),
+            count => format!(", {count} for immediates"),
+        };
+        let Self { message_receives, receives, messages, .. } = self;
+        writeln!(f, "receives    {message_receives} for messages{immediates} on each rail; {receives}")?;
+        writeln!(f, "messages    over an endpoint of their own on each rail, {messages}")?;
         let emulated = match self.emulated {
             None => "cannot be asked",
             Some((false, false)) => "nothing",
@@ -234,9 +248,13 @@ impl fmt::Display for Facts {
             self.ops_in_flight_max,
             self.linger
         )?;
+        let provider = match self.provider_bytes {
+            0 => String::new(),
+            bytes => format!(" and {} of the provider's for packets", size(bytes)),
+        };
         write!(
             f,
-            "memory      {} for control; idle threads are woken {}",
+            "memory      {} for control{provider}; idle threads are woken {}",
             size(self.control_bytes),
             self.wait
         )
@@ -296,7 +314,9 @@ mod tests {
             evidence: Evidence::Counted,
             evidence_why: "a completion says that the peer's NIC has it",
             receives: Receives::Unsolicited,
-            receives_posted: 1_024,
+            receives_posted: 0,
+            messages: Messages::Own,
+            message_receives: 512,
             emulated: Some((false, false)),
             hmem: false,
             mr_mode: "local, virt_addr, allocated, prov_key".into(),
@@ -304,6 +324,7 @@ mod tests {
             inject_bytes_max: 32,
             ops_in_flight_max: 2_048,
             control_bytes: 32 << 20,
+            provider_bytes: 0,
             wait: Wait::Timer,
             linger: Duration::from_millis(20),
         }
@@ -319,7 +340,8 @@ rail 0      rdmap79s0   0000:4f:00.0  NUMA 0  100 Gb/s  up
 rail 1      rdmap116s0  0000:74:00.0  NUMA 0  100 Gb/s  down: its endpoint could not be opened
 left out    rdmap80s0: its port is down
 evidence    counted: a completion says that the peer's NIC has it
-receives    1024 on each rail; immediates take no receive
+receives    512 for messages on each rail; immediates take no receive
+messages    over an endpoint of their own on each rail, of the same provider
 emulated    nothing; GPU memory: no; registration: local, virt_addr, allocated, prov_key
 limits      op 8 MiB, inject 32 bytes, 2048 ops in flight on each rail, linger 20ms
 memory      32 MiB for control; idle threads are woken by a timer";

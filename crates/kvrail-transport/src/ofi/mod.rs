@@ -1,17 +1,18 @@
 //! Many rails over libfabric: one endpoint per NIC, on whichever provider the fabric of this host has.
 //!
-//! A rail is a NIC's domain with one endpoint, one completion queue and one address vector, and an event queue that is
-//! bound and read (`efa` ends the process on some errors otherwise). Whoever owns the [`Ofi`] owns them all and is the
-//! only one to touch them (KR-5).
+//! A rail is a NIC's domain with two endpoints, each with a completion queue and an address vector: one for one-sided ops
+//! and their immediates, one for messages. An event queue is bound and read (`efa` ends the process on some errors
+//! otherwise). Whoever owns the [`Ofi`] owns them all and is the only one to touch them (KR-5).
 //!
 //! # What it upholds
 //! * KR-1, KR-2: what proves that a write is visible is a fact of the provider ([`evidence`]): its immediate, counted at the
 //!   target, or on `tcp` a completion under `FI_DELIVERY_COMPLETE`.
 //! * KR-6: an op has a context while it is in flight, and one event ends both. A context that nobody gave out resolves
 //!   nothing.
-//! * KR-7: a reset closes the rail's endpoint and opens another on the same domain, because libfabric cannot take an op
+//! * KR-7: a reset closes the rail's endpoint of ops and opens another on the same domain, because libfabric cannot take an op
 //!   back; when the close has returned, nothing of the old one touches memory. Registrations and keys stand, the endpoint's
-//!   address does not: peers are told by a word, and the engine by [`Event::AddressChanged`].
+//!   address does not: peers are told by a word over the endpoints of messages, which stay (`control.rs`), as often as it
+//!   takes; so both sides may replace all of theirs at once. The engine hears of it by [`Event::AddressChanged`].
 //! * KR-8: contexts are fewer than the provider's queues hold; immediates and messages have receives, or room in the queue.
 //! * KR-9: both ends of an op are checked against their regions before it is posted, whatever the target checks.
 //! * KR-11: fragments and words name the life of the transport that sent them; keys chosen here are never used twice.
@@ -38,15 +39,16 @@
 //! to a peer that never polls again never end. That provider is for tests; kvrail has its own shared memory.
 //!
 //! # Control memory
-//! Receives and sends of 1 KiB and 64 bytes of context for each op: 1.4 MiB a rail with the default settings, 45 MiB at 32
-//! rails, plus what the provider itself allocates: `efa` 2.5.1 posts 8,192 receives of a packet's length for each endpoint at its
-//! first poll, 73 MB a rail, whatever queue the endpoint is opened with. At 32 rails on a loaded host that takes seconds, in which
-//! no peer is answered; `FI_EFA_RX_SIZE=512` in the environment bounds it. `efa-direct` has no such buffers.
+//! Receives and sends of 1 KiB and 64 bytes of context for each op and receive: 1.1 MiB a rail with the default settings, 35 MiB
+//! at 32 rails, plus what the provider itself allocates: `efa` buffers of a packet's length for each receive and send that
+//! its endpoint is opened for (8,192 and 4,096 unless told otherwise, 110 MB a rail), so it is opened for 512 of each, 9 MB
+//! a rail. `efa-direct` has no such buffers, and carries the messages of `efa` where libfabric has it.
 
 pub mod address;
 mod book;
 pub mod config;
 mod context;
+mod control;
 pub mod counters;
 mod ending;
 mod endpoint;
@@ -54,7 +56,10 @@ pub mod error;
 pub mod evidence;
 pub mod facts;
 pub mod fragment;
+mod intake;
+mod introductions;
 pub mod key;
+mod messages;
 pub mod offers;
 mod open;
 mod peers;
@@ -84,14 +89,13 @@ pub use region::RegistrationCost;
 
 use crate::Fabric;
 use address::{Address, RailAddress};
-use book::Introduction;
 use ending::{Gate, pass};
-use endpoint::Shape;
 use facts::RailState;
 use fragment::Reassembly;
+use intake::{Intake, Unknown};
 use open::Near;
-use peers::{Link, Peers};
-use rail::{Intake, Rail, State};
+use peers::{Peers, Reach};
+use rail::{Rail, Shapes, Which};
 use region::{Imports, Keys, Region, Terms};
 use wait::Sleeper;
 use word::Heard;
@@ -99,15 +103,12 @@ use word::Heard;
 /// What a provider makes necessary.
 #[derive(Clone, Copy, Debug)]
 struct Manners {
-    /// A target answers ops only from endpoints that it has inserted (`efa-direct`), or shakes hands with a stranger that
-    /// posts an op first, which was seen to come to nothing on a loaded host (`efa` 2.5.1).
-    introduce: bool,
     /// The target's answer to a bad key is no error of the op: regions are withdrawn before they end.
     revoke: bool,
     /// An endpoint with ops in flight may be closed.
     replace: bool,
-    /// How long every rail of a peer must be known to be gone before its process is: until then it may have replaced its
-    /// endpoints, and the news be on its way.
+    /// How long every rail of a peer must be known to be gone before its process is. Endpoints of messages that may be
+    /// replaced need time for the news.
     gone_after: Duration,
 }
 
@@ -127,7 +128,7 @@ pub struct Ofi {
     infos: Vec<RailInfo>,
     facts: Facts,
     manners: Manners,
-    shape: Shape,
+    shapes: Shapes,
     terms: Terms,
     near: Near,
     keys: Keys,
@@ -141,7 +142,10 @@ pub struct Ofi {
     backlog: Vec<Event>,
     heard: Vec<Heard>,
     settled: Vec<u32>,
-    gone: Vec<(PeerId, RemoteRail)>,
+    gone: Vec<(PeerId, RemoteRail, bool)>,
+    unknown: Vec<Unknown>,
+    /// Pairs of rails (peer, local, remote) whose other side is asked to vouch.
+    introductions: Vec<(PeerId, usize, usize)>,
     /// Peers that were removed with something in flight, and until when that may end by itself.
     departing: Vec<(PeerId, Time)>,
     /// Something waits for the clock.
@@ -163,9 +167,6 @@ impl std::fmt::Debug for Ofi {
             .finish_non_exhaustive()
     }
 }
-
-/// See [`Manners::gone_after`]: an address travels to a peer in well under a millisecond, and again after 20 ms.
-const GONE_AFTER: Duration = Duration::from_millis(300);
 
 /// Whether posts can go to a destination.
 enum Way {
@@ -220,16 +221,15 @@ impl Ofi {
         let sleeper = Sleeper::new().map_err(|error| system("epoll_create1", error))?;
         let provider = opened.facts.provider.as_str();
         let manners = Manners {
-            introduce: matches!(provider, "efa-direct" | "efa"),
             revoke: !evidence::of(provider).checks_keys,
             replace: provider != "shm",
-            // `efa` replaces an endpoint for each message that is lost, several in a row on a bad day.
-            gone_after: if provider == "efa" { config.stall_timeout } else { GONE_AFTER },
+            gone_after: if opened.shapes.control.numbered { config.stall_timeout } else { Duration::ZERO },
         };
         let address = Address {
             provider: opened.facts.provider.clone(),
             format: opened.address_format,
             instance,
+            messages: opened.messages,
             rails: Vec::new(),
         };
         let keys = Keys::new(keys.next(), opened.terms.key_bytes);
@@ -245,7 +245,7 @@ impl Ofi {
             infos: opened.infos,
             facts: opened.facts,
             manners,
-            shape: opened.shape,
+            shapes: opened.shapes,
             terms: opened.terms,
             near: opened.near,
             keys,
@@ -257,6 +257,8 @@ impl Ofi {
             heard: Vec::new(),
             settled: Vec::new(),
             gone: Vec::new(),
+            unknown: Vec::new(),
+            introductions: Vec::new(),
             departing: Vec::new(),
             pending: false,
             tick_due: Time::ZERO,
@@ -285,10 +287,7 @@ impl Ofi {
     pub fn facts(&self) -> Facts {
         let mut facts = self.facts.clone();
         for (facts, rail) in facts.rails.iter_mut().zip(&self.rails) {
-            facts.state = match &rail.state {
-                State::Up(_) => RailState::Up,
-                State::Down { why, .. } => RailState::Down(why.clone()),
-            };
+            facts.state = rail.why_down().map_or(RailState::Up, |why| RailState::Down(why.into()));
         }
         facts
     }
@@ -305,23 +304,26 @@ impl Ofi {
         let known = self.address.rails.get(index).map(|rail| rail.endpoint.clone()).unwrap_or_default();
         RailAddress {
             nic: self.facts.rails.get(index).map(|rail| rail.nic.clone()).unwrap_or_default(),
-            epoch: rail.epoch,
-            endpoint: rail.port().map_or(known, |port| port.name.clone()),
+            epoch: rail.control.epoch,
+            endpoint: rail.control.get().map_or(known, |control| control.bound.name.clone()),
             rate_bps: self.infos.get(index).map_or(0, |info| info.rate_bps),
             numa: self.facts.rails.get(index).and_then(|rail| u8::try_from(rail.numa?).ok()),
         }
     }
 
-    /// Adds a rail's queue to what wakes a sleeper, where queues have descriptors.
+    /// Adds a rail's queues to what wakes a sleeper, where queues have descriptors. Those that are known stay.
     fn watch(&self, rail: usize) -> io::Result<()> {
-        if self.shape.wait != Wait::Fd {
+        let Some(rail) = self.rails.get(rail).filter(|_| self.shapes.data.opening.wait == Wait::Fd) else {
             return Ok(());
+        };
+        let queues = [rail.data.get().map(|p| &p.bound.queue), rail.control.get().map(|c| &c.bound.queue)];
+        for queue in queues.into_iter().flatten() {
+            match queue.wait_fd() {
+                Ok(fd) => self.sleeper.add(fd)?,
+                Err(error) => return Err(io::Error::from_raw_os_error(error.code)),
+            }
         }
-        let Some(port) = self.rails.get(rail).and_then(Rail::port) else { return Ok(()) };
-        match port.queue.wait_fd() {
-            Ok(fd) => self.sleeper.add(fd),
-            Err(error) => Err(io::Error::from_raw_os_error(error.code)),
-        }
+        Ok(())
     }
 
     /// The rails near a region's memory, as far as that is known: else all.
@@ -355,6 +357,7 @@ impl Ofi {
             &mut self.heard,
             &mut self.settled,
             &mut self.gone,
+            &mut self.unknown,
         );
         let result = f(&mut self.rails, &mut intake);
         intake.flush();
@@ -362,21 +365,29 @@ impl Ofi {
     }
 
     /// The destination of a pair of rails, inserted if it is new.
-    fn link(&mut self, peer: PeerId, local: usize, remote: usize) -> Result<u32, PostError> {
+    fn reach(&mut self, which: Which, peer: PeerId, local: usize, remote: usize) -> Result<u32, PostError> {
         let known = self.peers.get_mut(peer).ok_or(PostError::UnknownPeer)?;
         let rail = self.rails.get_mut(local).ok_or(PostError::RouteDown)?;
-        if let Some(to) = known.link(local, rail.epoch, remote) {
+        let (epoch, open) = match which {
+            Which::Data => {
+                let bound = rail.data.get().map(|port| &port.bound.addresses);
+                (rail.data.epoch, bound.map(|addresses| (addresses, &mut rail.book)))
+            }
+            Which::Control => {
+                let control = rail.control.epoch;
+                (control, rail.control.get_mut().map(|open| (&open.bound.addresses, &mut open.book)))
+            }
+        };
+        if let Some(to) = known.reach(which, local, epoch, remote) {
             return Ok(to);
         }
-        let (epoch, State::Up(port)) = (rail.epoch, &rail.state) else { return Err(PostError::RouteDown) };
-        let there = known.address.rails.get(remote).ok_or(PostError::RouteDown)?;
-        let introduction = if self.manners.introduce { Introduction::Unasked } else { Introduction::Done };
-        let remote_rail = RemoteRail(remote as u16);
-        match rail.book.enter(&port.addresses, &there.endpoint, peer, remote_rail, introduction) {
+        let (addresses, book) = open.ok_or(PostError::RouteDown)?;
+        let (name, remote_epoch) = known.endpoint(which, remote).ok_or(PostError::RouteDown)?;
+        match book.enter(addresses, name, peer, RemoteRail(remote as u16)) {
             Ok(to) => {
-                let link = Link { to, epoch, remote_epoch: there.epoch };
-                if let Some(old) = known.set_link(local, remote, link) {
-                    rail.book.leave(&port.addresses, old);
+                let reach = Reach { to, epoch, remote_epoch };
+                if let Some(old) = known.set_reach(which, local, remote, reach) {
+                    book.leave(addresses, old);
                 }
                 Ok(to)
             }
@@ -392,35 +403,29 @@ impl Ofi {
 
     /// Whether ops can go over a pair of rails now.
     fn way(&mut self, now: Time, peer: PeerId, local: usize, remote: usize) -> Result<Way, PostError> {
-        let to = self.link(peer, local, remote)?;
-        let patience = self.caps.stall_timeout;
+        let known = self.peers.get_mut(peer).ok_or(PostError::UnknownPeer)?;
         let rail = self.rails.get_mut(local).ok_or(PostError::RouteDown)?;
-        if rail.wounded.is_some() {
+        if rail.data.wounded.is_some() {
             return Ok(Way::Wait);
         }
-        let destination = rail.book.get_mut(to).ok_or(PostError::RouteDown)?;
-        if let Some(until) = destination.down_until {
-            if now < until {
-                return Err(PostError::RouteDown);
-            }
-            destination.down_until = None;
+        if rail.data.get().is_none() {
+            return Err(PostError::RouteDown);
         }
-        match destination.introduction {
-            Introduction::Done => Ok(Way::Open(to)),
-            Introduction::Unasked => {
-                destination.introduce(now);
-                destination.refused_since = Some(now);
-                self.hurry(now);
-                Ok(Way::Wait)
-            }
-            Introduction::Open { .. } => {
-                if destination.refused(now, patience) {
-                    return Err(PostError::RouteDown);
-                }
-                self.hurry(now);
-                Ok(Way::Wait)
-            }
+        let open = known.open(local, rail.data.epoch, remote);
+        let link = known.link_mut(local, remote).ok_or(PostError::RouteDown)?;
+        if link.is_down(now) {
+            return Err(PostError::RouteDown);
         }
+        if let Some(to) = open {
+            return Ok(Way::Open(to));
+        }
+        if link.refused(now, self.caps.stall_timeout) {
+            return Err(PostError::RouteDown);
+        }
+        if link.ask_due().is_none() {
+            self.ask(now, peer, local, remote);
+        }
+        Ok(Way::Wait)
     }
 
     /// Something is due.
@@ -462,10 +467,10 @@ impl Fabric for Ofi {
         if !self.backlog.is_empty() || !self.heard.is_empty() {
             return false;
         }
-        if self.shape.wait == Wait::Fd {
+        if self.shapes.data.opening.wait == Wait::Fd {
             for rail in &self.rails {
-                let Some(port) = rail.port() else { continue };
-                match rail.fabric.try_wait(&[&port.queue]) {
+                let (Some(port), Some(control)) = (rail.data.get(), rail.control.get()) else { continue };
+                match rail.bases.data.fabric.try_wait(&[&port.bound.queue, &control.bound.queue]) {
                     Ok(true) => {}
                     Ok(false) => return false,
                     Err(error) => {

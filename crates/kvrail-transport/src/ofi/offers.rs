@@ -22,6 +22,7 @@ use kvrail_core::transport::Evidence;
 use super::config::Config;
 use super::error::OpenError;
 use super::evidence;
+use super::fragment::FRAGMENT_BYTES;
 use super::select::{Answer, Choice, HostNic, Offer, OfferedNic, choose, has_nics, libfabric_name};
 
 // What each bit is asked for:
@@ -45,6 +46,9 @@ pub struct Discovery {
     pub choice: Choice,
     /// Of each rail, in the order of [`Choice::rails`].
     pub infos: Vec<Info>,
+    /// Of each rail, over what its messages go where that is another provider: `efa-direct` on the NICs of `efa`, where libfabric
+    /// has it. `efa` numbers messages, so that a lost one holds back all later ones.
+    pub messages: Option<Vec<Info>>,
     /// Whether `FI_RX_CQ_DATA` was granted to the provider: immediates may take a posted receive.
     pub immediates_take_receives: bool,
     /// Whether memory of GPUs can be registered.
@@ -102,7 +106,41 @@ pub fn discover(
         Err(error) => Err(failed(&choice.provider, &error)),
     };
     let infos = choice.rails.iter().map(|rail| owned(rail.offer)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Discovery { choice, infos, immediates_take_receives: rx_cq_data, hmem })
+    let messages = match choice.provider.as_str() {
+        "efa" => direct(library, &infos)?,
+        _ => None,
+    };
+    Ok(Discovery { choice, infos, messages, immediates_take_receives: rx_cq_data, hmem })
+}
+
+/// `efa-direct` for messages on each of these NICs, if it is there on all of them.
+fn direct(library: &Arc<Library>, infos: &[Info]) -> Result<Option<Vec<Info>>, OpenError> {
+    let failed = |error: &FabricError| failed("efa-direct", error);
+    let hints = named(library, "efa-direct").map_err(|error| failed(&error))?;
+    let hints = hints
+        .caps(FI_MSG | FI_SEND | FI_RECV)
+        .mode(MODE)
+        .mr_mode(MR_MODE)
+        .threading(FI_THREAD_DOMAIN)
+        .control_progress(FI_PROGRESS_MANUAL)
+        .data_progress(FI_PROGRESS_MANUAL);
+    let found = match hints.query() {
+        Err(error) if error.is(FI_ENODATA) => return Ok(None),
+        found => found.map_err(|error| failed(&error))?,
+    };
+    let mut messages = Vec::with_capacity(infos.len());
+    for info in infos {
+        let domain = info.first().domain_name();
+        let same = |entry: &Entry<'_>| {
+            entry.fabric_name() == "efa-direct"
+                && entry.domain_name() == domain
+                && entry.mode() & !MODE == 0
+                && entry.max_msg_bytes() >= FRAGMENT_BYTES
+        };
+        let Some(entry) = found.entries().find(same) else { return Ok(None) };
+        messages.push(entry.to_owned().map_err(|error| failed(&error))?);
+    }
+    Ok(Some(messages))
 }
 
 /// What the host's topology says of its NICs.

@@ -8,9 +8,10 @@ use kvrail_core::time::Time;
 use kvrail_core::transport::{Event, PostError};
 
 use super::Ofi;
-use super::book::Introduction;
+use super::control::WEDGED_AFTER;
+use super::intake::Unknown;
 use super::peers::Peer;
-use super::rail::{Rail, State};
+use super::rail::{Rail, State, Which};
 use super::region::Revocation;
 use super::word::{Heard, Word};
 
@@ -38,10 +39,21 @@ impl Ofi {
         for import in std::mem::take(&mut self.settled) {
             self.drop_import(import);
         }
-        for (peer, remote) in std::mem::take(&mut self.gone) {
-            if let Some(peer) = self.peers.get_mut(peer) {
+        for (peer, remote, is_gone) in std::mem::take(&mut self.gone) {
+            let Some(peer) = self.peers.get_mut(peer) else { continue };
+            if is_gone {
                 peer.rail_gone(now, remote.index());
                 self.hurry(now);
+            } else {
+                peer.rail_alive(remote.index());
+            }
+        }
+        for Unknown { peer, local, remote, to } in std::mem::take(&mut self.unknown) {
+            let (local, remote) = (local.index(), remote.index());
+            let link = self.peers.get_mut(peer).and_then(|peer| peer.link_mut(local, remote));
+            // Once for all ops of the batch, and not for those to an endpoint that has been replaced since.
+            if link.is_some_and(|link| link.leads_to(to) && link.ask_due().is_none()) {
+                self.ask(now, peer, local, remote);
             }
         }
     }
@@ -49,37 +61,9 @@ impl Ofi {
     fn hear(&mut self, now: Time, Heard { rail, instance, word }: Heard) {
         // From somebody who was not introduced by the engine (yet), or no longer: it says so again if it matters.
         let Some(id) = self.peers.of(instance) else { return };
-        let local = rail.index();
         match word {
-            Word::Introduce { rail: theirs, epoch, endpoint } => {
-                let remote = usize::from(theirs);
-                let Some(peer) = self.peers.get_mut(id) else { return };
-                let Some(known) = peer.address.rails.get_mut(remote) else { return };
-                let ahead = epoch.wrapping_sub(known.epoch) as i32;
-                if ahead < 0 || (ahead == 0 && known.endpoint != endpoint) {
-                    return;
-                }
-                if ahead > 0 {
-                    (known.epoch, known.endpoint) = (epoch, endpoint);
-                }
-                peer.rail_alive(remote);
-                if let Ok(to) = self.link(id, local, remote) {
-                    let answer = Word::Introduced { rail: rail.0, of: theirs, epoch };
-                    self.say(now, id, (local, remote), to, &answer);
-                }
-            }
-            Word::Introduced { rail: theirs, of, epoch } => {
-                let (mine, remote) = (usize::from(of), usize::from(theirs));
-                let Some(peer) = self.peers.get_mut(id) else { return };
-                peer.rail_alive(remote);
-                let Some(rail) = self.rails.get_mut(mine).filter(|rail| rail.epoch == epoch) else { return };
-                let to = peer.link(mine, epoch, remote);
-                if let Some(destination) = to.and_then(|to| rail.book.get_mut(to)) {
-                    destination.introduction = Introduction::Done;
-                    destination.reached();
-                    destination.down_until = None;
-                }
-            }
+            Word::Introduce(said) => self.hear_introduction(now, id, rail.index(), said, true),
+            Word::Introduced(said) => self.hear_introduction(now, id, rail.index(), said, false),
             Word::Revoke { region, generation } => self.hear_revoke(id, region, generation),
             Word::Revoked { region, generation } => {
                 let known = self.regions.get_mut(region.index()).and_then(Option::as_mut);
@@ -91,14 +75,15 @@ impl Ofi {
         }
     }
 
-    fn say(
+    /// Says a word over a pair of rails. What is not taken is said again later by whoever needs it said.
+    pub(super) fn say(
         &mut self,
         now: Time,
         peer: PeerId,
         (local, remote): (usize, usize),
-        to: u32,
         word: &Word,
     ) -> bool {
+        let Ok(to) = self.reach(Which::Control, peer, local, remote) else { return false };
         let bytes = word.encode(self.address.instance);
         let Some(rail) = self.rails.get_mut(local) else { return false };
         let said = rail.say(now, to, &bytes, (peer, RemoteRail(remote as u16)));
@@ -113,9 +98,7 @@ impl Ofi {
         let remotes = self.peers.get(peer).ok_or(PostError::UnknownPeer)?.address.rails.len();
         for local in 0..self.rails.len() {
             let remote = local % remotes.max(1);
-            if let Ok(to) = self.link(peer, local, remote)
-                && self.say(now, peer, (local, remote), to, word)
-            {
+            if self.say(now, peer, (local, remote), word) {
                 return Ok(());
             }
         }
@@ -157,7 +140,7 @@ impl Ofi {
         );
         if self.manners.replace {
             for rail in 0..self.rails.len() {
-                self.replace(now, rail);
+                self.replace(now, rail, Which::Data);
             }
         }
         Ok(())
@@ -197,52 +180,50 @@ impl Ofi {
 
     // --- endpoints that are replaced ---
 
-    /// Closes a rail's endpoint, which ends everything in flight on it, and opens another.
-    pub(super) fn replace(&mut self, now: Time, rail: usize) {
-        let (shape, key) = (self.shape, self.keys.next());
+    /// Closes one of a rail's endpoints, which ends everything in flight on it, and opens another.
+    pub(super) fn replace(&mut self, now: Time, rail: usize, which: Which) {
+        let key = self.keys.next();
         let mut events = std::mem::take(&mut self.backlog);
         self.with_intake(now, &mut events, |rails, intake| {
             if let Some(rail) = rails.get_mut(rail) {
-                rail.replace(intake, shape, key);
+                rail.replace(which, intake, key);
             }
         });
         self.backlog = events;
-        self.reopened(now, rail);
+        self.reopened(now, rail, which);
     }
 
     pub(super) fn replace_wounded(&mut self, now: Time) {
         for rail in 0..self.rails.len() {
-            if self.rails[rail].wounded.is_some() {
-                self.replace(now, rail);
+            if self.rails[rail].control.wounded.is_some() {
+                self.replace(now, rail, Which::Control);
+            }
+            if self.rails[rail].data.wounded.is_some() {
+                self.replace(now, rail, Which::Data);
             }
         }
     }
 
-    /// A rail has a new endpoint, or none: the address changes, and peers that it dealt with are told.
-    fn reopened(&mut self, now: Time, rail: usize) {
-        if !self.rails.get(rail).is_some_and(Rail::is_up) {
-            self.hurry(now);
+    /// A rail has a new endpoint, or none.
+    fn reopened(&mut self, now: Time, rail: usize, which: Which) {
+        self.hurry(now);
+        let known = &self.rails[rail];
+        let retry = match which {
+            Which::Data => known.data.retry(),
+            Which::Control => known.control.retry(),
+        };
+        if retry.is_some() {
             return;
         }
         if let Err(error) = self.watch(rail) {
             log::warn!("rail {}: its queue cannot wake a sleeper: {error}", self.rails[rail].name);
         }
-        self.address.rails[rail] = self.rail_address(rail);
-        self.backlog.push(Event::AddressChanged);
-        let known: Vec<(PeerId, Vec<usize>)> =
-            self.peers.iter().map(|peer| (peer.id, peer.ever_linked(rail))).collect();
-        for (peer, remotes) in known {
-            for remote in remotes {
-                if let Ok(to) = self.link(peer, rail, remote)
-                    && let Some(destination) = self.rails[rail].book.get_mut(to)
-                {
-                    destination.introduce(now);
-                    // Ops need not wait for the answer where targets serve strangers.
-                    destination.refused_since = None;
-                }
-            }
+        match which {
+            // The engine says it to all peers, over whatever rails.
+            Which::Control => self.address.rails[rail] = self.rail_address(rail),
+            Which::Data => self.tell(now, rail),
         }
-        self.hurry(now);
+        self.backlog.push(Event::AddressChanged);
     }
 
     // --- peers that leave ---
@@ -251,10 +232,16 @@ impl Ofi {
     pub(super) fn forget(&mut self, now: Time, peer: &Peer) {
         self.reassembly.forget(peer.address.instance);
         for rail in &mut self.rails {
-            let links: Vec<u32> = peer.links_of(rail.index.index(), rail.epoch).map(|(_, to)| to).collect();
-            let State::Up(port) = &rail.state else { continue };
-            for to in links {
-                rail.book.leave(&port.addresses, to);
+            let index = rail.index.index();
+            if let State::Up(port) = &rail.data.state {
+                for to in peer.reaches_of(Which::Data, index, rail.data.epoch) {
+                    rail.book.leave(&port.bound.addresses, to);
+                }
+            }
+            if let State::Up(control) = &mut rail.control.state {
+                for to in peer.reaches_of(Which::Control, index, rail.control.epoch) {
+                    control.book.leave(&control.bound.addresses, to);
+                }
             }
         }
         let imports: Vec<u32> = peer.imported.iter().collect();
@@ -281,6 +268,7 @@ impl Ofi {
             self.slow_due = now + SLOW_TICK;
             self.reassembly.expire(now);
             self.rails.iter_mut().for_each(Rail::read_events);
+            self.tick_wedged(now);
         }
         self.tick_rails(now);
         self.tick_introductions(now);
@@ -290,61 +278,42 @@ impl Ofi {
     }
 
     fn tick_rails(&mut self, now: Time) {
-        let (shape, patience) = (self.shape, self.caps.stall_timeout);
+        let patience = self.caps.stall_timeout;
         for rail in 0..self.rails.len() {
-            if self.rails[rail].must_mend(now) {
-                self.replace(now, rail);
-            }
-            if self.rails[rail].has_hole() {
-                self.hurry(now + TICK);
-            }
-            let mut events = std::mem::take(&mut self.backlog);
             let one = &mut self.rails[rail];
-            one.post_outbox(now, patience, &mut events);
-            let waits = one.has_outbox();
-            let down = match &one.state {
-                State::Up(_) => None,
-                State::Down { retry, .. } => Some(*retry),
-            };
-            self.backlog = events;
-            if waits {
+            if one.must_mend(now) {
+                self.replace(now, rail, Which::Control);
+            }
+            let one = &mut self.rails[rail];
+            one.post_outbox(now, patience, &mut self.backlog);
+            if one.has_outbox() || one.hole {
                 self.hurry(now + TICK);
             }
-            let Some(retry) = down else { continue };
-            if now < retry {
-                self.hurry(retry);
-                continue;
+            for (which, retry) in [
+                (Which::Control, self.rails[rail].control.retry()),
+                (Which::Data, self.rails[rail].data.retry()),
+            ] {
+                let Some(retry) = retry else { continue };
+                if now < retry {
+                    self.hurry(retry);
+                    continue;
+                }
+                let key = self.keys.next();
+                let mut events = std::mem::take(&mut self.backlog);
+                self.with_intake(now, &mut events, |rails, intake| rails[rail].reopen(which, intake, key));
+                self.backlog = events;
+                self.reopened(now, rail, which);
             }
-            let key = self.keys.next();
-            let mut events = std::mem::take(&mut self.backlog);
-            self.with_intake(now, &mut events, |rails, intake| rails[rail].reopen(intake, shape, key));
-            self.backlog = events;
-            self.reopened(now, rail);
         }
     }
 
-    fn tick_introductions(&mut self, now: Time) {
-        let mut soonest: Option<Time> = None;
-        for local in 0..self.rails.len() {
-            let mut due: Vec<(u32, PeerId, usize)> = Vec::new();
-            for (to, destination) in self.rails[local].book.iter_mut() {
-                let Some(at) = destination.introduction_due() else { continue };
-                if at <= now {
-                    destination.introduced_at(now);
-                    due.push((to, destination.peer, destination.remote.index()));
-                }
-                let again = destination.introduction_due().unwrap_or(at);
-                soonest = Some(soonest.map_or(again, |soonest| soonest.min(again)));
+    /// Queues of messages that give nothing though something must come, see [`super::control`].
+    fn tick_wedged(&mut self, now: Time) {
+        for rail in 0..self.rails.len() {
+            let one = &mut self.rails[rail];
+            if one.control.get_mut().is_some_and(|control| control.is_wedged(now)) {
+                one.control.wound(&one.name, format!("no message has ended for {WEDGED_AFTER:?}"));
             }
-            for (to, peer, remote) in due {
-                let (rail, epoch) = (local as u16, self.rails[local].epoch);
-                let Some(port) = self.rails[local].port() else { continue };
-                let word = Word::Introduce { rail, epoch, endpoint: port.name.clone() };
-                self.say(now, peer, (local, remote), to, &word);
-            }
-        }
-        if let Some(at) = soonest {
-            self.hurry(at.max(now + TICK));
         }
     }
 
@@ -358,7 +327,7 @@ impl Ofi {
             for peer in overdue {
                 for rail in 0..self.rails.len() {
                     if self.rails[rail].book.in_flight_to(peer) > 0 {
-                        self.replace(now, rail);
+                        self.replace(now, rail, Which::Data);
                     }
                 }
             }
@@ -403,58 +372,22 @@ impl Ofi {
             .map(|peer| peer.id)
             .collect();
         for id in suspects {
-            // A destination that was reached since says that its rail is there.
-            let rails = &self.rails;
             let Some(peer) = self.peers.get_mut(id) else { continue };
-            let mut alive: Vec<usize> = Vec::new();
-            for rail in rails {
-                for (remote, to) in peer.links_of(rail.index.index(), rail.epoch) {
-                    let fine = |d: &super::book::Destination| d.gone_since.is_none() && d.failures == 0;
-                    let asked = peer.perhaps_alive().contains(&remote.index());
-                    if !asked && rail.book.get(to).is_some_and(fine) {
-                        alive.push(remote.index());
-                    }
-                }
-            }
-            // Rails that several local ones are linked with: one that was not tried since says nothing.
-            for remote in alive {
-                let some_gone = rails.iter().any(|rail| {
-                    peer.links_of(rail.index.index(), rail.epoch).any(|(other, to)| {
-                        other.index() == remote
-                            && rail.book.get(to).is_some_and(|destination| destination.gone_since.is_some())
-                    })
-                });
-                if !some_gone {
-                    peer.rail_alive(remote);
-                }
-            }
             if peer.is_gone(now, gone_after) {
                 peer.told_gone = true;
                 self.backlog.push(Event::PeerGone { peer: id });
-                continue;
-            }
-            if !peer.may_be_gone() {
                 continue;
             }
             let unknown = peer.perhaps_alive();
             let probe = peer.probe_due.is_none_or(|due| now >= due);
             if probe {
                 peer.probe_due = Some(now + PROBE_AGAIN);
-                self.probe(now, id, &unknown);
+                // Something is said to each of its other rails, so that their devices answer.
+                for remote in unknown {
+                    self.introduce(now, id, remote % self.rails.len().max(1), remote);
+                }
             }
             self.hurry(now + PROBE_AGAIN / 2);
-        }
-    }
-
-    /// Says something to each of a peer's rails, so that their devices answer.
-    fn probe(&mut self, now: Time, peer: PeerId, remotes: &[usize]) {
-        for &remote in remotes {
-            let local = remote % self.rails.len().max(1);
-            let Ok(to) = self.link(peer, local, remote) else { continue };
-            let Some(port) = self.rails[local].port() else { continue };
-            let (rail, epoch) = (local as u16, self.rails[local].epoch);
-            let word = Word::Introduce { rail, epoch, endpoint: port.name.clone() };
-            self.say(now, peer, (local, remote), to, &word);
         }
     }
 }

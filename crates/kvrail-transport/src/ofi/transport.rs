@@ -16,8 +16,9 @@ use super::ending::pass;
 use super::endpoint::{OpEntry, Transfer};
 use super::fragment::Outgoing;
 use super::key::{KEY_BYTES_MAX, RegionKey};
+use super::messages::Offered;
 use super::peers::Peer;
-use super::rail::{Offered, State};
+use super::rail::{State, Which};
 use super::region::{Import, Imports, Region};
 use super::status::{self, Family};
 use super::{Ofi, Way};
@@ -97,7 +98,7 @@ impl Transport for Ofi {
             return Err(RegisterError::Exhausted(format!("{REGIONS_MAX} regions are the limit")));
         }
         let near = self.near(region);
-        let domains: Vec<_> = self.rails.iter().map(|rail| Some(&rail.domain)).collect();
+        let domains: Vec<_> = self.rails.iter().map(|rail| Some(&rail.bases.data.domain)).collect();
         let registered =
             Region::register(region, &self.terms, &domains, near, &mut self.keys, &mut self.cost)?;
         let mut key = Vec::new();
@@ -211,7 +212,7 @@ impl Transport for Ofi {
         };
         let peer = self.peers.get(batch.peer).ok_or(PostError::UnknownPeer)?;
         let rail = self.rails.get_mut(local).ok_or(PostError::RouteDown)?;
-        let State::Up(port) = &mut rail.state else { return Err(PostError::RouteDown) };
+        let State::Up(port) = &mut rail.data.state else { return Err(PostError::RouteDown) };
         let destination = rail.book.get_mut(to).ok_or(PostError::RouteDown)?;
         let at = destination.at;
         let room = port.ops.unused().min(batch.ops.len());
@@ -246,7 +247,7 @@ impl Transport for Ofi {
                 Ok(()) => {
                     posted += 1;
                     taken += 1;
-                    unrung = more && self.shape.more;
+                    unrung = more && rail.shapes.data.more;
                     match self.posted_to.last_mut() {
                         Some((last, count)) if *last == import => *count += 1,
                         _ => self.posted_to.push((import, 1)),
@@ -273,18 +274,21 @@ impl Transport for Ofi {
             self.imports.posted(import, count);
         }
         destination.in_flight += posted;
-        if posted > 0 {
-            destination.refused_since = None;
-        }
         rail.counters.posted += u64::from(posted);
         if unrung && taken < room {
             wound = Some("it refused an op behind others whose doorbell was to follow".into());
         }
         let stuck = taken == 0 && room > 0 && destination.in_flight == 0;
-        let down = stuck && destination.refused(now, self.caps.stall_timeout);
         if let Some(why) = wound {
-            rail.wound(why);
+            rail.data.wound(&rail.name, why);
             self.hurry(now);
+        }
+        let mut down = false;
+        if let Some(link) = self.peers.get_mut(batch.peer).and_then(|peer| peer.link_mut(local, remote)) {
+            if posted > 0 {
+                link.reached();
+            }
+            down = stuck && link.refused(now, self.caps.stall_timeout);
         }
         if down { Err(PostError::RouteDown) } else { Ok(taken) }
     }
@@ -297,13 +301,10 @@ impl Transport for Ofi {
         let outgoing =
             Outgoing::new(self.address.instance, self.message, message).ok_or(PostError::TooLong)?;
         let (local, remote) = (route.local.index(), route.remote.index());
-        let to = self.link(peer, local, remote)?;
+        let to = self.reach(Which::Control, peer, local, remote)?;
         let rail = self.rails.get_mut(local).ok_or(PostError::RouteDown)?;
-        if rail.wounded.is_some() {
+        if rail.control.wounded.is_some() {
             return Ok(false);
-        }
-        if rail.book.get(to).and_then(|destination| destination.down_until).is_some_and(|until| now < until) {
-            return Err(PostError::RouteDown);
         }
         match rail.offer(now, to, &outgoing, self.message, (peer, route.remote)) {
             Offered::Taken => {
@@ -327,11 +328,15 @@ impl Transport for Ofi {
         let mut any = self.with_intake(now, events, |rails, intake| {
             rails.iter_mut().fold(false, |any, rail| rail.poll(intake) | any)
         });
-        if !self.heard.is_empty() || !self.settled.is_empty() || !self.gone.is_empty() {
+        if !self.heard.is_empty()
+            || !self.settled.is_empty()
+            || !self.gone.is_empty()
+            || !self.unknown.is_empty()
+        {
             any = true;
             self.listen(now);
         }
-        if self.rails.iter().any(|rail| rail.wounded.is_some()) {
+        if self.rails.iter().any(|rail| rail.data.wounded.is_some() || rail.control.wounded.is_some()) {
             self.replace_wounded(now);
         }
         if (self.pending && now >= self.tick_due) || now >= self.slow_due {
@@ -352,7 +357,7 @@ impl Transport for Ofi {
         };
         let in_flight = rail.book.iter().any(|(_, destination)| its(destination));
         if in_flight && self.manners.replace {
-            self.replace(now, route.local.index());
+            self.replace(now, route.local.index(), Which::Data);
         }
     }
 

@@ -1,10 +1,12 @@
 //! What transports say to each other, beside the engines' messages: a word is one fragment, may be lost, doubled or late,
 //! and is repeated by who needs its answer.
 //!
-//! * **Introductions.** EFA answers an op from an endpoint that the target has not inserted with status 14, while messages
-//!   from anybody arrive. So before its first op over a pair of rails the initiator names its rail's endpoint, the target
-//!   inserts it and answers. Only pairs that are used are inserted: 32 rails on both sides would be 1,024 per peer.
-//!   After an endpoint was replaced the same word tells the peers the new one, sooner than a greeting would.
+//! * **Introductions.** Metadata names the endpoints of messages only; those of one-sided ops come and go. And EFA answers an op
+//!   from an endpoint that the target has not inserted with status 14, while messages from anybody arrive. So before its
+//!   first op over a pair of rails the initiator names its rail's endpoint; the target inserts it, and answers with its own. Both
+//!   say which of the other's they have inserted, so that each knows when ops may go. After an endpoint was replaced, by
+//!   either side or by both at once, the same words go over the endpoints of messages, which stay, until they are answered.
+//!   Only pairs that are used are introduced: 32 rails on both sides would be 1,024 per peer.
 //! * **Revocations.** On providers whose completions lie for a bad key (`shm`; `tcp` tears the connection down, with
 //!   everybody's ops on it) the owner of a region withdraws it from its peers before it ends the registration: each stops
 //!   posting to it, waits for what is in flight, and answers.
@@ -19,29 +21,15 @@ use super::fragment::FRAGMENT_BYTES;
 const MAGIC: [u8; 3] = *b"KVw";
 const HEAD_BYTES: usize = MAGIC.len() + 1 + 16 + 1;
 const _: () =
-    assert!(HEAD_BYTES + 1 + 5 + 2 + ENDPOINT_BYTES_MAX <= FRAGMENT_BYTES, "a word is one fragment");
+    assert!(HEAD_BYTES + 1 + 5 + 5 + 2 + ENDPOINT_BYTES_MAX <= FRAGMENT_BYTES, "a word is one fragment");
 
 /// What is said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Word {
-    /// The sender's rail has this endpoint, since that epoch.
-    Introduce {
-        /// The sender's rail.
-        rail: u16,
-        /// Grows each time the rail's endpoint is replaced.
-        epoch: u32,
-        /// The endpoint's address.
-        endpoint: Vec<u8>,
-    },
-    /// The receiver's rail, in that epoch, is known to the sender's rail.
-    Introduced {
-        /// The sender's rail.
-        rail: u16,
-        /// The receiver's rail.
-        of: u16,
-        /// Its epoch.
-        epoch: u32,
-    },
+    /// Where the sender's rail has its endpoint of ops. An answer is wanted.
+    Introduce(Introduction),
+    /// The same, as an answer.
+    Introduced(Introduction),
     /// The sender ends this registration.
     Revoke {
         /// Which.
@@ -56,6 +44,19 @@ pub(super) enum Word {
         /// And all before it.
         generation: Generation,
     },
+}
+
+/// Where a rail's endpoint of ops is, as the rail says to another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Introduction {
+    /// The sender's rail.
+    pub(super) rail: u16,
+    /// Grows each time the endpoint is replaced.
+    pub(super) epoch: u32,
+    /// Its address.
+    pub(super) endpoint: Vec<u8>,
+    /// The epoch of the receiver's own endpoint that the sender's has inserted, if it has.
+    pub(super) knows: Option<u32>,
 }
 
 const INTRODUCE: u8 = 1;
@@ -78,17 +79,12 @@ impl Word {
         out.extend_from_slice(&instance.to_le_bytes());
         let mut to = Writer(&mut out);
         match self {
-            Self::Introduce { rail, epoch, endpoint } => {
-                to.u8(INTRODUCE);
-                to.varint((*rail).into());
-                to.varint((*epoch).into());
-                to.bytes(endpoint);
-            }
-            Self::Introduced { rail, of, epoch } => {
-                to.u8(INTRODUCED);
-                to.varint((*rail).into());
-                to.varint((*of).into());
-                to.varint((*epoch).into());
+            Self::Introduce(said) | Self::Introduced(said) => {
+                to.u8(if matches!(self, Self::Introduce(_)) { INTRODUCE } else { INTRODUCED });
+                to.varint(said.rail.into());
+                to.varint(said.epoch.into());
+                to.varint(said.knows.map_or(0, |epoch| u64::from(epoch) + 1));
+                to.bytes(&said.endpoint);
             }
             Self::Revoke { region, generation } | Self::Revoked { region, generation } => {
                 to.u8(if matches!(self, Self::Revoke { .. }) { REVOKE } else { REVOKED });
@@ -113,16 +109,13 @@ impl Word {
         let rail = |from: &mut Reader<'_>| from.bounded(RAILS_MAX - 1, "rail").map(|rail| rail as u16);
         let number = |from: &mut Reader<'_>, field| from.bounded(u32::MAX as usize, field).map(|n| n as u32);
         let word = match kind {
-            INTRODUCE => {
+            INTRODUCE | INTRODUCED => {
                 let (rail, epoch) = (rail(&mut from)?, number(&mut from, "epoch")?);
+                let knows = from.bounded(u32::MAX as usize + 1, "known epoch")?.checked_sub(1);
                 let endpoint = from.bytes(ENDPOINT_BYTES_MAX, "endpoint")?.to_vec();
-                Self::Introduce { rail, epoch, endpoint }
+                let said = Introduction { rail, epoch, endpoint, knows: knows.map(|epoch| epoch as u32) };
+                if kind == INTRODUCE { Self::Introduce(said) } else { Self::Introduced(said) }
             }
-            INTRODUCED => Self::Introduced {
-                rail: rail(&mut from)?,
-                of: rail(&mut from)?,
-                epoch: number(&mut from, "epoch")?,
-            },
             REVOKE | REVOKED => {
                 let region = RegionId(number(&mut from, "region")?);
                 let generation = Generation(number(&mut from, "generation")?);
@@ -153,16 +146,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn word() -> impl Strategy<Value = Word> {
-        let rail = 0..RAILS_MAX as u16;
         let region = || (any::<u32>(), any::<u32>());
+        let endpoint = || prop::collection::vec(any::<u8>(), 0..=ENDPOINT_BYTES_MAX);
+        let said = || {
+            (0..RAILS_MAX as u16, any::<u32>(), endpoint(), any::<Option<u32>>())
+                .prop_map(|(rail, epoch, endpoint, knows)| Introduction { rail, epoch, endpoint, knows })
+        };
         prop_oneof![
-            (rail.clone(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..=ENDPOINT_BYTES_MAX))
-                .prop_map(|(rail, epoch, endpoint)| Word::Introduce { rail, epoch, endpoint }),
-            (rail.clone(), rail, any::<u32>()).prop_map(|(rail, of, epoch)| Word::Introduced {
-                rail,
-                of,
-                epoch
-            }),
+            said().prop_map(Word::Introduce),
+            said().prop_map(Word::Introduced),
             region().prop_map(|(r, g)| Word::Revoke { region: RegionId(r), generation: Generation(g) }),
             region().prop_map(|(r, g)| Word::Revoked { region: RegionId(r), generation: Generation(g) }),
         ]
