@@ -16,7 +16,7 @@ pub enum Loss {
     /// Another process has its seat now.
     Replaced {
         /// Who.
-        by: Member,
+        by: Box<Member>,
     },
     /// It said that it could not go on.
     GaveUp {

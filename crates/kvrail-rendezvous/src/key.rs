@@ -81,7 +81,8 @@ mod tests {
         fn what_is_written_parses(a: u64, b: u64, rank in 0..WORLD_SIZE_MAX, name in "[a-z/]{1,100}") {
             let (holder, from) = (Incarnation(a), Incarnation(b));
             for key in [Key::Member(rank), Key::Ready(holder), Key::Challenge { holder, from }, Key::Answer { holder, from }, Key::Value { owner: holder, name: &name }] {
-                prop_assert_eq!(Key::parse(&key.to_string()), Some(key));
+                let text = key.to_string();
+                prop_assert_eq!(Key::parse(&text), Some(key));
             }
         }
     }

@@ -166,7 +166,7 @@ impl View {
         if let Some(member) = self.sealed_member(rank) {
             if member.incarnation != record.member.incarnation {
                 if !self.partings.contains_key(&rank) {
-                    self.lose(rank, Loss::Replaced { by: record.member.clone() });
+                    self.lose(rank, Loss::Replaced { by: Box::new(record.member.clone()) });
                 }
             } else if let Some(parting) = &record.parting {
                 self.partings.insert(rank, parting.clone());
@@ -189,7 +189,10 @@ impl View {
     }
 
     fn seal(&mut self) {
-        if self.sealed.is_none() && (0..self.world_size).all(|rank| self.agrees(rank)) {
+        // An earlier run that was complete still agrees with itself.
+        let mine =
+            self.seats.range(..self.world_size).any(|(_, seat)| seat.record.member.incarnation == self.me);
+        if mine && self.sealed.is_none() && (0..self.world_size).all(|rank| self.agrees(rank)) {
             let members = self.seats.range(..self.world_size).map(|(_, seat)| seat.record.member.clone());
             self.sealed = Some(members.collect());
         }

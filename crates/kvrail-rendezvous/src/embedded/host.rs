@@ -30,7 +30,7 @@ pub(super) async fn find(embedded: &EmbeddedConfig, opened: Option<SocketAddr>) 
     }
     // A name that this host has for itself in its own files is another one to the others: all interfaces, then.
     let literal = host == "localhost" || host.parse::<IpAddr>().is_ok();
-    for &address in addresses.iter().filter(|address| is_local(address.ip())) {
+    if let Some(&address) = addresses.iter().find(|address| is_local(address.ip())) {
         let bind = match address.ip() {
             ip if literal || !ip.is_loopback() => ip,
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -83,15 +83,17 @@ async fn reach(
     let endpoint = config.service.to_string();
     let began = Instant::now();
     let (mut pause, mut attempts) = (RETRY_MIN, 0_u32);
+    let mut last = ServiceError::Unreachable { endpoint: endpoint.clone(), detail: "no answer".into() };
     loop {
         attempts += 1;
         let attempt = attempt(embedded, config, me, &endpoint, server);
-        let last = match crate::driver::until(until.min(Instant::now() + ATTEMPT_MAX), attempt).await {
+        match crate::driver::until(until.min(Instant::now() + ATTEMPT_MAX), attempt).await {
             Some(Ok(reached)) => return Ok(reached),
             Some(Err(Attempt::Final(error))) => return Err(error),
-            Some(Err(Attempt::Again(error))) => error,
-            None => ServiceError::Unreachable { endpoint: endpoint.clone(), detail: "no answer".into() },
-        };
+            Some(Err(Attempt::Again(error))) => last = error,
+            // Cut short, the last attempt knows less than the one before it.
+            None => {}
+        }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(match last {

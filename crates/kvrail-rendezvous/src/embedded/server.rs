@@ -19,8 +19,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::wire::{FrameError, HEADER_BYTES, Header, Message, Outcome, Refusal};
 use crate::key::Key;
 use crate::limits::{
-    KEYS_PER_MEMBER_MAX, LEASE_MAX, LEASE_MIN, MEMBER_BYTES_MAX, RUN_BYTES_MAX, RUN_KEYS_MAX,
-    VALUE_BYTES_MAX, WORLD_SIZE_MAX,
+    KEYS_PER_MEMBER_MAX, LEASE_MAX, LEASE_MIN, MEMBER_BYTES_MAX, RECORD_BYTES_MAX, RUN_BYTES_MAX,
+    RUN_KEYS_MAX, VALUE_BYTES_MAX, WORLD_SIZE_MAX,
 };
 use crate::name::RunId;
 
@@ -32,6 +32,8 @@ const HELLO: Duration = Duration::from_secs(5);
 const QUEUE_BYTES_MAX: usize = RUN_BYTES_MAX + MEMBER_BYTES_MAX;
 /// Keys of a connection besides its values: a seat, what it agreed to, challenges and answers.
 const OWN_KEYS_MAX: usize = 2 + 2 * WORLD_SIZE_MAX as usize;
+/// What is in them: a record and a number.
+const OWN_BYTES_MAX: usize = RECORD_BYTES_MAX + 16;
 
 pub(super) struct Server {
     run_id: RunId,
@@ -245,7 +247,7 @@ impl State {
         let total = self.bytes - old.unwrap_or(0) + value.len();
         let keys_max =
             OWN_KEYS_MAX + if matches!(parsed, Key::Value { .. }) { KEYS_PER_MEMBER_MAX } else { 0 };
-        if keys > keys_max || bytes > MEMBER_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
+        if keys > keys_max || bytes > MEMBER_BYTES_MAX + OWN_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
             return Err(format!("a member has at most {keys_max} keys of {MEMBER_BYTES_MAX} bytes"));
         }
         if total > RUN_BYTES_MAX || keys_total >= RUN_KEYS_MAX {

@@ -17,6 +17,8 @@ use crate::error::ServiceError;
 const CHECK_MAX: Duration = Duration::from_secs(5);
 /// Longest answer that is read, bytes; etcd's has a hundred.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
+/// What Go's servers say to plain text where they speak TLS.
+const TO_HTTPS: &[u8] = b"HTTP request to an HTTPS server";
 
 /// The endpoints that are healthy; an error says of each what is wrong when none is.
 pub(super) async fn check(
@@ -80,10 +82,7 @@ struct Probe {
 impl Probe {
     async fn check(&self) -> Result<(), ServiceError> {
         let endpoint = self.endpoint.to_string();
-        let stream =
-            TcpStream::connect((self.endpoint.host.as_str(), self.endpoint.port)).await.map_err(|error| {
-                ServiceError::Unreachable { endpoint: endpoint.clone(), detail: error.to_string() }
-            })?;
+        let stream = self.connect().await?;
         let answer = match &self.tls {
             None => self.exchange(stream).await,
             Some((config, _)) => {
@@ -98,14 +97,34 @@ impl Probe {
                 }
             }
         };
-        let answer = answer.map_err(|error| self.explain(&error))?;
+        let answer = match answer {
+            Ok(answer) => answer,
+            // etcd without TLS ends a connection that begins with it, and says nothing.
+            Err(error) if self.tls.is_some() && rustls_error(&error).is_none() && self.is_plain().await => {
+                return Err(ServiceError::PlainExpected { endpoint });
+            }
+            Err(error) => return Err(self.explain(&error)),
+        };
         // A TLS server answers plain text with an alert, or, in Go, with words.
-        if self.tls.is_none()
-            && (answer.first() == Some(&0x15) || contains(&answer, b"HTTP request to an HTTPS server"))
-        {
+        if self.tls.is_none() && (answer.first() == Some(&0x15) || contains(&answer, TO_HTTPS)) {
             return Err(ServiceError::TlsExpected { endpoint });
         }
         self.read(&answer)
+    }
+
+    async fn connect(&self) -> Result<TcpStream, ServiceError> {
+        let connected = TcpStream::connect((self.endpoint.host.as_str(), self.endpoint.port)).await;
+        connected.map_err(|error| ServiceError::Unreachable {
+            endpoint: self.endpoint.to_string(),
+            detail: error.to_string(),
+        })
+    }
+
+    /// Whether a plain request is answered, where TLS was not.
+    async fn is_plain(&self) -> bool {
+        let Ok(stream) = self.connect().await else { return false };
+        let answer = self.exchange(stream).await;
+        answer.is_ok_and(|answer| answer.starts_with(b"HTTP/") && !contains(&answer, TO_HTTPS))
     }
 
     async fn exchange(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<Vec<u8>> {
@@ -163,8 +182,7 @@ impl Probe {
             }
             None => return ServiceError::Unreachable { endpoint, detail: error.to_string() },
         };
-        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match tls {
+        match rustls_error(error) {
             Some(rustls::Error::InvalidMessage(_)) => ServiceError::PlainExpected { endpoint },
             Some(rustls::Error::InvalidCertificate(why)) => {
                 ServiceError::ServerCertificate { endpoint, detail: why.to_string() }
@@ -183,6 +201,10 @@ impl Probe {
             None => ServiceError::Tls { endpoint, detail: error.to_string() },
         }
     }
+}
+
+fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// The JSON object of an answer, once it is there in full.

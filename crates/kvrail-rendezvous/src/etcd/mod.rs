@@ -27,7 +27,8 @@ const WATCH_BYTES_MAX: usize = 16 << 20;
 
 pub(crate) async fn run(etcd: EtcdConfig, start: Start) {
     let Start { config, me, shared, until, mut commands, started } = start;
-    let opened = match crate::driver::until(until, open(&etcd, &config, &shared, until)).await {
+    // The health check ends at the deadline itself, and says more.
+    let opened = match crate::driver::until(until + RETRY, open(&etcd, &config, &shared, until)).await {
         Some(opened) => opened,
         None => Err(ServiceError::Deadline {
             endpoint: config.service.to_string(),
