@@ -195,9 +195,24 @@ pub(crate) struct Bench {
     /// This target was started by an initiator and ends with it
     #[arg(long, hide = true)]
     pub(crate) spawned: bool,
+    /// A defect on the path of every engine: swapped, wrong-offset, stale, zeros, flip-bit, short-tail
+    #[arg(long, hide = true, value_name = "KIND")]
+    pub(crate) plant: Option<kvrail_engines::Plant>,
+    /// This process was started for one of several engines
+    #[arg(long, hide = true, value_enum)]
+    pub(crate) conducted: Option<Conducted>,
     /// The target flips one byte: CASE:BLOCK:OFFSET
     #[arg(long, hide = true, value_name = "CASE:BLOCK:OFFSET")]
     pub(crate) inject_corruption: Option<Injection>,
+}
+
+/// What a process is that was started for one of several engines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Conducted {
+    /// Does an engine's turns when it is told to.
+    Initiator,
+    /// Serves one link, on stdin.
+    Target,
 }
 
 /// Where the target flips a byte, so that a test can see the run fail.

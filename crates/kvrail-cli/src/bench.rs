@@ -1,27 +1,28 @@
 //! `kvrail bench`: finds the other side, runs the cases, and writes what came out, also when it ended early.
 
-use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Write};
-use std::path::Path;
-use std::sync::Arc;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::time::{Instant, SystemTime};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kvrail_report::table::Table;
 use kvrail_report::{Document, Fingerprint, Used, redact};
 
-use crate::args::{Bench, Format};
+use crate::args::{Bench, Conducted};
 use crate::case::Verify;
+use crate::conductor;
 use crate::control::{Hello, Message};
+use crate::engines;
 use crate::environment::{self, PROFILE, VERSION};
 use crate::failure::Failure;
-use crate::initiator::{self, Audience};
+use crate::initiator::{self, Audience, Part};
+use crate::kid;
 use crate::link::{self, Link};
-use crate::rails::Say;
+use crate::player;
 use crate::rows::Carrier;
 use crate::run::{Place, Run};
 use crate::signals;
-use crate::spawn::{self, Spawned};
+use crate::sink::Sink;
+use crate::spawn::Spawned;
 use crate::target;
 
 /// Runs the command.
@@ -31,13 +32,16 @@ use crate::target;
 pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
     let run = bench.resolve(environment::random_seed())?;
     run.ofi.check(|variable| std::env::var(variable).ok())?;
-    if run.spawned {
+    if run.spawned || run.conducted.is_some() {
         signals::ignore_interrupt()?;
     } else {
         signals::install()?;
         if PROFILE == "debug" {
             eprintln!("warning: this is a debug build; its figures mean nothing (build with --release)");
         }
+    }
+    if let Some(part) = run.conducted {
+        return conducted(&run, part);
     }
     match &run.place {
         Place::Both => initiate(bench, &run, None),
@@ -56,7 +60,27 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
     }
 }
 
-fn hello(role: &str) -> Hello {
+/// A process of one engine among several. It leaves without the destructors of that engine's libraries.
+fn conducted(run: &Run, part: Conducted) -> Result<(), Failure> {
+    let ended = match (part, &run.place, run.engines.as_slice()) {
+        (Conducted::Initiator, Place::Initiator(target), [engine]) => player::play(run, engine, target),
+        (Conducted::Target, ..) => serve_stdin(run),
+        _ => Err(Failure::usage("--conducted is for processes that kvrail starts itself")),
+    };
+    // Who started this process has been told over the link.
+    engines::leave(ended.err().map_or(0, |failure| i32::from(failure.kind.exit_code())))
+}
+
+/// Serves the link that this process was given as its stdin.
+fn serve_stdin(run: &Run) -> Result<(), Failure> {
+    kid::end_with_parent()?;
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+    let socket = stdin.map_err(|e| Failure::environment(format!("stdin is no link: {e}")))?;
+    let link = Link::open(TcpStream::from(socket), hello("target"))?;
+    target::serve(&link, run, None)
+}
+
+pub(crate) fn hello(role: &str) -> Hello {
     Hello {
         program: VERSION.into(),
         boot_id: environment::boot_id(),
@@ -76,7 +100,7 @@ fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> 
         .local_addr()
         .map_err(|e| Failure::environment(format!("the listening socket is gone: {e}")))?;
     if run.spawned {
-        spawn::report_to_parent(address)?;
+        kid::report_to_parent(address)?;
     } else {
         eprintln!("target listens on {address}; start: kvrail bench --role initiator --connect {address}");
     }
@@ -85,7 +109,7 @@ fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> 
     if !run.spawned {
         eprintln!("initiator {from} on {} is here", link.hello.environment.host);
     }
-    let ended = target::serve(&link, run);
+    let ended = target::serve(&link, run, Some(listener));
     // The parent of a spawned target tells the user; two voices would say the same.
     if run.spawned { Ok(()) } else { ended }
 }
@@ -100,6 +124,7 @@ fn initiate(bench: &Bench, run: &Run, address: Option<&str>) -> Result<(), Failu
     report.conclude(ended.clone());
     sink.finish(&report)?;
     ended?;
+    conductor::verdict(&report)?;
     if run.cases.iter().any(|case| case.verify == Verify::Off) {
         return Err(Failure::environment(
             "nobody looked at the bytes, so whether the figures count cannot be told",
@@ -115,7 +140,7 @@ fn measure(run: &Run, address: Option<&str>, report: &mut Document, sink: &mut S
     let address = match address {
         Some(address) => address.to_string(),
         None => {
-            spawned = Spawned::start(run)?;
+            spawned = Spawned::target(run)?;
             spawned.address()
         }
     };
@@ -130,7 +155,11 @@ fn measure(run: &Run, address: Option<&str>, report: &mut Document, sink: &mut S
     }
     report.environment.target = Some(there.environment.clone());
     report.fingerprint.target = Some((*there.fingerprint).clone());
-    let ended = measure_all(run, &link, report, sink);
+    let ended = if run.is_conducted() {
+        conductor::measure(run, &link, &address, report, sink)
+    } else {
+        measure_all(run, &link, report, sink)
+    };
     // The target may be the one that is gone; then there is nobody to tell.
     let _ = match &ended {
         Ok(()) => link.send(Message::Bye),
@@ -173,120 +202,20 @@ fn measure_all(run: &Run, link: &Link, report: &mut Document, sink: &mut Sink) -
             }
         };
         let mut audience = Audience { began, rails: sink.speaker(), carrier: &mut said };
-        let (row, ended) = initiator::run_case(link, run, &run.engines[0], case, &mut audience);
+        let part = Part { link, run, engine: &run.engines[0], case };
+        let initiator::Outcome { row, used, failure } = initiator::run_case(part, &mut audience);
         if let Some(row) = row {
-            sink.text(&table.row(&row, met.as_ref()))?;
+            sink.text(&table.row(&row, used.as_ref().or(met.as_ref())))?;
             report.results.push(row);
         }
-        if let Some(used) = met {
+        if let Some(used) = used.or(met) {
             report.met(used);
         }
-        if ended.is_err() {
+        if let Some(failure) = failure {
             sink.text(&table.footer())?;
-            return ended;
+            return Err(failure);
         }
         sink.step();
     }
     sink.text(&table.footer())
-}
-
-/// Where the result goes: the table to stdout as it grows, or a document at the end.
-struct Sink {
-    format: Format,
-    file: Option<(File, String)>,
-    bar: ProgressBar,
-}
-
-impl Sink {
-    /// Opens the output first of all: a run of minutes must not end in a file that cannot be written.
-    fn open(bench: &Bench) -> Result<Self, Failure> {
-        let file = bench.output.as_deref().map(open_output).transpose()?;
-        let talk =
-            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        let bar = ProgressBar::with_draw_target(
-            Some(0),
-            if talk { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
-        );
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
-            bar.set_style(style);
-        }
-        Ok(Self { format: bench.format, file, bar })
-    }
-
-    fn expect(&self, cases: usize) {
-        self.bar.set_length(cases as u64);
-    }
-
-    fn begin(&self, what: &str) {
-        self.bar.set_message(what.to_string());
-        self.bar.tick();
-    }
-
-    fn step(&self) {
-        self.bar.inc(1);
-    }
-
-    /// Talk, on stderr.
-    fn say(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
-    }
-
-    /// The same, from anywhere.
-    fn speaker(&self) -> Say {
-        let bar = self.bar.clone();
-        Arc::new(move |line| bar.suspend(|| eprintln!("{line}")))
-    }
-
-    /// A part of the table, unless stdout is for a document.
-    fn text(&mut self, text: &str) -> Result<(), Failure> {
-        if self.format == Format::Table
-            && let Some((file, path)) = &mut self.file
-        {
-            file.write_all(text.as_bytes()).map_err(|e| unwritable(path, &e))?;
-        }
-        if self.format == Format::Table || self.file.is_some() {
-            return self.bar.suspend(|| print(text));
-        }
-        Ok(())
-    }
-
-    /// The document, if one was asked for.
-    fn finish(&mut self, report: &Document) -> Result<(), Failure> {
-        self.bar.finish_and_clear();
-        let document = match self.format {
-            Format::Table => return Ok(()),
-            Format::Json => report.json(),
-            Format::Csv => kvrail_report::csv::csv(report),
-        };
-        match &mut self.file {
-            None => print(&document),
-            Some((file, path)) => {
-                file.write_all(document.as_bytes())
-                    .and_then(|()| file.flush())
-                    .map_err(|e| unwritable(path, &e))?;
-                eprintln!("written: {path}");
-                Ok(())
-            }
-        }
-    }
-}
-
-fn open_output(path: &Path) -> Result<(File, String), Failure> {
-    let name = path.display().to_string();
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
-    file.map(|f| (f, name.clone())).map_err(|e| unwritable(&name, &e))
-}
-
-fn unwritable(path: &str, e: &std::io::Error) -> Failure {
-    Failure::environment(format!("cannot write {path}: {e}"))
-        .hint("choose another place for --output, or leave it out to write to stdout")
-}
-
-/// Data, on stdout. A reader that has seen enough (`| head`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(unwritable("to stdout", &e)),
-        _ => Ok(()),
-    }
 }

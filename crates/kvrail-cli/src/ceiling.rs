@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use memmap2::{Advice, MmapMut};
 
 use crate::case::{Case, Geometry, Layout, Memory, Op, sample};
-use crate::endpoint::Pool;
 use crate::failure::Failure;
 use crate::pattern::Bytes;
+use crate::pool::Pool;
 
 /// The other end of the plain copies.
 pub(crate) struct Ceiling {

@@ -9,10 +9,12 @@ use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
-use crate::case::Case;
+use crate::case::{Case, Memory};
 use crate::engines::Choice;
 use crate::failure::Failure;
 use crate::pattern::Damage;
+use crate::pool::Loan;
+use crate::run::Effort;
 use kvrail_report::{Environment, Fingerprint};
 
 /// First bytes on the wire.
@@ -52,6 +54,8 @@ pub(crate) enum Message {
         engine: Choice,
         /// The case.
         case: Box<Case>,
+        /// The target's memory, where engines share it.
+        loan: Option<Loan>,
     },
     /// Target: memory and agent are ready.
     Opened {
@@ -92,6 +96,64 @@ pub(crate) enum Message {
         /// A byte outside every block that is no longer poison.
         stray: Option<u64>,
     },
+    /// Initiator: nothing is posted until the next word; the target need not drive its engine. Answer: `Done`.
+    Rest,
+    /// Conductor, to a target: engines come to you, one after the other, each over a link of its own. Answer: `Done`.
+    Conduct,
+    /// Conductor, to a target: the next link is for this engine. Answer: `Done` when it may come and once more when it has; or
+    /// `Refused`.
+    Expect {
+        /// Which.
+        engine: Choice,
+    },
+    /// Conductor, to a target: end the process that serves this engine, whatever it does. Answer: `Done`.
+    Dismiss {
+        /// Which.
+        engine: Choice,
+    },
+    /// Conductor, to a target: have memory that all engines of a case share, instead of what was lent before. Answer: `Lent` or `Refused`.
+    Lend {
+        /// What kind; private memory cannot be shared.
+        memory: Memory,
+        /// How much.
+        bytes: u64,
+    },
+    /// Target: it is there, and poisoned.
+    Lent {
+        /// What the engines' processes there borrow.
+        loan: Option<Loan>,
+    },
+    /// Target: what it was told is not possible there; it goes on.
+    Refused {
+        /// Why.
+        failure: Failure,
+    },
+    /// Conductor, to a player: set up for this case. Answer: `Begun` or `Over`.
+    Begin {
+        /// The case.
+        case: Box<Case>,
+        /// The player's memory, where engines share it.
+        here: Option<Loan>,
+        /// The same of its target.
+        there: Option<Loan>,
+    },
+    /// Player: both sides are ready.
+    Begun,
+    /// Conductor, to a player: your turn. Answer: `Turned` or `Over`, and `Going` before as often as there is something new.
+    Turn {
+        /// How much.
+        effort: Effort,
+        /// There will be no other of this case.
+        last: bool,
+    },
+    /// Player: one more round is done.
+    Going,
+    /// Player: the turn is over.
+    Turned,
+    /// Conductor, to a player: no more turns of this case. Answer: `Over`.
+    End,
+    /// Player: the case is over; what came of it follows as a blob. A player that says so unasked ends.
+    Over,
     /// Initiator: measure the control path. Answer: `ControlReady`, then a blob.
     OpenControl {
         /// Regions to register.
@@ -126,7 +188,7 @@ pub(crate) struct Hello {
     pub(crate) boot_id: String,
     /// Process id.
     pub(crate) pid: u32,
-    /// What this side is: `initiator` or `target`.
+    /// What this side is: `initiator` or `target`; between a conductor and its processes `conductor` or `player`.
     pub(crate) role: String,
     /// Its host.
     pub(crate) environment: Environment,

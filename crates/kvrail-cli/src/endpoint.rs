@@ -5,16 +5,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvrail::memory::{AllocateError, HugePages, Options, PrivateMemory, SharedMemory};
 use kvrail::{Agent, Hints, Region};
-use kvrail_engines::{Blocks, Direction, Engine, EngineError, Kind, PASSED_OVER, PeerId, Posting};
+use kvrail_engines::{Blocks, Direction, Engine, EngineError, Kind, PASSED_OVER, PeerId, Planted, Posting};
 
 use crate::carriage::carriage;
-use crate::case::{Memory, Op, Transport};
+use crate::case::{Op, Transport};
 use crate::engines::{self, Choice, Setup};
 use crate::failure::Failure;
 use crate::link::Pulse;
-use crate::pattern::Bytes;
+use crate::pool::{Backing, Pool};
 use crate::rails::{RailLog, Say};
 use crate::signals;
 use crate::units;
@@ -34,18 +33,6 @@ pub(crate) struct Endpoint {
     /// The agent below the engine, when that is kvrail.
     agent: Option<Agent>,
     timeout: Duration,
-}
-
-/// Memory that is not registered yet.
-pub(crate) struct Backing {
-    memory: kvrail::Memory,
-    pages: String,
-}
-
-/// Registered memory.
-pub(crate) struct Pool {
-    memory: kvrail::Memory,
-    pages: String,
 }
 
 /// The other side.
@@ -78,36 +65,6 @@ pub(crate) struct Prepared {
     timeout: Duration,
 }
 
-/// Allocates and touches memory.
-///
-/// # Errors
-/// When the operating system refuses, or there are no huge pages.
-pub(crate) fn allocate(kind: Memory, len: u64) -> Result<Backing, Failure> {
-    let refused = |e: AllocateError| {
-        let failure = Failure::environment(format!("no {kind} memory: {e}"));
-        match kind {
-            Memory::Huge => failure
-                .hint("reserve huge pages: sysctl vm.nr_hugepages=N, or measure with --memory shared")
-                .hint("transparent ones are allowed by /sys/kernel/mm/transparent_hugepage/shmem_enabled"),
-            _ => failure.hint("use a smaller --pool, --block or --batch"),
-        }
-    };
-    let len =
-        usize::try_from(len).map_err(|_| Failure::usage(format!("{len} bytes are beyond this platform")))?;
-    let options = |huge_pages| Options { huge_pages, prefault: true };
-    let shared = |huge_pages| {
-        SharedMemory::allocate(len, options(huge_pages))
-            .map(|m| Backing { pages: m.pages().to_string(), memory: m.into() })
-    };
-    match kind {
-        Memory::Shared => shared(HugePages::Never),
-        Memory::Huge => shared(HugePages::Require),
-        Memory::Private => PrivateMemory::allocate(len, options(HugePages::Never))
-            .map(|m| Backing { pages: m.pages().to_string(), memory: m.into() }),
-    }
-    .map_err(refused)
-}
-
 fn advised(failure: Failure, error: &dyn Hints) -> Failure {
     error.hints().into_iter().fold(failure, Failure::hint)
 }
@@ -131,7 +88,10 @@ impl Endpoint {
     /// # Errors
     /// When it is not possible here.
     pub(crate) fn create(setup: Setup<'_>) -> Result<Self, Failure> {
-        let (engine, agent) = engines::create(setup).map_err(failure)?;
+        let (mut engine, agent) = engines::create(setup).map_err(failure)?;
+        if let Some(plant) = setup.plant {
+            engine = Box::new(Planted::new(engine, plant));
+        }
         Ok(Self {
             engine,
             choice: setup.engine.clone(),
@@ -154,9 +114,8 @@ impl Endpoint {
     /// # Errors
     /// When the engine refuses it.
     pub(crate) fn register(&mut self, backing: Backing) -> Result<Pool, Failure> {
-        let Backing { memory, pages } = backing;
-        self.engine.register(&memory).map_err(failure)?;
-        Ok(Pool { memory, pages })
+        self.engine.register(&backing.memory).map_err(failure)?;
+        Ok(backing.registered())
     }
 
     fn agent(&self) -> Result<&Agent, Failure> {
@@ -308,26 +267,6 @@ impl Remote {
     /// What was preferred and does not reach it, and why.
     pub(crate) fn passed_over(&self) -> &[String] {
         &self.passed_over
-    }
-}
-
-impl Pool {
-    /// The pages that it is on.
-    pub(crate) fn pages(&self) -> String {
-        self.pages.clone()
-    }
-}
-
-impl Bytes for Pool {
-    fn read(&self, offset: u64, out: &mut [u8]) {
-        // In bounds: offsets come from a geometry of a case that was checked against the pool.
-        let read = self.memory.read(offset as usize, out);
-        debug_assert!(read.is_ok(), "{read:?}");
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) {
-        let written = self.memory.write(offset as usize, bytes);
-        debug_assert!(written.is_ok(), "{written:?}");
     }
 }
 

@@ -4,6 +4,7 @@
 //! transports of UCX (joined by `+`), a provider of libfabric. The way travels to the target with the engine's name; paths of
 //! libraries do not: they are each host's own.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,7 +12,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use kvrail::{Agent, TransportConfig};
-use kvrail_engines::{Engine, EngineError, Kind, Kvrail, KvrailOptions, Name};
+use kvrail_engines::{
+    Engine, EngineError, Kind, Kvrail, KvrailOptions, Name, Plant, libfabric, memcpy, nixl, ucx,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::case::{Cooperate, Progress, Transport};
@@ -132,13 +135,6 @@ impl Flags {
                 return Err(Failure::usage(format!("{flag} has no effect without --engine {name}")));
             }
         }
-        for (flag, name, given) in
-            [("--nixl", Name::Nixl, self.nixl.is_some()), ("--ucx", Name::Ucx, self.ucx.is_some())]
-        {
-            if given && !choices.iter().any(|c| c.name == name) {
-                return Err(Failure::usage(format!("{flag} has no effect without --engine {name}")));
-            }
-        }
         for (i, choice) in choices.iter().enumerate() {
             if choices[..i].contains(choice) {
                 return Err(Failure::usage(format!("--engine names {choice} twice")));
@@ -159,7 +155,11 @@ pub(crate) struct Setup<'a> {
     /// Where tcp listens.
     pub(crate) ip: &'a str,
     pub(crate) ofi: &'a ofi::Flags,
+    /// Where this side's libraries are.
+    pub(crate) libraries: &'a Flags,
     pub(crate) progress: Progress,
+    /// A defect on its path, to see it found.
+    pub(crate) plant: Option<Plant>,
     /// Deadline of a transfer.
     pub(crate) timeout: Duration,
 }
@@ -174,14 +174,82 @@ pub(crate) type Made = (Box<dyn Engine>, Option<Agent>);
 pub(crate) fn create(setup: Setup<'_>) -> Result<Made, EngineError> {
     match setup.engine.name {
         Name::Kvrail => kvrail(setup),
+        Name::Nixl => {
+            let options = nixl_options(setup.engine, setup.libraries, setup.progress);
+            Ok((Box::new(nixl::Nixl::open(options)?), None))
+        }
+        Name::Ucx => {
+            let tls = setup.engine.way.as_ref().map(|way| way.replace('+', ","));
+            let config = ucx::Config { library: setup.libraries.ucx.clone(), tls, ..ucx::Config::default() };
+            Ok((Box::new(ucx::Ucx::open(config)?), None))
+        }
+        Name::Libfabric => {
+            let options = libfabric_options(setup.engine, setup.ofi)?;
+            Ok((Box::new(libfabric::Libfabric::open(&options)?), None))
+        }
+        Name::Memcpy => Ok((Box::new(memcpy::Memcpy::new()), None)),
         other => {
             Err(EngineError::new(Kind::Environment, format!("this build of kvrail has no engine {other}")))
         }
     }
 }
 
+fn libfabric_options(choice: &Choice, flags: &ofi::Flags) -> Result<libfabric::Options, EngineError> {
+    let given = flags.provider.clone().unwrap_or_default();
+    let provider = match &choice.way {
+        None => given,
+        Some(way) => {
+            way.parse().map_err(|e: kvrail::ofi::OpenError| EngineError::new(Kind::Usage, e.to_string()))?
+        }
+    };
+    Ok(libfabric::Options {
+        library: flags.libfabric.clone(),
+        provider,
+        devices: flags.devices.clone(),
+        rails: flags.rails,
+        depth: None,
+    })
+}
+
+fn nixl_options(choice: &Choice, flags: &Flags, progress: Progress) -> nixl::Options {
+    let default = nixl::Options::default();
+    nixl::Options {
+        library: flags.nixl.clone(),
+        backend: choice.way.clone().unwrap_or(default.backend),
+        progress_thread: progress == Progress::Thread,
+        ..default
+    }
+}
+
+/// What a process is to be started with that will hold this engine.
+///
+/// # Errors
+/// When the engine is not there.
+pub(crate) fn surroundings(choice: &Choice, flags: &Flags) -> Result<Vec<(String, OsString)>, EngineError> {
+    Ok(match choice.name {
+        Name::Nixl => {
+            let surroundings = nixl_options(choice, flags, Progress::Inline).surroundings()?;
+            surroundings.variables().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        }
+        Name::Ucx => {
+            ucx::surroundings().into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+        }
+        _ => Vec::new(),
+    })
+}
+
+/// Whether an engine is other people's code: it may hang and crash, also at the end of its process, and so has one of its own.
+pub(crate) const fn is_foreign(name: Name) -> bool {
+    !matches!(name, Name::Kvrail | Name::Memcpy)
+}
+
+/// Ends this process without the destructors of libraries, which crash where two copies of one were loaded.
+pub(crate) fn leave(code: i32) -> ! {
+    nixl::leave(code)
+}
+
 fn kvrail(setup: Setup<'_>) -> Result<Made, EngineError> {
-    let Setup { engine: _, name, transport, cooperate, ip, ofi, progress, timeout } = setup;
+    let Setup { name, transport, cooperate, ip, ofi, progress, timeout, .. } = setup;
     let address = if ip.contains(':') { format!("[{ip}]:0") } else { format!("{ip}:0") };
     let shm = TransportConfig::shm().cooperate(cooperate == Cooperate::On);
     let transports = match transport {
@@ -232,8 +300,6 @@ mod tests {
         for bad in [
             Flags { backend: Some("UCX".into()), ..flags(&["kvrail"]) },
             Flags { backend: Some("UCX".into()), ..flags(&["nixl:LIBFABRIC"]) },
-            Flags { ucx: Some("/x".into()), ..flags(&["nixl"]) },
-            Flags { nixl: Some("/x".into()), ..flags(&[]) },
             flags(&["ucx", "ucx"]),
         ] {
             assert!(bad.choices().is_err(), "{bad:?}");

@@ -14,22 +14,25 @@ use std::time::{Duration, Instant};
 
 use kvrail_engines::{Name, process_vm_denied};
 
+use serde::{Deserialize, Serialize};
+
 use crate::case::{Case, Cooperate, Geometry, Memory, Op, Transport, Verify};
 use crate::ceiling::Ceiling;
 use crate::control::{Message, Wound};
-use crate::endpoint::{self, Course, Endpoint, Pool, Prepared, Remote};
+use crate::endpoint::{self, Course, Endpoint, Prepared, Remote};
 use crate::engines::{Choice, Setup};
 use crate::environment;
 use crate::failure::Failure;
 use crate::link::Link;
 use crate::measure::{self, Extent, STAMPS_MAX, Samples, Track};
 use crate::pattern::{self, Pattern, Source};
+use crate::pool::{self, Loan, Pool};
 use crate::rails::{self, RailLog, Say};
 use crate::rows::{self, Carrier};
 use crate::run::{Effort, Run};
 use crate::signals;
 use crate::target::{CONTROL_REGION_BYTES, stray, verify};
-use kvrail_report::{Carriage, Control, Row, Sides};
+use kvrail_report::{Carriage, Control, Row, Sides, Used};
 
 /// Rounds of a case at least: a median of fewer says little.
 const ROUNDS_MIN: u32 = 5;
@@ -48,11 +51,32 @@ const CONTROL_REPETITIONS: u32 = 7;
 /// Regions of a control measurement: the name of its field says so, too.
 const CONTROL_REGIONS: u32 = 10_000;
 
-/// What a case yields: a row if anything was measured, and how it ended.
-pub(crate) type Ended = (Option<Row>, Result<(), Failure>);
+/// What a case yields: a row if anything was measured, what carried it if that was found out, and how it ended.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) row: Option<Row>,
+    pub(crate) used: Option<Used>,
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Memory that all engines of a case share.
+#[derive(Clone, Default)]
+pub(crate) struct Loans {
+    pub(crate) here: Option<Loan>,
+    pub(crate) there: Option<Loan>,
+}
+
+/// One engine's part in a run.
+#[derive(Clone, Copy)]
+pub(crate) struct Part<'a> {
+    pub(crate) link: &'a Link,
+    pub(crate) run: &'a Run,
+    pub(crate) engine: &'a Choice,
+    pub(crate) case: &'a Case,
+}
 
 /// A case, set up on both sides. Fields go in this order: transfers, then the engine, then what is left of its memory.
-struct Open<'a> {
+pub(crate) struct Open<'a> {
     plans: Vec<Vec<Prepared>>,
     remote: Remote,
     endpoint: Endpoint,
@@ -62,11 +86,15 @@ struct Open<'a> {
     pattern: Pattern,
     tracks: Vec<Track>,
     samples: Samples,
+    /// Rounds so far.
+    rounds: u32,
+    /// The blocks may hold anything: before the first round, and after others have worked on the same memory.
+    spoilt: bool,
     /// Notifications that the target has not been asked about yet.
     sent: u64,
     /// CPU time of the target for the words around one lap.
     talk: Duration,
-    carrier: Carrier,
+    pub(crate) carrier: Carrier,
     rails: Option<Arc<RailLog>>,
     case: &'a Case,
     link: &'a Link,
@@ -82,47 +110,44 @@ pub(crate) struct Audience<'a> {
     pub(crate) carrier: &'a mut dyn FnMut(&Carrier),
 }
 
-/// Measures one case.
-pub(crate) fn run_case(
-    link: &Link,
-    run: &Run,
-    engine: &Choice,
-    case: &Case,
-    audience: &mut Audience<'_>,
-) -> Ended {
-    let mut open = match Open::new(link, run, engine, case, audience) {
+/// Measures one case from its beginning to its end.
+pub(crate) fn run_case(part: Part<'_>, audience: &mut Audience<'_>) -> Outcome {
+    let mut open = match Open::new(part, Loans::default(), audience) {
         Ok(open) => open,
-        Err(failure) => return (None, Err(failure)),
+        Err(failure) => return Outcome { row: None, used: None, failure: Some(failure) },
     };
     (audience.carrier)(&open.carrier);
-    let measured = open.measure().and_then(|()| open.close_target()).map_err(|f| link.explain(f));
-    let wrong = matches!(&measured, Err(f) if f.kind == crate::failure::Kind::Check);
-    let verified = !wrong && case.verify != Verify::Off;
-    // Transfers that were measured before the interruption were verified, each in its round.
-    let counts = open.samples.transfers > 0 && (measured.is_ok() || wrong || case.verify == Verify::Every);
-    let rails = open.rails.as_ref().map(|rails| rails.sum_up(&open.carrier.transport));
-    let (rails, events) = rails.unwrap_or_default();
-    for line in rails.iter().filter_map(|rail| rails::trouble(rail, measured.is_ok())) {
-        (audience.rails)(&line);
-    }
-    let row = counts.then(|| rows::row(case, &open.carrier, &open.samples, verified, (rails, events)));
-    (row, measured)
+    let measured = open.measure(&mut || Ok(()));
+    open.conclude(measured, audience)
 }
 
-impl<'a> Open<'a> {
-    fn new(
-        link: &'a Link,
-        run: &'a Run,
-        engine: &Choice,
-        case: &'a Case,
-        audience: &Audience<'_>,
-    ) -> Result<Self, Failure> {
-        let local = case.pool_bytes + Ceiling::bytes(case);
-        let shared_host = link.same_host(&environment::boot_id());
-        let both = if shared_host { local + case.pool_bytes } else { local };
-        environment::check_memory(both, &format!("{case}"))?;
+/// How much of a case is measured in one go.
+#[derive(Clone, Copy)]
+struct Share {
+    effort: Effort,
+    /// With a duration, so many rounds at least.
+    rounds_min: u32,
+    /// Nothing comes after it.
+    last: bool,
+}
 
-        link.send(Message::Open { engine: engine.clone(), case: Box::new(case.clone()) })?;
+/// Hears of every round, and may end what goes on.
+pub(crate) type Going<'a> = dyn FnMut() -> Result<(), Failure> + 'a;
+
+impl<'a> Open<'a> {
+    /// Sets a case up on both sides.
+    ///
+    /// # Errors
+    /// What is in the way, on either side.
+    pub(crate) fn new(part: Part<'a>, loans: Loans, audience: &Audience<'_>) -> Result<Self, Failure> {
+        let Part { link, run, engine, case } = part;
+        let pool_bytes = if loans.here.is_some() { 0 } else { case.pool_bytes };
+        let shared_host = link.same_host(&environment::boot_id());
+        let pools = if shared_host { 2 * pool_bytes } else { pool_bytes };
+        environment::check_memory(pools + Ceiling::bytes(case), &format!("{case}"))?;
+
+        let Loans { here, there } = loans;
+        link.send(Message::Open { engine: engine.clone(), case: Box::new(case.clone()), loan: there })?;
         let geometry = Geometry::new(case);
         let name = format!("kvrail-bench-initiator-{}-{}", std::process::id(), case.index);
         let mut endpoint = Endpoint::create(Setup {
@@ -132,12 +157,13 @@ impl<'a> Open<'a> {
             cooperate: case.cooperate,
             ip: &link.local_ip(),
             ofi: &run.ofi,
+            libraries: &run.libraries,
             progress: run.progress,
+            plant: run.plant,
             timeout: run.timeout,
         })?;
         endpoint.lanes(case.threads)?;
-        let pool = endpoint.register(endpoint::allocate(case.memory, case.pool_bytes)?)?;
-        pattern::poison(&pool, 0, case.pool_bytes);
+        let pool = endpoint.register(pool::obtain(here, case.memory, case.pool_bytes)?)?;
         let ceiling = Ceiling::new(case, &geometry)?;
         let within = run.timeout + handling(case.pool_bytes);
         let there = match link.receive("its memory", within)? {
@@ -164,7 +190,11 @@ impl<'a> Open<'a> {
                 "; not process_vm, which the kernel denies: private memory is copied twice, through a ring";
         }
         let transport = remote.transport().to_owned();
-        let of = |carriages: Vec<Carriage>| carriages.into_iter().find(|c| c.transport == transport);
+        // A target of kvrail has several, one for each transport; of other engines it has one, which may not know yet.
+        let of = |carriages: Vec<Carriage>| match engine.name {
+            Name::Kvrail => carriages.into_iter().find(|c| c.transport == transport),
+            _ => carriages.into_iter().next(),
+        };
         let sides = Sides { initiator: of(endpoint.carriages()), target: of(there) };
         let carrier = Carrier {
             engine: engine.clone(),
@@ -184,6 +214,8 @@ impl<'a> Open<'a> {
             tracks: (0..case.threads).map(|_| Track::new()).collect(),
             pattern: Pattern::new(case.seed, source),
             samples: Samples::new(),
+            rounds: 0,
+            spoilt: true,
             sent: 0,
             talk: Duration::ZERO,
             pool,
@@ -221,40 +253,70 @@ impl<'a> Open<'a> {
         Ok(prepared)
     }
 
-    fn measure(&mut self) -> Result<(), Failure> {
-        let begin = Instant::now();
-        let mut round = 0;
-        let mut timed = 0;
+    /// Measures all of the case, each round a turn of its own. `going` hears of every round, and may end it.
+    fn measure(&mut self, going: &mut Going<'_>) -> Result<(), Failure> {
+        let share = Share { effort: self.run.effort, rounds_min: ROUNDS_MIN, last: true };
+        self.rounds(share, going, &mut |samples| samples.end_turn())?;
+        self.samples.end_turn();
+        Ok(())
+    }
+
+    /// Measures a share of the case, which is one turn, and lets the target rest.
+    ///
+    /// # Errors
+    /// What ended it early.
+    pub(crate) fn turn(&mut self, effort: Effort, last: bool, going: &mut Going<'_>) -> Result<(), Failure> {
+        self.spoilt = true;
+        self.rounds(Share { effort, rounds_min: 1, last }, going, &mut |_| {})?;
+        self.samples.end_turn();
+        self.ask(Message::Rest, "to rest")
+    }
+
+    /// Lets the target rest until the first turn.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn rested(self) -> Result<Self, Failure> {
+        self.ask(Message::Rest, "to rest")?;
+        Ok(self)
+    }
+
+    fn rounds(
+        &mut self,
+        share: Share,
+        going: &mut Going<'_>,
+        each: &mut dyn FnMut(&mut Samples),
+    ) -> Result<(), Failure> {
+        let (begin, wall) = (Instant::now(), self.samples.wall);
+        let (mut rounds, mut timed) = (0, 0);
         loop {
-            let enough = match self.run.effort {
-                Effort::Iterations(n) => timed >= n,
+            let (enough, left) = match share.effort {
+                Effort::Iterations(n) => (timed >= n, n - timed.min(n)),
                 Effort::Duration(d) => {
-                    round >= ROUNDS_MIN
-                        && (self.samples.wall >= d || begin.elapsed() >= d * CASE_TIMES_DURATION)
+                    let long = self.samples.wall - wall >= d || begin.elapsed() >= d * CASE_TIMES_DURATION;
+                    (rounds >= share.rounds_min && long, u64::MAX)
                 }
             };
             if enough {
                 break;
             }
-            let left = match self.run.effort {
-                Effort::Iterations(n) => n - timed,
-                Effort::Duration(_) => u64::MAX,
-            };
             // The last transfers of a run that is verified at its end go like those of one that is verified
             // throughout.
-            let last = left <= u64::from(self.case.slots);
+            let last = share.last && left <= u64::from(self.case.slots);
             let verified = self.case.verify == Verify::Every || (self.case.verify == Verify::Last && last);
-            timed += self.round(round, left, verified)?;
-            round += 1;
+            timed += self.round(left, verified)?;
+            each(&mut self.samples);
+            rounds += 1;
+            going()?;
         }
-        if self.case.verify == Verify::Last && matches!(self.run.effort, Effort::Duration(_)) {
-            self.round(round, u64::from(self.case.slots), true)?;
+        if share.last && self.case.verify == Verify::Last && matches!(share.effort, Effort::Duration(_)) {
+            self.round(u64::from(self.case.slots), true)?;
         }
         Ok(())
     }
 
     /// One round; the number of timed transfers per thread.
-    fn round(&mut self, round: u32, left: u64, verified: bool) -> Result<u64, Failure> {
+    fn round(&mut self, left: u64, verified: bool) -> Result<u64, Failure> {
         if signals::interrupted() {
             return Err(Failure::interrupted());
         }
@@ -266,8 +328,9 @@ impl<'a> Open<'a> {
         let room = usize::try_from(left - slots as u64).unwrap_or(usize::MAX).min(STAMPS_MAX);
         let room = if self.case.verify == Verify::Last { room } else { STAMPS_MAX.min(left as usize) };
         // Odd: the warm-up before it has the even number below.
-        let number = round * 2 + 1;
-        let fresh = verified || round == 0;
+        let number = self.rounds * 2 + 1;
+        self.rounds += 1;
+        let fresh = verified || std::mem::take(&mut self.spoilt);
         self.plans[0][0] = self.prepare(0, 0)?;
         if fresh {
             self.ask(Message::Reset { round: number }, "to prepare its memory")?;
@@ -397,6 +460,36 @@ impl<'a> Open<'a> {
         }
     }
 
+    /// Ends the case on both sides: what came of it.
+    pub(crate) fn conclude(mut self, measured: Result<(), Failure>, audience: &Audience<'_>) -> Outcome {
+        let case = self.case;
+        let ended = measured.and_then(|()| self.close_target()).map_err(|f| self.link.explain(f));
+        let wrong = matches!(&ended, Err(f) if f.kind == crate::failure::Kind::Check);
+        let verified = !wrong && case.verify != Verify::Off;
+        // Transfers that were measured before the interruption were verified, each in its round.
+        let counts = self.samples.transfers > 0 && (ended.is_ok() || wrong || case.verify == Verify::Every);
+        let rails = self.rails.as_ref().map(|rails| rails.sum_up(&self.carrier.transport));
+        let (rails, events) = rails.unwrap_or_default();
+        for line in rails.iter().filter_map(|rail| rails::trouble(rail, ended.is_ok())) {
+            (audience.rails)(&line);
+        }
+        self.look_again();
+        let row = counts.then(|| rows::row(case, &self.carrier, &self.samples, verified, (rails, events)));
+        Outcome { row, used: Some(self.carrier.used()), failure: ended.err() }
+    }
+
+    /// Some engines know only after a transfer what they used.
+    fn look_again(&mut self) {
+        if self.carrier.engine.name == Name::Kvrail {
+            return;
+        }
+        if let Some(now) = self.endpoint.carriages().into_iter().next() {
+            self.carrier.transport.clone_from(&now.transport);
+            self.carrier.sides.initiator = Some(now);
+            self.carrier.version = self.endpoint.version();
+        }
+    }
+
     /// Ends the case at the target and looks beside the blocks, on both sides.
     fn close_target(&mut self) -> Result<(), Failure> {
         self.plans.clear();
@@ -419,12 +512,18 @@ impl<'a> Open<'a> {
         Ok(())
     }
 
+    /// Drives the engine where nobody else does: between turns it has signs of life to give.
+    pub(crate) fn drive(&self) {
+        self.endpoint.drive();
+    }
+
     fn within(&self) -> Duration {
         self.run.timeout + handling(self.case.pool_bytes)
     }
 }
 
-fn handling(bytes: u64) -> Duration {
+/// How long filling, poisoning and checking of so much may take.
+pub(crate) fn handling(bytes: u64) -> Duration {
     Duration::from_secs(bytes / HANDLING_BPS)
 }
 
@@ -497,7 +596,9 @@ pub(crate) fn run_control(link: &Link, run: &Run, transport: Transport) -> Resul
             cooperate: Cooperate::On,
             ip: &link.local_ip(),
             ofi: &run.ofi,
+            libraries: &run.libraries,
             progress: run.progress,
+            plant: run.plant,
             timeout: run.timeout,
         })?;
         let start = Instant::now();

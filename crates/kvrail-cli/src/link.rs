@@ -57,6 +57,8 @@ enum Meanwhile<'a> {
     Sleep,
     /// Called every now and then.
     Look(&'a dyn Fn()),
+    /// Called seldom, as of an engine that rests.
+    Doze(&'a dyn Fn()),
     /// Called without a pause as long as it says that there was something to do.
     Drive(&'a dyn Fn() -> bool),
 }
@@ -89,7 +91,12 @@ impl Link {
     /// When the peer is no kvrail bench, of another version, of the same role, or silent.
     pub(crate) fn open(socket: TcpStream, hello: Hello) -> Result<Self, Failure> {
         let address = socket.peer_addr().map_or_else(|_| "?".into(), |a| a.to_string());
-        let other = if hello.role == "initiator" { "target" } else { "initiator" };
+        let other = match hello.role.as_str() {
+            "initiator" => "target",
+            "target" => "initiator",
+            "conductor" => "player",
+            _ => "conductor",
+        };
         let peer = format!("{other} {address}");
         let failed = |e: io::Error| lost(&peer, &e, "in the greeting");
         socket.set_nodelay(true).map_err(failed)?;
@@ -111,6 +118,9 @@ impl Link {
         if theirs.role == hello.role {
             return Err(Failure::peer(format!("both sides are {}s; {address} is one too", hello.role))
                 .hint("start one side with --role target and the other with --role initiator"));
+        }
+        if theirs.role != other {
+            return Err(Failure::peer(format!("{peer} is a {}", theirs.role)));
         }
         if theirs.program != hello.program {
             return Err(Failure::peer(format!(
@@ -150,6 +160,11 @@ impl Link {
     /// The address that the control link has here: where a tcp transport should listen, too.
     pub(crate) fn local_ip(&self) -> String {
         self.socket.local_addr().map_or_else(|_| "127.0.0.1".into(), |a| a.ip().to_string())
+    }
+
+    /// What the peer is called from here on.
+    pub(crate) fn name_peer(&mut self, name: String) {
+        self.peer = name;
     }
 
     /// Both ends run on one kernel.
@@ -239,6 +254,19 @@ impl Link {
         self.receive_message(awaited, within, Meanwhile::Drive(drive))
     }
 
+    /// The same, and calls `drive` seldom: an engine that rests has signs of life to give, no more.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub(crate) fn receive_dozing(
+        &self,
+        awaited: &str,
+        within: Duration,
+        drive: &dyn Fn(),
+    ) -> Result<Message, Failure> {
+        self.receive_message(awaited, within, Meanwhile::Doze(drive))
+    }
+
     fn receive_message(
         &self,
         awaited: &str,
@@ -280,6 +308,10 @@ impl Link {
         loop {
             let tick = match meanwhile {
                 Meanwhile::Sleep => TICK,
+                Meanwhile::Doze(look) => {
+                    look();
+                    TICK
+                }
                 Meanwhile::Look(look) => {
                     look();
                     IDLE_TICK
@@ -426,6 +458,18 @@ pub(crate) fn bind_or_leave(address: &str) -> Result<Option<TcpListener>, Failur
 /// # Errors
 /// When nobody comes in time, or on Ctrl-C.
 pub(crate) fn accept(listener: &TcpListener, within: Duration) -> Result<(TcpStream, SocketAddr), Failure> {
+    accept_while(listener, within, &|| Ok(()))
+}
+
+/// The same, as long as `meanwhile` has nothing against it.
+///
+/// # Errors
+/// As [`accept`], or what `meanwhile` says.
+pub(crate) fn accept_while(
+    listener: &TcpListener,
+    within: Duration,
+    meanwhile: &dyn Fn() -> Result<(), Failure>,
+) -> Result<(TcpStream, SocketAddr), Failure> {
     let broken = |e: io::Error| Failure::environment(format!("cannot accept connections: {e}"));
     listener.set_nonblocking(true).map_err(broken)?;
     let deadline = Instant::now() + within;
@@ -441,6 +485,7 @@ pub(crate) fn accept(listener: &TcpListener, within: Duration) -> Result<(TcpStr
         if signals::interrupted() {
             return Err(Failure::interrupted());
         }
+        meanwhile()?;
         if Instant::now() >= deadline {
             let here = listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
             return Err(Failure::peer(format!("no initiator came to {here} within {}", units::span(within)))

@@ -136,6 +136,10 @@ pub(crate) struct Samples {
     ceiling: Histogram<u64>,
     /// What each lap yielded.
     pub(crate) turns: Turns,
+    /// Of the turn that goes on: bytes, wall time, and the median latency of each lap.
+    turn_bytes: u64,
+    turn_wall: Duration,
+    turn_latencies: Vec<Duration>,
     pub(crate) transfers: u64,
     pub(crate) bytes: u64,
     pub(crate) wall: Duration,
@@ -153,6 +157,9 @@ impl Samples {
             lap: histogram(),
             ceiling: histogram(),
             turns: Turns::default(),
+            turn_bytes: 0,
+            turn_wall: Duration::ZERO,
+            turn_latencies: Vec::new(),
             transfers: 0,
             bytes: 0,
             wall: Duration::ZERO,
@@ -183,11 +190,24 @@ impl Samples {
         self.lap.saturating_record(picos.try_into().unwrap_or(u64::MAX).max(1));
         let middle = latencies.len() / 2;
         let (_, latency, _) = latencies.select_nth_unstable(middle);
-        let bytes = transfers * case.transfer_bytes();
+        self.turn_bytes += transfers * case.transfer_bytes();
+        self.turn_wall += wall;
+        self.turn_latencies.push(*latency);
+    }
+
+    /// What was added since the last call is a turn: what engines are set against each other by.
+    pub(crate) fn end_turn(&mut self) {
+        let middle = self.turn_latencies.len() / 2;
+        if self.turn_latencies.is_empty() {
+            return;
+        }
+        let (_, latency, _) = self.turn_latencies.select_nth_unstable(middle);
         self.turns.push(Turn {
-            bandwidth_gbps: bytes as f64 / wall.as_nanos().max(1) as f64,
+            bandwidth_gbps: self.turn_bytes as f64 / self.turn_wall.as_nanos().max(1) as f64,
             latency_p50_us: latency.as_nanos() as f64 / 1e3,
         });
+        (self.turn_bytes, self.turn_wall) = (0, Duration::ZERO);
+        self.turn_latencies.clear();
     }
 
     /// Takes a lap of plain copies.

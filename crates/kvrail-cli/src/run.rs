@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use kvrail_engines::Name;
+use kvrail_engines::{Name, Plant};
+use serde::{Deserialize, Serialize};
 
-use crate::args::{Bench, Format, Injection, Preset, Role, What};
+use crate::args::{Bench, Conducted, Format, Injection, Preset, Role, What};
 use crate::case::{Case, Layout, Memory, Op, Progress, Transport, Verify};
-use crate::engines::Choice;
+use crate::engines::{self, Choice};
 use crate::failure::Failure;
 
 /// Who this process is, once the flags agree.
@@ -26,7 +27,8 @@ pub(crate) enum Place {
 }
 
 /// When a case has been measured enough.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Effort {
     /// So many timed transfers per thread.
     Iterations(u64),
@@ -47,11 +49,17 @@ pub(crate) struct Run {
     pub(crate) effort: Effort,
     pub(crate) warmup: u32,
     pub(crate) progress: Progress,
+    /// Where this side's libraries are.
+    pub(crate) libraries: crate::engines::Flags,
     /// What this side asks of libfabric.
     pub(crate) ofi: crate::ofi::Flags,
     pub(crate) seed: u64,
     pub(crate) spawned: bool,
+    /// What this process is in a run of several engines, when it was started for one of them.
+    pub(crate) conducted: Option<Conducted>,
     pub(crate) injection: Option<Injection>,
+    /// A defect on the path of every engine.
+    pub(crate) plant: Option<Plant>,
 }
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -59,6 +67,14 @@ const DURATION: Duration = Duration::from_millis(400);
 const LISTEN: &str = "127.0.0.1:7100";
 /// Cases of a run at most.
 const CASES_MAX: usize = 4096;
+
+impl Run {
+    /// Whether each engine has processes of its own: where several take turns, and for any that is other people's code.
+    pub(crate) fn is_conducted(&self) -> bool {
+        self.control.is_none()
+            && (self.engines.len() > 1 || self.engines.iter().any(|e| engines::is_foreign(e.name)))
+    }
+}
 
 impl Bench {
     /// Adds the flags up.
@@ -81,6 +97,8 @@ impl Bench {
         let transports = unique(&self.transport, "--transport", Transport::Auto)?;
         let engines = match place {
             Place::Target(_) => Vec::new(),
+            // Who started it has checked its flags.
+            _ if self.conducted.is_some() => self.engines.choices()?,
             _ => self.engines_for(&transports)?,
         };
         // One engine with a way of its own is as if --transport had named it.
@@ -103,10 +121,13 @@ impl Bench {
             effort,
             warmup: self.warmup.unwrap_or(1),
             progress: self.progress.unwrap_or(Progress::Inline),
+            libraries: self.engines.clone(),
             ofi: self.ofi.clone(),
             seed,
             spawned: self.spawned,
+            conducted: self.conducted,
             injection: self.inject_corruption,
+            plant: self.plant,
         })
     }
 
@@ -118,6 +139,8 @@ impl Bench {
             |flag: &str, what: &str| Err(Failure::usage(format!("{flag} has no effect without {what}")));
         for (flag, given, used, by) in [
             ("--transport", !self.transport.is_empty(), has(Name::Kvrail), "--engine kvrail"),
+            ("--nixl", self.engines.nixl.is_some(), has(Name::Nixl), "--engine nixl"),
+            ("--ucx", self.engines.ucx.is_some(), has(Name::Ucx), "--engine ucx"),
             ("--cooperate", self.cooperate.is_some(), has(Name::Kvrail), "--engine kvrail"),
             ("--affinity", self.ofi.affinity.is_some(), has(Name::Kvrail), "--engine kvrail"),
             ("--kind control", self.kind == What::Control, has(Name::Kvrail), "--engine kvrail"),
@@ -153,6 +176,9 @@ impl Bench {
     }
 
     fn place(&self) -> Result<Place, Failure> {
+        if self.conducted == Some(Conducted::Target) {
+            return Ok(Place::Target(String::new()));
+        }
         let alone = |flag: &str, role: &str| {
             Err(Failure::usage(format!("{flag} belongs to --role {role}, not to this role"))
                 .hint("see the examples of: kvrail help bench"))

@@ -1,25 +1,18 @@
-//! The target of a run on one host: this program once more, as a child that cannot outlive its parent.
+//! The processes that a run starts, with their words: a target on this host, players and servants of engines that take turns.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::channel;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::ffi::OsString;
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 
+use crate::case::Progress;
+use crate::engines::{self, Choice};
 use crate::failure::Failure;
+use crate::kid::{self, Kid, Voice};
 use crate::run::Run;
 
-/// Longest time from its start until the child listens.
-const START_MAX: Duration = Duration::from_secs(20);
-/// Longest time from the last word to the child's exit.
-const END_MAX: Duration = Duration::from_secs(5);
-/// Word before the address on the child's stdout.
-const LISTENING: &str = "listening ";
-
-/// The child. Dropping it waits a moment for it to end by itself, then kills it.
+/// A child that listens.
 pub(crate) struct Spawned {
-    child: Child,
+    pub(crate) kid: Kid,
     address: SocketAddr,
 }
 
@@ -28,44 +21,37 @@ impl Spawned {
     ///
     /// # Errors
     /// When it cannot be started or does not come up.
-    pub(crate) fn start(run: &Run) -> Result<Self, Failure> {
-        let failed = |what: &str| Failure::environment(format!("the target process {what}"));
-        let timeout = format!("{}ms", run.timeout.as_millis().max(1));
-        // Not `current_exe`: that path is stale when the program was replaced while it runs.
-        let mut command = Command::new("/proc/self/exe");
-        command.args([
-            "bench",
-            "--role",
-            "target",
-            "--listen",
-            "127.0.0.1:0",
-            "--spawned",
-            "--timeout",
-            &timeout,
-        ]);
-        command.args(run.ofi.words());
+    pub(crate) fn target(run: &Run) -> Result<Self, Failure> {
+        let mut command = kid::command();
+        command.args(["--role", "target", "--listen", "127.0.0.1:0", "--spawned"]);
+        sides_own(&mut command, run);
         if let Some(injection) = run.injection {
             command.arg("--inject-corruption").arg(injection.to_string());
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().map_err(|e| failed(&format!("cannot be started: {e}")))?;
-        let Some(stdout) = child.stdout.take() else { return Err(failed("has no stdout")) };
-        let (sender, receiver) = channel();
-        thread::spawn(move || {
-            let mut line = String::new();
-            let _ = BufReader::new(stdout).read_line(&mut line);
-            let _ = sender.send(line);
-        });
-        // From here on, a failure drops this and so ends the child.
-        let mut spawned = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        let line = receiver
-            .recv_timeout(START_MAX)
-            .map_err(|_| failed(&format!("did not listen within {}", crate::units::span(START_MAX))))?;
-        match line.trim().strip_prefix(LISTENING).and_then(|a| a.parse().ok()) {
-            Some(address) => spawned.address = address,
-            None => return Err(failed("ended before it listened")),
+        let (kid, address) = Kid::listening(command, None)?;
+        Ok(Self { kid, address })
+    }
+
+    /// Starts a player: the initiator of one engine, which does its turns when it is told to.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not come up, or the engine is not there.
+    pub(crate) fn player(run: &Run, engine: &Choice, target: &str, voice: Voice) -> Result<Self, Failure> {
+        let mut command = kid::command();
+        command.args(["--conducted", "initiator", "--connect", target]);
+        command.arg("--engine").arg(engine.to_string());
+        command.arg("--warmup").arg(run.warmup.to_string());
+        command.arg("--seed").arg(run.seed.to_string());
+        if let Some(plant) = run.plant {
+            command.arg("--plant").arg(plant.to_string());
         }
-        Ok(spawned)
+        if run.progress == Progress::Thread {
+            command.args(["--progress", "thread"]);
+        }
+        sides_own(&mut command, run);
+        surround(&mut command, run, engine)?;
+        let (kid, address) = Kid::listening(command, Some(voice))?;
+        Ok(Self { kid, address })
     }
 
     /// Where it listens.
@@ -74,30 +60,35 @@ impl Spawned {
     }
 }
 
-impl Drop for Spawned {
-    fn drop(&mut self) {
-        let deadline = Instant::now() + END_MAX;
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(2));
+/// Starts a servant: the target of one engine, for the link that it is given.
+///
+/// # Errors
+/// When it cannot be started, or the engine is not there.
+pub(crate) fn servant(run: &Run, engine: &Choice, socket: TcpStream, voice: Voice) -> Result<Kid, Failure> {
+    let mut command = kid::command();
+    command.args(["--conducted", "target"]);
+    sides_own(&mut command, run);
+    if let Some(injection) = run.injection {
+        command.arg("--inject-corruption").arg(injection.to_string());
+    }
+    surround(&mut command, run, engine)?;
+    Kid::on_socket(command, socket, voice)
+}
+
+/// What a side's processes have in common: deadlines, and where its libraries are.
+fn sides_own(command: &mut Command, run: &Run) {
+    command.arg("--timeout").arg(format!("{}ms", run.timeout.as_millis().max(1)));
+    command.args(run.ofi.words());
+    for (flag, path) in [("--nixl", &run.libraries.nixl), ("--ucx", &run.libraries.ucx)] {
+        if let Some(path) = path {
+            command.arg(flag).arg(path);
         }
-        // Errors mean that it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
-/// In the child: tells the parent where it listens, and asks the kernel to end it with its parent.
-///
-/// # Errors
-/// When the kernel or the pipe refuses.
-pub(crate) fn report_to_parent(address: SocketAddr) -> Result<(), Failure> {
-    use std::io::Write;
-    let failed = |e: std::io::Error| Failure::environment(format!("cannot tell the parent process: {e}"));
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .map_err(|e| failed(e.into()))?;
-    let mut stdout = std::io::stdout();
-    writeln!(stdout, "{LISTENING}{address}").and_then(|()| stdout.flush()).map_err(failed)
+fn surround(command: &mut Command, run: &Run, engine: &Choice) -> Result<(), Failure> {
+    let variables: Vec<(String, OsString)> =
+        engines::surroundings(engine, &run.libraries).map_err(crate::endpoint::failure)?;
+    command.envs(variables);
+    Ok(())
 }

@@ -3,18 +3,21 @@
 //! It obeys one initiator at a time, checks all that it is told (it is input from outside), and ends when that
 //! initiator says so, dies or falls silent.
 
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use crate::args::Injection;
 use crate::case::{Case, GUARD_BYTES, Geometry, Op, Progress, Transport};
 use crate::control::{Message, Wound};
-use crate::endpoint::{self, Endpoint, Pool};
+use crate::endpoint::Endpoint;
 use crate::engines::{Choice, Setup};
 use crate::environment;
 use crate::failure::Failure;
+use crate::keeper;
 use crate::link::Link;
 use crate::measure;
 use crate::pattern::{self, Block, Bytes, Pattern, Places, Source};
+use crate::pool::{self, Loan, Pool};
 use crate::run::Run;
 use crate::signals;
 
@@ -28,12 +31,12 @@ const CONTROL_REGIONS_MAX: u32 = 100_000;
 /// Bytes of each of them.
 pub(crate) const CONTROL_REGION_BYTES: u64 = 4096;
 
-/// Serves one initiator to the end.
+/// Serves one initiator to the end; or a conductor, if it may listen for what that brings.
 ///
 /// # Errors
 /// What ended the run early; the initiator has been told, too.
-pub(crate) fn serve(link: &Link, run: &Run) -> Result<(), Failure> {
-    let ended = serve_cases(link, run);
+pub(crate) fn serve(link: &Link, run: &Run, listener: Option<&TcpListener>) -> Result<(), Failure> {
+    let ended = serve_cases(link, run, listener);
     if let Err(failure) = &ended {
         // If the link is gone, so is who would want to know.
         let _ = link.send(Message::Abort { failure: failure.clone() });
@@ -41,11 +44,17 @@ pub(crate) fn serve(link: &Link, run: &Run) -> Result<(), Failure> {
     ended
 }
 
-fn serve_cases(link: &Link, run: &Run) -> Result<(), Failure> {
+fn serve_cases(link: &Link, run: &Run, listener: Option<&TcpListener>) -> Result<(), Failure> {
     let awaited = "the next case";
     loop {
         match link.receive(awaited, ROUND_MAX)? {
-            Message::Open { engine, case } => Served::open(link, &engine, *case, run)?.run(link)?,
+            Message::Open { engine, case, loan } => {
+                Served::open(link, &engine, *case, loan, run)?.run(link)?;
+            }
+            Message::Conduct => match listener {
+                Some(listener) => return keeper::keep(link, run, listener),
+                None => return Err(Failure::peer("a process of one engine was told to keep others")),
+            },
             Message::OpenControl { regions, transport } => serve_control(link, regions, transport, run)?,
             Message::Bye => return Ok(()),
             other => return Err(link.unexpected(awaited, &other)),
@@ -64,9 +73,17 @@ struct Served {
 }
 
 impl Served {
-    fn open(link: &Link, engine: &Choice, case: Case, run: &Run) -> Result<Self, Failure> {
+    fn open(
+        link: &Link,
+        engine: &Choice,
+        case: Case,
+        loan: Option<Loan>,
+        run: &Run,
+    ) -> Result<Self, Failure> {
         case.check()?;
-        environment::check_memory(case.pool_bytes, "the target")?;
+        if loan.is_none() {
+            environment::check_memory(case.pool_bytes, "the target")?;
+        }
         let injection = run.injection.filter(|i| i.case == case.index);
         if injection.is_some_and(|i| i.block >= case.blocks() || i.offset >= case.block_bytes) {
             return Err(Failure::usage(format!("--inject-corruption is outside of {case}")));
@@ -79,11 +96,12 @@ impl Served {
             cooperate: case.cooperate,
             ip: &link.local_ip(),
             ofi: &run.ofi,
+            libraries: &run.libraries,
             progress: Progress::Thread,
+            plant: None,
             timeout: run.timeout,
         })?;
-        let pool = endpoint.register(endpoint::allocate(case.memory, case.pool_bytes)?)?;
-        pattern::poison(&pool, 0, case.pool_bytes);
+        let pool = endpoint.register(pool::obtain(loan, case.memory, case.pool_bytes)?)?;
         let source = match case.op {
             Op::Write => Source::Initiator,
             Op::Read => Source::Target,
@@ -100,8 +118,13 @@ impl Served {
     fn run(mut self, link: &Link) -> Result<(), Failure> {
         let awaited = "the next step of the case";
         let mut mark = measure::cpu_time();
+        let mut rests = false;
         loop {
-            match self.receive(link, awaited)? {
+            match self.receive(link, awaited, std::mem::take(&mut rests))? {
+                Message::Rest => {
+                    link.send(Message::Done)?;
+                    rests = true;
+                }
                 Message::Reset { round } => {
                     self.reset(round)?;
                     link.send(Message::Done)?;
@@ -130,7 +153,13 @@ impl Served {
     }
 
     /// Waits for the initiator, and drives the engine where nobody else does.
-    fn receive(&self, link: &Link, awaited: &str) -> Result<Message, Failure> {
+    fn receive(&self, link: &Link, awaited: &str, rests: bool) -> Result<Message, Failure> {
+        if rests {
+            let drive = || {
+                self.endpoint.drive();
+            };
+            return link.receive_dozing(awaited, keeper::CASE_MAX, &drive);
+        }
         if self.endpoint.needs_driving() {
             return link.receive_driving(awaited, ROUND_MAX, &|| self.endpoint.drive());
         }
@@ -240,7 +269,7 @@ fn serve_control(link: &Link, regions: u32, transport: Transport, run: &Run) -> 
     }
     let bytes = u64::from(regions) * CONTROL_REGION_BYTES;
     environment::check_memory(bytes, "the target")?;
-    let backing = endpoint::allocate(crate::case::Memory::Shared, bytes)?;
+    let backing = pool::allocate(crate::case::Memory::Shared, bytes)?;
     let start = Instant::now();
     let name = format!("kvrail-bench-target-{}", std::process::id());
     let mut endpoint = Endpoint::create(Setup {
@@ -250,7 +279,9 @@ fn serve_control(link: &Link, regions: u32, transport: Transport, run: &Run) -> 
         cooperate: crate::case::Cooperate::On,
         ip: &link.local_ip(),
         ofi: &run.ofi,
+        libraries: &run.libraries,
         progress: Progress::Thread,
+        plant: None,
         timeout: run.timeout,
     })?;
     let created = Instant::now();
