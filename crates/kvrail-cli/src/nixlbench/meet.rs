@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use kvrail_engines::Engine;
+use kvrail_rendezvous::launch::{self, Launch, Source};
 use kvrail_rendezvous::{
     Config, ConfigError, EmbeddedConfig, EtcdConfig, Group, GroupError, JoinError, RunId, Secret, Service, Value,
 };
@@ -48,12 +49,31 @@ const OWN_FLAGS: [&str; 14] = [
     "seed",
 ];
 
+/// This process's place among the others, by flags or by who started it.
+///
+/// # Errors
+/// When those contradict each other, or the launcher says half of it.
+pub(crate) fn launched(settings: &Settings) -> Result<Launch, Failure> {
+    let flags = launch::Flags {
+        rank: settings.flags.rank,
+        world_size: Some(settings.plan.participants()),
+        run_id: settings.run_id().map(RunId::new).transpose().map_err(|e| Failure::usage(e.to_string()))?,
+        source: None,
+    };
+    Launch::detect(&flags).map_err(|error| {
+        error.hints().into_iter().fold(Failure::usage(error.to_string()), Failure::hint)
+    })
+}
+
 /// Joins the group.
 ///
 /// # Errors
 /// When the rendezvous cannot be used, or somebody does not come.
-pub(crate) fn join(settings: &Settings) -> Result<Group, Failure> {
-    let config = config(settings)?;
+pub(crate) fn join(settings: &Settings, launch: &Launch) -> Result<Group, Failure> {
+    let config = config(settings, launch)?;
+    if launch.source != Source::FirstCome && launch.source != Source::Flags {
+        settings.tell(&format!("rank and size from {}: {}", launch.source, launch.evidence.join(" ")));
+    }
     let run = config.run_id.as_ref().map(|run| format!(" (run {run})")).unwrap_or_default();
     settings.tell(&format!("waiting for {} participants at {}{run}", config.world_size, config.service));
     let group = Group::join(&config).map_err(not_joined)?;
@@ -66,7 +86,7 @@ pub(crate) fn join(settings: &Settings) -> Result<Group, Failure> {
     Ok(group)
 }
 
-fn config(settings: &Settings) -> Result<Config, Failure> {
+fn config(settings: &Settings, launch: &Launch) -> Result<Config, Failure> {
     let flags = &settings.flags;
     let wrong = |e: ConfigError| Failure::usage(e.to_string());
     let service = match settings.runtime {
@@ -90,8 +110,16 @@ fn config(settings: &Settings) -> Result<Config, Failure> {
         }
     };
     let mut config = Config::new(service, settings.plan.participants());
-    config.run_id = Some(RunId::new(settings.run_id()).map_err(|e| Failure::usage(e.to_string()))?);
-    config.rank = flags.rank;
+    // A process that started the others has made up an id since; else they meet under a name, as with nixlbench.
+    let asked = settings.run_id().map(RunId::new).transpose();
+    let default = || RunId::new(flags.benchmark_group.as_str());
+    let run_id = match asked.map(|asked| asked.or_else(|| launch.run_id.clone())) {
+        Ok(Some(run_id)) => Ok(run_id),
+        Ok(None) => default(),
+        Err(error) => Err(error),
+    };
+    config.run_id = Some(run_id.map_err(|e| Failure::usage(e.to_string()))?);
+    config.rank = flags.rank.or(launch.rank);
     config.deadline = flags.timeout;
     Ok(config)
 }

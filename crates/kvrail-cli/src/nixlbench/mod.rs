@@ -54,10 +54,12 @@ pub(crate) fn main(arguments: &Nixlbench) -> Result<(), Failure> {
 
 fn run(words: &[String], given: &Given) -> Result<(), Failure> {
     let mut settings = Settings::new(given)?;
+    let launch = meet::launched(&settings)?;
+    engine::surround(&settings)?;
     for note in &settings.notes {
         settings.tell(&format!("note: {note}"));
     }
-    let peers = if settings.names_a_rendezvous {
+    let peers = if settings.names_a_rendezvous || launch.rank.is_some() {
         None
     } else {
         let peers = Peers::start(words, &settings.plan, &mut settings.flags)?;
@@ -65,10 +67,18 @@ fn run(words: &[String], given: &Given) -> Result<(), Failure> {
         Some(peers)
     };
     let mut recorder = Recorder::new(&settings);
-    let ended = participant::run(&settings, &mut recorder);
+    let ended = participant::run(&settings, &launch, &mut recorder);
     let ended = recorder.finish(ended);
     if let Some(peers) = peers {
         peers.end();
+    }
+    if settings.flags.quiet || engine::is_foreign(&settings) {
+        let code = ended.as_ref().err().map_or(0, |failure| i32::from(failure.kind.exit_code()));
+        if let Err(failure) = ended {
+            settings.tell(&failure.to_string());
+        }
+        // Everything is written: stdout is flushed with each row.
+        crate::engines::leave(code);
     }
     ended
 }

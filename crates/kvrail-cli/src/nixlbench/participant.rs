@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use kvrail_engines::{Engine, PeerId};
 use kvrail_rendezvous::Group;
+use kvrail_rendezvous::launch::Launch;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::failure;
@@ -38,9 +39,9 @@ const NOTIFICATIONS_MAX: u64 = 1024;
 ///
 /// # Errors
 /// What ended it early; the others are told.
-pub(crate) fn run(settings: &Settings, recorder: &mut Recorder) -> Result<(), Failure> {
+pub(crate) fn run(settings: &Settings, launch: &Launch, recorder: &mut Recorder) -> Result<(), Failure> {
     signals::install()?;
-    let group = meet::join(settings)?;
+    let group = meet::join(settings, launch)?;
     match take_part(settings, &group, recorder) {
         Ok(()) => {
             // Everything is said and done; whoever hosts the rendezvous waits for the others itself.

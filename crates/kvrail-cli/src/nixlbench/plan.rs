@@ -167,6 +167,7 @@ impl Plan {
         &self.shape
     }
 
+    #[cfg(test)]
     pub(crate) fn links(&self) -> &[Link] {
         &self.links
     }

@@ -56,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) notes: Vec<String>,
     /// Whether a word was said about how participants meet.
     pub(crate) names_a_rendezvous: bool,
+    /// Whether the benchmark group was given.
+    names_a_group: bool,
 }
 
 impl Settings {
@@ -125,7 +127,8 @@ impl Settings {
                 || ["run_id", "rank", "world_size"].contains(&name)
                 || name.starts_with("etcd_")
         });
-        Ok(Self { flags, direction, runtime, sweep, plan, devices, notes, names_a_rendezvous })
+        let names_a_group = given.source("benchmark_group").is_some();
+        Ok(Self { flags, direction, runtime, sweep, plan, devices, notes, names_a_rendezvous, names_a_group })
     }
 
     /// Says something on stderr, unless that is not wanted.
@@ -135,9 +138,10 @@ impl Settings {
         }
     }
 
-    /// The name under which participants meet.
-    pub(crate) fn run_id(&self) -> &str {
-        self.flags.run_id.as_deref().unwrap_or(&self.flags.benchmark_group)
+    /// The name under which participants meet, if one was given.
+    pub(crate) fn run_id(&self) -> Option<&str> {
+        let group = self.names_a_group.then_some(self.flags.benchmark_group.as_str());
+        self.flags.run_id.as_deref().or(group)
     }
 }
 

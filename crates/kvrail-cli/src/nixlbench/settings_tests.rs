@@ -20,7 +20,7 @@ fn without_flags_it_is_what_nixlbench_runs() {
     assert_eq!((settings.flags.num_iter, settings.flags.warmup_iter), (1008, 112));
     assert_eq!(settings.sweep.sizes().len(), 15);
     assert_eq!(settings.flags.etcd_endpoints, "http://localhost:2379");
-    assert_eq!((settings.plan.participants(), settings.run_id()), (2, "default"));
+    assert_eq!((settings.plan.participants(), settings.run_id()), (2, None));
     assert!(!settings.names_a_rendezvous);
     assert_eq!(settings.notes.len(), 2);
 }
