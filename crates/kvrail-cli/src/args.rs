@@ -31,14 +31,25 @@ pub(crate) enum Command {
     /// Run commands on hosts with emulated EFA devices, and break those while they run
     #[command(subcommand)]
     Softefa(crate::softefa::Softefa),
+    /// Render documents of kvrail bench anew: Markdown, CSV, JUnit, nixlbench's table
+    Report(crate::report::Report),
+    /// Hold one run against another: what became faster, what slower, what the noise hides
+    #[command(after_help = COMPARE_EXIT_CODES)]
+    Compare(crate::report::Compare),
     /// Show NUMA nodes, PCIe switches, GPUs and NICs, and which rails serve which GPU
     Topo(crate::topo::Topo),
+    /// Run a plan of benchmarks: resumed after an interruption, one report at the end
+    #[command(subcommand)]
+    Suite(crate::suite::Suite),
     /// Print the completion script of a shell
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
 }
+
+const COMPARE_EXIT_CODES: &str = "\
+Exit codes: 0 nothing regressed; 1 something did, or broke; 2 nothing could be compared.";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 every figure stands; 1 a check failed (wrong bytes); 2 could not tell (usage, environment, peer).";
@@ -191,6 +202,12 @@ pub(crate) struct Bench {
     /// Write the result to a file; the table goes to stdout
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
+    /// Make a folder per run in DIR: results in every form, the log, what the host says of its fabric and GPUs
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub(crate) artifacts: Option<PathBuf>,
+    /// Hold the figures against what an instance type should reach (p5, p4d, …, or a file); exit 1 when one misses it
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Output")]
+    pub(crate) expect: Option<String>,
 
     /// This target was started by an initiator and ends with it
     #[arg(long, hide = true)]

@@ -5,14 +5,16 @@ use std::os::fd::AsFd;
 use std::time::{Instant, SystemTime};
 
 use kvrail_report::table::Table;
-use kvrail_report::{Document, Fingerprint, Used, redact};
+use kvrail_report::{Document, Fingerprint, Used, redact, time};
 
 use crate::args::{Bench, Conducted};
+use crate::artifacts::{Artifacts, Side};
 use crate::case::Verify;
 use crate::conductor;
 use crate::control::{Hello, Message};
 use crate::engines;
 use crate::environment::{self, PROFILE, VERSION};
+use crate::expect::Expect;
 use crate::failure::Failure;
 use crate::initiator::{self, Audience, Part};
 use crate::kid;
@@ -46,11 +48,11 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
     match &run.place {
         Place::Both => initiate(bench, &run, None),
         Place::Initiator(address) => initiate(bench, &run, Some(address)),
-        Place::Target(address) => serve(&run, address),
+        Place::Target(address) => serve(bench, &run, address),
         Place::Auto(address) => match link::bind_or_leave(address)? {
             Some(listener) => {
                 eprintln!("this side is the target: it was first at {address}");
-                serve_on(&run, &listener)
+                serve_with_log(bench, &run, &listener)
             }
             None => {
                 eprintln!("this side is the initiator: {address} is taken or another host's");
@@ -91,8 +93,20 @@ pub(crate) fn hello(role: &str) -> Hello {
     }
 }
 
-fn serve(run: &Run, address: &str) -> Result<(), Failure> {
-    serve_on(run, &link::listen(address)?)
+fn serve(bench: &Bench, run: &Run, address: &str) -> Result<(), Failure> {
+    serve_with_log(bench, run, &link::listen(address)?)
+}
+
+/// A target that someone started keeps its log, too.
+fn serve_with_log(bench: &Bench, run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> {
+    let id = time::run_id(SystemTime::now(), environment::random_seed());
+    let artifacts = bench.artifacts.as_deref().map(|above| Artifacts::begin(above, &id, Side::Target));
+    let artifacts = artifacts.transpose()?;
+    let ended = serve_on(run, listener);
+    if let Some(artifacts) = artifacts {
+        artifacts.end();
+    }
+    ended
 }
 
 fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> {
@@ -115,16 +129,23 @@ fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> 
 }
 
 fn initiate(bench: &Bench, run: &Run, address: Option<&str>) -> Result<(), Failure> {
-    let mut sink = Sink::open(bench)?;
+    let expect = bench.expect.as_deref().map(Expect::read).transpose()?;
     let mut report = Document::begin(SystemTime::now(), environment::random_seed(), run.seed);
+    let artifacts =
+        bench.artifacts.as_deref().map(|above| Artifacts::begin(above, &report.run_id, Side::Initiator));
+    let artifacts = artifacts.transpose()?;
+    let mut sink = Sink::open(bench)?;
     report.command = redact::command(std::env::args());
     report.environment.initiator = Some(environment::here());
     report.fingerprint.initiator = Some(Fingerprint::read(VERSION));
     let ended = measure(run, address, &mut report, &mut sink);
     report.conclude(ended.clone());
+    let met = expect.map_or(Ok(()), |expect| expect.judge(std::slice::from_mut(&mut report)));
     sink.finish(&report)?;
+    artifacts.map_or(Ok(()), |artifacts| artifacts.finish(&report))?;
     ended?;
     conductor::verdict(&report)?;
+    met?;
     if run.cases.iter().any(|case| case.verify == Verify::Off) {
         return Err(Failure::environment(
             "nobody looked at the bytes, so whether the figures count cannot be told",

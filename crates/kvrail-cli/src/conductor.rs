@@ -116,7 +116,7 @@ pub(crate) fn verdict(report: &Document) -> Result<(), Failure> {
 
 fn measure_case(stage: &Stage<'_>, players: &mut [Player], case: &Case) -> Result<Vec<Outcome>, Failure> {
     // Held until every player is done with it.
-    let pool;
+    let mut pool = None;
     let mut there = None;
     let mut here = None;
     if players.iter().any(Player::plays) {
@@ -139,6 +139,13 @@ fn measure_case(stage: &Stage<'_>, players: &mut [Player], case: &Case) -> Resul
         for (player, outcome) in players.iter_mut().zip(&mut outcomes) {
             if outcome.is_none() {
                 *outcome = player.turn(stage, case, effort, turn + 1 == shares.len())?;
+                if let (Some(pool), Some(outcome)) = (&pool, outcome)
+                    && outcome.failure.is_some()
+                {
+                    // Others must not be blamed for what it left.
+                    pool.poison();
+                    stage.tell(Message::Poison, "to poison its memory")?;
+                }
             }
         }
     }

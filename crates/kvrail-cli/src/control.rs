@@ -98,6 +98,15 @@ pub(crate) enum Message {
     },
     /// Initiator: nothing is posted until the next word; the target need not drive its engine. Answer: `Done`.
     Rest,
+    /// Initiator: look beside the blocks. Answer: `Looked`.
+    Look,
+    /// Target: what it saw.
+    Looked {
+        /// A byte outside every block that is no longer poison.
+        stray: Option<u64>,
+    },
+    /// Conductor, to a target: poison the memory that engines share; one of them wrote where it should not. Answer: `Done`.
+    Poison,
     /// Conductor, to a target: engines come to you, one after the other, each over a link of its own. Answer: `Done`.
     Conduct,
     /// Conductor, to a target: the next link is for this engine. Answer: `Done` when it may come and once more when it has; or

@@ -256,7 +256,7 @@ impl<'a> Open<'a> {
     /// Measures all of the case, each round a turn of its own. `going` hears of every round, and may end it.
     fn measure(&mut self, going: &mut Going<'_>) -> Result<(), Failure> {
         let share = Share { effort: self.run.effort, rounds_min: ROUNDS_MIN, last: true };
-        self.rounds(share, going, &mut |samples| samples.end_turn())?;
+        self.measure_share(share, going, &mut |samples| samples.end_turn())?;
         self.samples.end_turn();
         Ok(())
     }
@@ -267,8 +267,12 @@ impl<'a> Open<'a> {
     /// What ended it early.
     pub(crate) fn turn(&mut self, effort: Effort, last: bool, going: &mut Going<'_>) -> Result<(), Failure> {
         self.spoilt = true;
-        self.rounds(Share { effort, rounds_min: 1, last }, going, &mut |_| {})?;
+        let first = self.rounds == 0;
+        self.measure_share(Share { effort, rounds_min: 1, last }, going, &mut |_| {})?;
         self.samples.end_turn();
+        if first {
+            self.look_beside_blocks()?;
+        }
         self.ask(Message::Rest, "to rest")
     }
 
@@ -281,7 +285,7 @@ impl<'a> Open<'a> {
         Ok(self)
     }
 
-    fn rounds(
+    fn measure_share(
         &mut self,
         share: Share,
         going: &mut Going<'_>,
@@ -499,6 +503,21 @@ impl<'a> Open<'a> {
             Message::Closed { stray } => stray,
             other => return Err(self.link.unexpected(awaited, &other)),
         };
+        self.beside_blocks(there)
+    }
+
+    /// Looks beside the blocks on both sides, while the case goes on: of engines that share memory, the one whose turn it
+    /// was is to blame.
+    fn look_beside_blocks(&self) -> Result<(), Failure> {
+        self.link.send(Message::Look)?;
+        let awaited = "its look beside the blocks";
+        match self.receive(awaited)? {
+            Message::Looked { stray } => self.beside_blocks(stray),
+            other => Err(self.link.unexpected(awaited, &other)),
+        }
+    }
+
+    fn beside_blocks(&self, there: Option<u64>) -> Result<(), Failure> {
         let here = stray(self.case, &self.geometry.initiator, &self.pool);
         for (whose, at) in [("target", there), ("initiator", here)] {
             if let Some(at) = at {

@@ -65,6 +65,12 @@ pub(crate) fn keep(link: &Link, run: &Run, listener: &TcpListener) -> Result<(),
                     Err(failure) => link.send(Message::Refused { failure })?,
                 }
             }
+            Message::Poison => {
+                if let Some(pool) = &pool {
+                    pool.poison();
+                }
+                link.send(Message::Done)?;
+            }
             Message::Bye => return Ok(()),
             other => return Err(link.unexpected(awaited, &other)),
         }

@@ -4,6 +4,7 @@
 //! modules named after what they hold. stdout is data, stderr is talk.
 
 mod args;
+mod artifacts;
 mod bench;
 mod carriage;
 mod case;
@@ -13,6 +14,7 @@ mod control;
 mod endpoint;
 mod engines;
 mod environment;
+mod expect;
 mod initiator;
 mod keeper;
 mod kid;
@@ -24,12 +26,14 @@ mod pattern;
 mod player;
 mod pool;
 mod rails;
+mod report;
 mod rows;
 mod run;
 mod signals;
 mod sink;
 mod softefa;
 mod spawn;
+mod suite;
 mod talk;
 mod target;
 mod topo;
@@ -49,7 +53,13 @@ use kvrail_report::{failure, units};
 pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, String> {
     match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
         Command::Bench(bench) => bench.resolve(1).map(|run| run.cases.len()).map_err(|e| e.to_string()),
-        Command::Nixlbench(_) | Command::Softefa(_) | Command::Topo(_) | Command::Completions { .. } => Ok(0),
+        Command::Nixlbench(_)
+        | Command::Softefa(_)
+        | Command::Report(_)
+        | Command::Compare(_)
+        | Command::Topo(_)
+        | Command::Suite(_)
+        | Command::Completions { .. } => Ok(0),
     }
 }
 
@@ -65,7 +75,10 @@ pub fn main() -> ExitCode {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
+        Command::Report(arguments) => report::report(arguments),
+        Command::Compare(arguments) => report::compare(arguments),
         Command::Topo(arguments) => topo::main(arguments),
+        Command::Suite(suite) => suite::main(suite),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());
             Ok(())

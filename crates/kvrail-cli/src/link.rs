@@ -351,7 +351,7 @@ impl Link {
                 }
                 Err(RecvTimeoutError::Timeout) if self.pulse.silence() > SILENCE_MAX => {
                     return Err(Failure::peer(format!(
-                        "{} is silent for {} while {awaited} was awaited: its host or the network is gone",
+                        "{} is silent for {} while {awaited} was awaited: it is stopped, or its host or the network is gone",
                         self.peer,
                         units::span(SILENCE_MAX)
                     )));

@@ -251,3 +251,6 @@ fn chunks(len: u64) -> impl Iterator<Item = (u64, usize)> {
 #[cfg(test)]
 #[path = "pattern_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod planted_tests;

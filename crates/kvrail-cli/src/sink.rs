@@ -105,7 +105,7 @@ fn unwritable(path: &str, e: &std::io::Error) -> Failure {
 }
 
 /// Data, on stdout. A reader that has seen enough (`| head`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(unwritable("to stdout", &e)),

@@ -142,6 +142,10 @@ impl Served {
                     let cpu_ns = cpu.as_nanos().try_into().unwrap_or(u64::MAX);
                     link.send(Message::Settled { cpu_ns, damage })?;
                 }
+                Message::Look => {
+                    let stray = stray(&self.case, &self.geometry.target, &self.pool);
+                    link.send(Message::Looked { stray })?;
+                }
                 Message::Close => {
                     let stray = stray(&self.case, &self.geometry.target, &self.pool);
                     drop(self);

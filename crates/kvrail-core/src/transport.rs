@@ -250,7 +250,8 @@ pub enum Event {
         /// Whom.
         peer: PeerId,
     },
-    /// [`Transport::address`] gives other bytes now (an endpoint was replaced by a new one): peers must be told.
+    /// An endpoint was replaced by a new one: immediates that were on their way to it are lost, and [`Transport::address`] may
+    /// give other bytes now, which peers must be told.
     AddressChanged,
 }
 

@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })?;
         let slowest: [Duration; 4] =
             std::array::from_fn(|i| times.iter().map(|times| times[i]).max().unwrap_or_default());
-        println!("{:8.1?} {:8.1?} {:8.1?} {:8.1?}", slowest[0], slowest[1], slowest[2], slowest[3]);
+        println!("{:>8.1?} {:>8.1?} {:>8.1?} {:>8.1?}", slowest[0], slowest[1], slowest[2], slowest[3]);
         joins.push(slowest[0] + slowest[1]);
     }
     joins.sort_unstable();

@@ -265,7 +265,8 @@ fn what_is_published_is_bounded(place: &Place) {
 
 fn a_killed_member_is_named_in_whatever_the_others_wait_for(place: &Place) {
     std::thread::scope(|scope| {
-        let waits: [fn(&Group) -> Result<(), GroupError>; 3] = [
+        type Wait = fn(&Group) -> Result<(), GroupError>;
+        let waits: [Wait; 3] = [
             |group| group.barrier("never", LONG),
             |group| group.await_value(3, "never", LONG).map(|_| ()),
             // Waiting for one who lives, while another died.

@@ -80,14 +80,18 @@ fn what_worked_and_fails_now_is_broken_whatever_it_ran_on() {
     let a = run(&[10.0; 5]);
     let mut b = run(&[10.0; 5]);
     b.results[0] = Row { figures: None, transport: None, failure: Some(Failure::engine("it died")), ..row() };
-    let broken = compare(&[a.clone()], &[b.clone()], Limits::default());
+    let broken = compare(std::slice::from_ref(&a), std::slice::from_ref(&b), Limits::default());
     assert_eq!((broken.pairs.len(), broken.pairs[0].standing, broken.exit_code()), (1, Standing::Broken, 1));
     assert_eq!(broken.pairs[0].why.as_deref(), Some("it died"));
-    let mended = compare(&[b.clone()], &[a.clone()], Limits::default());
+    let mended = compare(std::slice::from_ref(&b), std::slice::from_ref(&a), Limits::default());
     assert_eq!((mended.pairs[0].standing, mended.exit_code()), (Standing::Mended, 0));
-    assert_eq!(compare(&[b.clone()], &[b.clone()], Limits::default()).exit_code(), 2);
+    assert_eq!(compare(std::slice::from_ref(&b), std::slice::from_ref(&b), Limits::default()).exit_code(), 2);
     b.results[0].asked = Asked { transport: Some("tcp".into()), ..Asked::default() };
-    assert_eq!(compare(&[a.clone()], &[b], Limits::default()).pairs.len(), 2, "another thing was asked for");
+    assert_eq!(
+        compare(std::slice::from_ref(&a), &[b], Limits::default()).pairs.len(),
+        2,
+        "another thing was asked for"
+    );
     let mut wrong = a.clone();
     wrong.results[0].verified = false;
     assert_eq!(compare(&[a], &[wrong], Limits::default()).pairs[0].standing, Standing::Broken);

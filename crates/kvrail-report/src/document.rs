@@ -178,6 +178,8 @@ impl Document {
         self.complete = ended.is_ok() && self.results.iter().all(|row| row.failure.is_none());
         self.verified = self.complete && self.results.iter().all(|row| row.verified);
         self.failure = ended.err();
+        let failures = self.results.iter_mut().filter_map(|row| row.failure.as_mut());
+        failures.chain(self.failure.as_mut()).for_each(Failure::redact);
         self.judge();
     }
 
@@ -290,6 +292,15 @@ pub(crate) mod tests {
         assert_eq!((&row["bandwidth_gbps"], &row["layout"]), (&10.0.into(), &"scattered".into()));
         let failed = serde_json::to_value(Row { figures: None, ..self::row() }).unwrap();
         assert!(failed.get("bandwidth_gbps").is_none() && failed["failure"].is_null());
+    }
+
+    #[test]
+    fn what_a_failure_quotes_is_redacted_before_it_is_written() {
+        let mut document = document();
+        let failure = Failure::peer("http://root:hunter2@etcd:2379 is gone").hint("token: hunter2");
+        document.results[0].failure = Some(failure.clone());
+        document.conclude(Err(failure));
+        assert!(!document.json().contains("hunter2"), "{}", document.json());
     }
 
     #[test]

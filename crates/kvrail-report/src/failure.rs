@@ -89,6 +89,12 @@ impl Failure {
         self
     }
 
+    /// Takes secrets out of it: an error may quote what it was given.
+    pub(crate) fn redact(&mut self) {
+        let texts = std::iter::once(&mut self.what).chain(&mut self.hints);
+        texts.for_each(|text| *text = crate::redact::text(text));
+    }
+
     /// The same failure, told from the other end of the control link.
     #[must_use]
     pub fn told_by(mut self, peer: &str) -> Self {

@@ -239,9 +239,9 @@ fn footer(document: &Document) -> String {
     let mut out = String::new();
     if !document.ratios.is_empty() {
         let base = document.ratios.first().map_or("", |ratio| ratio.base.as_str());
-        out += &format!(
-            "ratio: bandwidth in multiples of {base}'s, median of the turns; %: of the lowest ceiling\n"
-        );
+        out += &folded(&format!(
+            "ratio: bandwidth in multiples of {base}'s, median of the turns; %: of the lowest ceiling"
+        ));
     }
     let mut said: Vec<(Severity, String, Vec<String>)> = Vec::new();
     for row in &document.results {
@@ -259,16 +259,30 @@ fn footer(document: &Document) -> String {
     for (_, text, places) in said.iter().take(SENTENCES_MAX) {
         let others =
             if places.len() > 1 { format!(" (and {} more rows)", places.len() - 1) } else { String::new() };
-        out += &format!(
-            "! {}: {}{others}\n",
-            places[0],
-            text.split_once(": ").map_or(text.as_str(), |(_, text)| text)
-        );
+        let sentence = text.split_once(": ").map_or(text.as_str(), |(_, text)| text);
+        out += &folded(&format!("! {}: {sentence}{others}", places[0]));
     }
     if said.len() > SENTENCES_MAX {
         out += &format!("! and {} more\n", said.len() - SENTENCES_MAX);
     }
     out
+}
+
+/// A sentence in lines of at most 100 columns, the later ones indented. A word that is longer is cut: its document has it whole.
+fn folded(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let word = cut(word, COLUMNS - 2);
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => *line += &word,
+            Some(line) if line.chars().count() + word.chars().count() < COLUMNS => {
+                *line += " ";
+                *line += &word;
+            }
+            _ => lines.push(format!("  {word}")),
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 /// One sentence on the whole run: how the base stands to each other engine at the case where most bytes move.

@@ -26,6 +26,13 @@ impl Ended {
     }
 }
 
+impl Ended {
+    /// Whether its exit code was 0.
+    pub(crate) fn succeeded(&self) -> bool {
+        self.status.success()
+    }
+}
+
 /// A program that runs. Killed when a test ends without having waited for it.
 pub(crate) struct Running {
     child: Child,
@@ -87,6 +94,11 @@ impl Running {
     pub(crate) fn interrupt(&self) {
         let status = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its child processes.
