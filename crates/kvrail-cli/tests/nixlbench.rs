@@ -42,12 +42,19 @@ fn table(running: Vec<Running>) -> String {
 fn without_a_word_about_rendezvous_it_starts_its_own_target() {
     let run = kvrail(&format!("nixlbench {QUICK}"));
     run.exits(0);
-    assert!(run.stderr.contains("no rendezvous was named: a target is started on this host"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("no rendezvous was named: a target is started on this host"),
+        "{}",
+        run.stderr
+    );
     assert!(run.stdout.contains("NIXLBench Configuration\n"));
     assert!(run.stdout.contains("Op type (--op_type=[READ,WRITE])                            : WRITE\n"));
     assert!(run.stdout.contains("\nBlock Size (B)      Batch Size     B/W (GB/Sec)   Avg Lat. (us)  "));
     let rows = rows(&run.stdout);
-    assert_eq!(rows.iter().map(|row| (row[0], row[1])).collect::<Vec<_>>(), [(65536.0, 1.0), (131072.0, 1.0)]);
+    assert_eq!(
+        rows.iter().map(|row| (row[0], row[1])).collect::<Vec<_>>(),
+        [(65536.0, 1.0), (131072.0, 1.0)]
+    );
     for row in rows {
         assert_eq!(row.len(), 10);
         // Bandwidth and latency are of the same time.
@@ -74,7 +81,10 @@ fn every_way_of_moving_is_verified() {
 #[test]
 fn two_participants_meet_and_the_first_is_the_initiator() {
     let table = table(participants(2, QUICK));
-    assert!(table.contains("Runtime (--runtime_type=[ETCD,ASIO])                        : ASIO\n"), "{table}");
+    assert!(
+        table.contains("Runtime (--runtime_type=[ETCD,ASIO])                        : ASIO\n"),
+        "{table}"
+    );
     assert_eq!(rows(&table).len(), 2);
 }
 
@@ -91,7 +101,9 @@ fn four_participants_in_pairs_have_a_column_for_all_of_them() {
 #[test]
 fn eight_participants_of_unequal_sides_move_in_every_scheme() {
     for scheme in ["pairwise", "onetomany", "manytoone", "tp"] {
-        let words = format!("{QUICK} --num_initiator_dev=3 --num_target_dev=5 --scheme={scheme} --op_type=READ --total_buffer_size=62914560");
+        let words = format!(
+            "{QUICK} --num_initiator_dev=3 --num_target_dev=5 --scheme={scheme} --op_type=READ --total_buffer_size=62914560"
+        );
         assert_eq!(rows(&table(participants(8, &words))).len(), 2, "{scheme}");
     }
 }
@@ -179,7 +191,8 @@ fn a_killed_participant_ends_the_others_and_the_next_run_works_at_once() {
 fn participants_that_were_asked_for_different_things_say_what_differs() {
     let port = free_port();
     let words = format!("nixlbench --runtime_type=ASIO --asio_port={port} --timeout=30s {QUICK}");
-    let (one, other) = (start(&format!("{words} --rank=0")), start(&format!("{words} --rank=1 --op_type=READ")));
+    let (one, other) =
+        (start(&format!("{words} --rank=0")), start(&format!("{words} --rank=1 --op_type=READ")));
     let other = other.end();
     other.exits(2);
     assert!(
@@ -193,7 +206,8 @@ fn participants_that_were_asked_for_different_things_say_what_differs() {
 #[test]
 fn who_does_not_come_is_named() {
     let port = free_port();
-    let run = kvrail(&format!("nixlbench --runtime_type=ASIO --asio_port={port} --rank=0 --timeout=1s {QUICK}"));
+    let run =
+        kvrail(&format!("nixlbench --runtime_type=ASIO --asio_port={port} --rank=0 --timeout=1s {QUICK}"));
     run.exits(2);
     assert!(run.stderr.contains("rank 1 of 2 has not joined run default"), "{}", run.stderr);
 }
@@ -217,7 +231,11 @@ fn what_cannot_be_done_is_refused_before_anything_starts() {
 fn a_file_holds_flags_and_the_result_is_a_document_too() {
     let folder = tempfile::tempdir().unwrap();
     let (config, output) = (folder.path().join("bench.toml"), folder.path().join("run.json"));
-    std::fs::write(&config, "start_block_size = 65536\nmax_block_size = 65536\nnum_iter = 32\nop_type = 'READ'\n").unwrap();
+    std::fs::write(
+        &config,
+        "start_block_size = 65536\nmax_block_size = 65536\nnum_iter = 32\nop_type = 'READ'\n",
+    )
+    .unwrap();
     let run = kvrail(&format!(
         "nixlbench --engine=kvrail --config_file={} --warmup_iter=0 --total_buffer_size=1048576 --format=csv --output={}",
         config.display(),
@@ -225,7 +243,8 @@ fn a_file_holds_flags_and_the_result_is_a_document_too() {
     ));
     run.exits(0);
     assert_eq!(run.stdout.lines().count(), 2, "a header and a row: {}", run.stdout);
-    let document: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(output).unwrap()).unwrap();
+    let document: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(output).unwrap()).unwrap();
     assert_eq!(document["schema"], "kvrail.bench.v1");
     assert_eq!(document["verified"], true);
     assert_eq!(document["results"][0]["op"], "read");
@@ -247,7 +266,10 @@ fn ranks_come_from_open_mpi() {
     let (target, initiator) = (target.wait_with_output().unwrap(), initiator.wait_with_output().unwrap());
     let talk = String::from_utf8_lossy(&initiator.stderr).into_owned();
     assert!(target.status.success() && initiator.status.success(), "{talk}");
-    assert!(talk.contains("rank and size from Open MPI") && talk.contains("this is rank 0, initiator"), "{talk}");
+    assert!(
+        talk.contains("rank and size from Open MPI") && talk.contains("this is rank 0, initiator"),
+        "{talk}"
+    );
     assert!(target.stdout.is_empty());
     assert_eq!(rows(&String::from_utf8_lossy(&initiator.stdout)).len(), 2);
 }
@@ -298,7 +320,10 @@ fn participants_meet_at_a_real_etcd_and_a_killed_run_does_not_hurt_the_next() {
     // The same group, at once.
     let quick = format!("{words} {QUICK}");
     let table = table(vec![start(&quick), start(&quick)]);
-    assert!(table.contains(&format!("ETCD Endpoint                                               : http://127.0.0.1:{}\n", etcd.port)));
+    assert!(table.contains(&format!(
+        "ETCD Endpoint                                               : http://127.0.0.1:{}\n",
+        etcd.port
+    )));
     assert_eq!(rows(&table).len(), 2);
 }
 
@@ -317,7 +342,10 @@ fn the_real_nixl_moves_the_same_workload() {
         return;
     }
     for words in ["--op_type=WRITE", "--op_type=READ --num_threads=2 --max_batch_size=2 --recreate_xfer"] {
-        let run = kvrail(&format!("nixlbench {} {words}", QUICK.replace("--engine=kvrail", "--engine=nixl --backend=UCX")));
+        let run = kvrail(&format!(
+            "nixlbench {} {words}",
+            QUICK.replace("--engine=kvrail", "--engine=nixl --backend=UCX")
+        ));
         run.exits(0);
         assert!(!rows(&run.stdout).is_empty(), "{}", run.stdout);
     }

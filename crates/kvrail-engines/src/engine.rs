@@ -129,7 +129,11 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// When the engine cannot, or nothing is registered.
-    fn register_again(&self, offsets: &[u64], block_bytes: u64) -> Result<Box<dyn Registration>, EngineError> {
+    fn register_again(
+        &self,
+        offsets: &[u64],
+        block_bytes: u64,
+    ) -> Result<Box<dyn Registration>, EngineError> {
         let _ = (offsets, block_bytes);
         Err(EngineError::new(Kind::Usage, format!("the engine {} registers memory only once", self.name())))
     }

@@ -147,15 +147,25 @@ impl Engine for Kvrail {
         Ok(())
     }
 
-    fn register_again(&self, offsets: &[u64], block_bytes: u64) -> Result<Box<dyn Registration>, EngineError> {
-        let memory = self.memory.as_ref().ok_or_else(|| EngineError::new(Kind::Usage, "no memory is registered"))?;
+    fn register_again(
+        &self,
+        offsets: &[u64],
+        block_bytes: u64,
+    ) -> Result<Box<dyn Registration>, EngineError> {
+        let memory =
+            self.memory.as_ref().ok_or_else(|| EngineError::new(Kind::Usage, "no memory is registered"))?;
         let beyond = |offset: u64| {
-            EngineError::new(Kind::Usage, format!("{block_bytes} bytes at offset {offset} are outside of the memory"))
+            EngineError::new(
+                Kind::Usage,
+                format!("{block_bytes} bytes at offset {offset} are outside of the memory"),
+            )
         };
         let mut regions = Vec::with_capacity(offsets.len());
         for &offset in offsets {
             let block = usize::try_from(offset).ok().zip(usize::try_from(block_bytes).ok());
-            let block = block.and_then(|(offset, len)| memory.slice(offset, len).ok()).ok_or_else(|| beyond(offset))?;
+            let block = block
+                .and_then(|(offset, len)| memory.slice(offset, len).ok())
+                .ok_or_else(|| beyond(offset))?;
             regions.push(self.agent.register(block).map_err(|e| told(Kind::Environment, &e))?);
         }
         Ok(Box::new(Again { _regions: regions }))

@@ -82,7 +82,11 @@ impl<'a> Holdings<'a> {
                             (Side::Target, Side::Target) => (&at.target, &at.target),
                         };
                         let pairs = here.iter().zip(from);
-                        places.extend(pairs.map(|(here, source)| Place { here: *here, source_rank, source: *source }));
+                        places.extend(pairs.map(|(here, source)| Place {
+                            here: *here,
+                            source_rank,
+                            source: *source,
+                        }));
                     }
                 }
             }
@@ -178,8 +182,9 @@ mod tests {
         let plan = plan();
         let memories: Vec<_> =
             (0..3).map(|rank| Memory::private(plan.pool_bytes(plan.side(rank)) as usize).unwrap()).collect();
-        let holdings: Vec<_> =
-            (0..3).map(|rank| Holdings::new(&plan, &memories[rank as usize], rank, direction, 7, SIZE, 1)).collect();
+        let holdings: Vec<_> = (0..3)
+            .map(|rank| Holdings::new(&plan, &memories[rank as usize], rank, direction, 7, SIZE, 1))
+            .collect();
         holdings.iter().for_each(|h| h.set(round));
         for route in plan.routes() {
             let places = plan.places(route, 0, 0, SIZE);

@@ -82,7 +82,10 @@ impl Course<'_> {
                 })
                 .collect();
             let panicked = || Failure::environment("a posting thread panicked");
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect::<Vec<_>>()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
+                .collect::<Vec<_>>()
         });
         let mut all = Samples::new();
         let mut span: Option<(Instant, Instant)> = None;
@@ -194,8 +197,11 @@ impl Course<'_> {
         (self.watch)()?;
         let oldest = slots.iter().filter_map(|slot| slot.posted).map(|(began, _)| began).min();
         if oldest.is_some_and(|began| began.elapsed() > self.timeout) {
-            return Err(Failure::peer(format!("a transfer has not ended within {}", units::span(self.timeout)))
-                .hint("raise --timeout if the sizes are large for these hosts"));
+            return Err(Failure::peer(format!(
+                "a transfer has not ended within {}",
+                units::span(self.timeout)
+            ))
+            .hint("raise --timeout if the sizes are large for these hosts"));
         }
         // More participants than cores: let the others on.
         std::thread::yield_now();

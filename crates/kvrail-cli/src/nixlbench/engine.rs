@@ -48,7 +48,9 @@ pub(crate) fn surround(settings: &Settings) -> Result<(), Failure> {
             let surroundings = nixl_options(settings, 0)?.surroundings().map_err(failure)?;
             surroundings.variables().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
         }
-        Name::Ucx => ucx::surroundings().into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        Name::Ucx => {
+            ucx::surroundings().into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+        }
         _ => Vec::new(),
     };
     let missing = |(name, value): &(String, OsString)| std::env::var_os(name).as_ref() != Some(value);
@@ -59,14 +61,21 @@ pub(crate) fn surround(settings: &Settings) -> Result<(), Failure> {
     let mut command = Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).envs(variables).env(SURROUNDED, "1");
     let error = command.exec();
-    Err(Failure::environment(format!("cannot start this program again with the engine's environment: {error}")))
+    Err(Failure::environment(format!(
+        "cannot start this program again with the engine's environment: {error}"
+    )))
 }
 
 /// Makes the engine of this rank. `ip` is where others reach this host.
 ///
 /// # Errors
 /// When this host lacks what it needs, or an option is none of the engine's.
-pub(crate) fn create(settings: &Settings, rank: u32, ip: IpAddr, seed: u64) -> Result<Box<dyn Engine>, Failure> {
+pub(crate) fn create(
+    settings: &Settings,
+    rank: u32,
+    ip: IpAddr,
+    seed: u64,
+) -> Result<Box<dyn Engine>, Failure> {
     match settings.flags.engine {
         Name::Nixl => return Ok(Box::new(nixl::Nixl::open(nixl_options(settings, rank)?).map_err(failure)?)),
         Name::Ucx => return Ok(Box::new(ucx::Ucx::open(ucx_config(settings, rank)?).map_err(failure)?)),
@@ -152,7 +161,9 @@ fn libfabric_flags(settings: &Settings, rank: u32) -> Result<ofi::Flags, Failure
     }
     for (key, value) in options(settings)? {
         match key {
-            _ if settings.flags.engine == Name::Memcpy => return Err(no_option(key, value, "none with memcpy")),
+            _ if settings.flags.engine == Name::Memcpy => {
+                return Err(no_option(key, value, "none with memcpy"));
+            }
             "provider" => {
                 let provider = value.parse();
                 asked.provider =
@@ -207,15 +218,18 @@ pub(crate) fn allocate(settings: &Settings, side: Side) -> Result<(Memory, Strin
             failure.hint("use a smaller --total_buffer_size")
         }
     };
-    let len = usize::try_from(bytes)
-        .map_err(|_| Failure::usage(format!("--total_buffer_size: {bytes} bytes are beyond this platform")))?;
+    let len = usize::try_from(bytes).map_err(|_| {
+        Failure::usage(format!("--total_buffer_size: {bytes} bytes are beyond this platform"))
+    })?;
     let huge_pages = if settings.flags.use_hugepages { HugePages::Require } else { HugePages::Never };
     let options = Options { huge_pages, prefault: false };
     match settings.flags.memory {
-        report::Memory::Private => PrivateMemory::allocate(len, options)
-            .map(|memory| (memory.pages().to_string(), memory.into())),
-        report::Memory::Shared | report::Memory::Huge => SharedMemory::allocate(len, options)
-            .map(|memory| (memory.pages().to_string(), memory.into())),
+        report::Memory::Private => {
+            PrivateMemory::allocate(len, options).map(|memory| (memory.pages().to_string(), memory.into()))
+        }
+        report::Memory::Shared | report::Memory::Huge => {
+            SharedMemory::allocate(len, options).map(|memory| (memory.pages().to_string(), memory.into()))
+        }
     }
     .map(|(pages, memory)| (memory, pages))
     .map_err(refused)

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use kvrail_report::Distribution;
+use kvrail_report::nixlbench_table::{Aggregate, Line};
 use serde::{Deserialize, Serialize};
 
 use crate::measure;
 
 use super::plan::Size;
-use super::table::{Line, Pair};
 
 /// The durations of one step.
 #[derive(Clone, Debug)]
@@ -38,17 +38,15 @@ impl Step {
     }
 
     /// Mean and 99th percentile, µs: the value at index 0.99 n of n sorted ones, as nixlbench takes it. Zeros without any.
-    pub(crate) fn pair(&self) -> Pair {
+    pub(crate) fn pair(&self) -> (f64, f64) {
         let count = self.histogram.len();
         if count == 0 {
-            return Pair::default();
+            return (0.0, 0.0);
         }
         let index = (count as f64 * 0.99) as u64;
         let quantile = (index.min(count - 1) + 1) as f64 / count as f64;
-        Pair {
-            mean: self.sum.as_nanos() as f64 / count as f64 / 1e3,
-            p99: self.histogram.value_at_quantile(quantile) as f64 / 1e3,
-        }
+        let mean = self.sum.as_nanos() as f64 / count as f64 / 1e3;
+        (mean, self.histogram.value_at_quantile(quantile) as f64 / 1e3)
     }
 }
 
@@ -86,9 +84,9 @@ pub(crate) struct Figures {
     pub(crate) total_us: f64,
     /// Time per block of a thread, µs.
     pub(crate) latency_us: f64,
-    pub(crate) prepare_us: Pair,
-    pub(crate) post_us: Pair,
-    pub(crate) transfer_us: Pair,
+    pub(crate) prepare_us: (f64, f64),
+    pub(crate) post_us: (f64, f64),
+    pub(crate) transfer_us: (f64, f64),
     /// All of the same, for documents.
     pub(crate) prepare: Distribution,
     pub(crate) post: Distribution,
@@ -137,22 +135,22 @@ impl Figures {
     }
 }
 
-/// The row of all initiators, of which the first is rank 0; none without any.
-pub(crate) fn line(size: Size, all: &[Figures]) -> Option<Line> {
+/// The row of all initiators, of which the first is rank 0; none without any. `wide` has columns for all of them.
+pub(crate) fn line(size: Size, all: &[Figures], wide: bool) -> Option<Line> {
     let first = all.first()?;
     let aggregate_gbps: f64 = all.iter().map(Figures::bandwidth_gbps).sum();
     // Known only when it is of all of them.
     let line_rate: Option<f64> = all.iter().map(|figures| figures.line_rate_gbps).sum();
+    let percent = line_rate.filter(|rate| *rate > 0.0).map(|rate| aggregate_gbps / rate * 100.0);
     Some(Line {
         block_bytes: size.block_bytes,
         batch: size.batch,
-        bandwidth_gbps: first.bandwidth_gbps(),
-        aggregate_gbps,
-        utilisation_percent: line_rate.filter(|rate| *rate > 0.0).map(|rate| aggregate_gbps / rate * 100.0),
+        gbps: first.bandwidth_gbps(),
         latency_us: first.latency_us,
         prepare_us: first.prepare_us,
         post_us: first.post_us,
         transfer_us: first.transfer_us,
+        aggregate: wide.then_some(Aggregate { gbps: aggregate_gbps, percent }),
     })
 }
 
@@ -181,20 +179,23 @@ mod tests {
 
     #[test]
     fn the_99th_percentile_is_the_value_at_that_index() {
-        let pair = samples(1..=100).transfer.pair();
-        assert!((pair.mean - 50.5).abs() < 1e-9);
-        assert!((pair.p99 / 100.0 - 1.0).abs() < 0.002, "{pair:?}");
-        assert_eq!(samples(std::iter::empty()).transfer.pair(), Pair::default());
+        let (mean, p99) = samples(1..=100).transfer.pair();
+        assert!((mean - 50.5).abs() < 1e-9);
+        assert!((p99 / 100.0 - 1.0).abs() < 0.002, "{p99}");
+        assert_eq!(samples(std::iter::empty()).transfer.pair(), (0.0, 0.0));
     }
 
     #[test]
     fn all_initiators_add_up_and_an_unknown_line_rate_makes_the_sum_unknown() {
-        let one = Figures::new(&samples(1..=10), Duration::from_millis(1), SIZE, 1, 10, Duration::ZERO, Some(50.0));
+        let one =
+            Figures::new(&samples(1..=10), Duration::from_millis(1), SIZE, 1, 10, Duration::ZERO, Some(50.0));
         let other = Figures { line_rate_gbps: None, ..one.clone() };
-        let row = line(SIZE, &[one.clone(), one.clone()]).unwrap();
-        assert!((row.aggregate_gbps - 2.0 * row.bandwidth_gbps).abs() < 1e-12);
-        assert!((row.utilisation_percent.unwrap() - row.aggregate_gbps).abs() < 1e-12);
-        assert_eq!(line(SIZE, &[one, other]).unwrap().utilisation_percent, None);
-        assert_eq!(line(SIZE, &[]), None);
+        let row = line(SIZE, &[one.clone(), one.clone()], true).unwrap();
+        let all = row.aggregate.unwrap();
+        assert!((all.gbps - 2.0 * row.gbps).abs() < 1e-12);
+        assert!((all.percent.unwrap() - all.gbps).abs() < 1e-12);
+        assert_eq!(line(SIZE, &[one.clone(), other], true).unwrap().aggregate.unwrap().percent, None);
+        assert_eq!(line(SIZE, &[one], false).unwrap().aggregate, None);
+        assert_eq!(line(SIZE, &[], true), None);
     }
 }

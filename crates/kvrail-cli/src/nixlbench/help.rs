@@ -44,8 +44,11 @@ pub(crate) fn text() -> String {
         out.push('\n');
     }
     out.push_str("Storage: understood, without effect; storage backends are refused:\n");
-    let names: Vec<_> =
-        FLAGS.iter().filter(|flag| flag.group == Group::Storage).map(|flag| format!("--{}", flag.name)).collect();
+    let names: Vec<_> = FLAGS
+        .iter()
+        .filter(|flag| flag.group == Group::Storage)
+        .map(|flag| format!("--{}", flag.name))
+        .collect();
     wrap(&mut out, &names.join(" "), 2);
     out.push('\n');
     for paragraph in TAIL.lines() {

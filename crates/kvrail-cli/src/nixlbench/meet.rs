@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use kvrail_engines::Engine;
 use kvrail_rendezvous::launch::{self, Launch, Source};
 use kvrail_rendezvous::{
-    Config, ConfigError, EmbeddedConfig, EtcdConfig, Group, GroupError, JoinError, RunId, Secret, Service, Value,
+    Config, ConfigError, EmbeddedConfig, EtcdConfig, Group, GroupError, JoinError, RunId, Secret, Service,
+    Value,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -60,9 +61,8 @@ pub(crate) fn launched(settings: &Settings) -> Result<Launch, Failure> {
         run_id: settings.run_id().map(RunId::new).transpose().map_err(|e| Failure::usage(e.to_string()))?,
         source: None,
     };
-    Launch::detect(&flags).map_err(|error| {
-        error.hints().into_iter().fold(Failure::usage(error.to_string()), Failure::hint)
-    })
+    Launch::detect(&flags)
+        .map_err(|error| error.hints().into_iter().fold(Failure::usage(error.to_string()), Failure::hint))
 }
 
 /// Joins the group.

@@ -96,7 +96,8 @@ enum Word<'a> {
 }
 
 fn read_word(word: &str) -> Result<Word<'_>, Failure> {
-    let Some(body) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|b| !b.is_empty()) else {
+    let Some(body) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|b| !b.is_empty())
+    else {
         return Err(Failure::usage(format!("`{word}` belongs to no flag"))
             .hint("booleans take their value as --flag=true or --noflag, never as the next word"));
     };
@@ -133,7 +134,8 @@ fn read_word(word: &str) -> Result<Word<'_>, Failure> {
 /// Reads what the command line does not say from a TOML file of nixlbench: the same names at the top level.
 fn read_config(path: &Path, given: &mut Given) -> Result<(), Failure> {
     let shown = path.display();
-    let unreadable = |e: std::io::Error| Failure::environment(format!("cannot read --config_file {shown}: {e}"));
+    let unreadable =
+        |e: std::io::Error| Failure::environment(format!("cannot read --config_file {shown}: {e}"));
     let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
     if bytes > CONFIG_BYTES_MAX {
         return Err(Failure::environment(format!(
@@ -146,7 +148,8 @@ fn read_config(path: &Path, given: &mut Given) -> Result<(), Failure> {
 
 /// Takes in the text of a configuration file.
 pub(super) fn config(text: &str, given: &mut Given) -> Result<(), String> {
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string().trim_end().to_owned())?;
+    let table: toml::Table =
+        text.parse().map_err(|e: toml::de::Error| e.to_string().trim_end().to_owned())?;
     for (key, value) in &table {
         let flag = flags::find(key).filter(|flag| flag.name != "config_file").ok_or_else(|| {
             let near = flags::nearest(key).filter(|near| *near != "config_file");

@@ -92,7 +92,9 @@ fn a_file_with_a_mistake_is_an_error_not_a_default() {
     assert!(config("[num_iter]\nx = 1", &mut run).unwrap_err().contains("table"));
     assert!(config("config_file = 'other.toml'", &mut run).unwrap_err().contains("no flag"));
     assert!(config("num_iter = ", &mut run).is_err());
-    assert!(refused(&["--config_file=/nonexistent/x.toml"]).contains("cannot read --config_file /nonexistent"));
+    assert!(
+        refused(&["--config_file=/nonexistent/x.toml"]).contains("cannot read --config_file /nonexistent")
+    );
 }
 
 #[test]

@@ -86,7 +86,8 @@ fn take_part(settings: &Settings, group: &Group, recorder: &mut Recorder) -> Res
         recorder.begin(settings, &means, seed)?;
     }
 
-    let mut participant = Participant { settings, plan, rank, engine, together, peers, line_rate_gbps, round: 0 };
+    let mut participant =
+        Participant { settings, plan, rank, engine, together, peers, line_rate_gbps, round: 0 };
     for (index, size) in settings.sweep.sizes().into_iter().enumerate() {
         let turns = settings.sweep.turns(size.block_bytes);
         let slots = u64::from(turns.depth);

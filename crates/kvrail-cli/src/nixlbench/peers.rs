@@ -31,7 +31,8 @@ impl Peers {
     /// When a process or the rendezvous cannot be started.
     pub(crate) fn start(words: &[String], plan: &Plan, flags: &mut Flags) -> Result<Self, Failure> {
         let run_id = RunId::generate();
-        let host = Host::start("127.0.0.1:0", run_id.clone()).map_err(|e| Failure::environment(e.to_string()))?;
+        let host =
+            Host::start("127.0.0.1:0", run_id.clone()).map_err(|e| Failure::environment(e.to_string()))?;
         flags.runtime_type = "ASIO".into();
         flags.asio_address = "127.0.0.1".into();
         flags.asio_port = host.address().port();

@@ -102,8 +102,8 @@ pub(crate) struct Link {
 impl Link {
     /// Blocks of this size that both shares have room for.
     fn room(&self, block_bytes: u64) -> u64 {
-        let smaller = (self.at_initiator.end - self.at_initiator.start)
-            .min(self.at_target.end - self.at_target.start);
+        let smaller =
+            (self.at_initiator.end - self.at_initiator.start).min(self.at_target.end - self.at_target.start);
         smaller / block_bytes
     }
 }
@@ -147,7 +147,8 @@ impl Plan {
     /// When it would be too large.
     pub(crate) fn new(shape: Shape) -> Result<Self, String> {
         let pairs = pairs(shape.scheme, shape.initiators, shape.targets)?;
-        let initiator_shares = shares(&pairs, |pair| pair.0, shape.buffer_bytes(Side::Initiator), shape.huge_pages);
+        let initiator_shares =
+            shares(&pairs, |pair| pair.0, shape.buffer_bytes(Side::Initiator), shape.huge_pages);
         let target_shares = shares(&pairs, |pair| pair.1, shape.buffer_bytes(Side::Target), shape.huge_pages);
         let links = pairs
             .into_iter()

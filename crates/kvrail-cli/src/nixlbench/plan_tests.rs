@@ -104,7 +104,8 @@ fn shapes() -> impl Strategy<Value = Shape> {
 /// Ranges that are in order, touch, and cover `0..whole`.
 fn covers(mut ranges: Vec<Range<u64>>, whole: u64) -> bool {
     ranges.sort_by_key(|range| (range.start, range.end));
-    let end = ranges.iter().try_fold(0, |at, range| (range.start == at && range.end >= at).then_some(range.end));
+    let end =
+        ranges.iter().try_fold(0, |at, range| (range.start == at && range.end >= at).then_some(range.end));
     end == Some(whole)
 }
 

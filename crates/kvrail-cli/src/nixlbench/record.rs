@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use hdrhistogram::Histogram;
 use kvrail_engines::{Direction, Engine, Name};
 use kvrail_report::{
-    Asked, Carriage, Distribution, Document, Environment, Figures as Measured, Fingerprint, Layout, Op, Row, Sides, Turn,
-    Used, Verify, redact,
+    Asked, Carriage, Distribution, Document, Environment, Figures as Measured, Fingerprint, Layout, Op, Row,
+    Sides, Turn, Used, Verify, nixlbench_table, redact,
 };
 use serde::{Deserialize, Serialize};
 
@@ -77,9 +77,11 @@ impl Recorder {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn begin(&mut self, settings: &Settings, means: &[Means], seed: u64) -> Result<(), Failure> {
-        let cannot =
-            |path: &PathBuf, e| Failure::environment(format!("cannot write --output {}: {e}", path.display()));
-        let file = self.output.as_ref().map(|path| File::create(path).map_err(|e| cannot(path, e))).transpose()?;
+        let cannot = |path: &PathBuf, e| {
+            Failure::environment(format!("cannot write --output {}: {e}", path.display()))
+        };
+        let file =
+            self.output.as_ref().map(|path| File::create(path).map_err(|e| cannot(path, e))).transpose()?;
         let mut document = Document::begin(SystemTime::now(), environment::random_seed(), seed);
         document.command = redact::command(std::env::args());
         let target = means.get(settings.plan.initiators() as usize);
@@ -92,7 +94,7 @@ impl Recorder {
         self.begun = Some(Begun { document, file });
         if self.format == Format::Nixlbench {
             let wide = table::is_wide(&settings.plan);
-            say(&format!("{}{}", table::configuration(settings), table::header(wide)))?;
+            say(&format!("{}{}", table::configuration(settings), nixlbench_table::header(wide)))?;
         }
         Ok(())
     }
@@ -110,10 +112,11 @@ impl Recorder {
         all: &[Figures],
     ) -> Result<(), Failure> {
         let Some(begun) = &mut self.begun else { return Ok(()) };
-        let Some(line) = figures::line(size, all) else { return Ok(()) };
+        let wide = table::is_wide(&settings.plan);
+        let Some(line) = figures::line(size, all, wide) else { return Ok(()) };
         begun.document.results.push(row(settings, means, index, size, all));
         if self.format == Format::Nixlbench {
-            say(&line.row(table::is_wide(&settings.plan)))?;
+            say(&line.text())?;
         }
         Ok(())
     }
@@ -153,7 +156,8 @@ fn say(text: &str) -> Result<(), Failure> {
 fn used(settings: &Settings, means: &[Means]) -> Used {
     let initiator = means.first().and_then(|means| means.carriages.first()).cloned();
     let target = means.get(settings.plan.initiators() as usize).and_then(|means| {
-        let same = |carriage: &&Carriage| Some(&carriage.transport) == initiator.as_ref().map(|i| &i.transport);
+        let same =
+            |carriage: &&Carriage| Some(&carriage.transport) == initiator.as_ref().map(|i| &i.transport);
         means.carriages.iter().find(same).cloned()
     });
     Used::new(&engine::choice(settings).to_string(), Sides { initiator, target })
@@ -170,7 +174,10 @@ fn row(settings: &Settings, means: &[Means], index: u32, size: Size, all: &[Figu
     Row {
         case: index,
         engine: carrier.engine.clone(),
-        engine_version: means.first().map(|means| means.version.clone()).filter(|version| !version.is_empty()),
+        engine_version: means
+            .first()
+            .map(|means| means.version.clone())
+            .filter(|version| !version.is_empty()),
         asked: Asked {
             backend: (flags.engine == Name::Nixl).then(|| flags.backend.clone()),
             ..Asked::default()

@@ -80,8 +80,8 @@ impl Settings {
         flags.scheme = scheme.as_str().into();
         let mode = [Mode::Single, Mode::Multi][one_of("mode", &flags.mode, &["SG", "MG"])?];
         flags.mode = if mode == Mode::Single { "SG" } else { "MG" }.into();
-        let runtime =
-            [Runtime::Etcd, Runtime::Embedded][one_of("runtime_type", &flags.runtime_type, &["ETCD", "ASIO"])?];
+        let runtime = [Runtime::Etcd, Runtime::Embedded]
+            [one_of("runtime_type", &flags.runtime_type, &["ETCD", "ASIO"])?];
         flags.runtime_type = runtime.as_str().into();
         if runtime == Runtime::Etcd && flags.etcd_endpoints.is_empty() {
             flags.etcd_endpoints = "http://localhost:2379".into();
@@ -164,8 +164,10 @@ fn refuse_what_needs_a_gpu(flags: &Flags) -> Result<(), Failure> {
     match one_of("worker_type", &flags.worker_type, &["nixl", "nvshmem"])? {
         0 => {}
         _ => {
-            return Err(Failure::usage("--worker_type=nvshmem moves between GPUs, which is not supported yet")
-                .hint("--worker_type=nixl, the default, moves host memory"));
+            return Err(Failure::usage(
+                "--worker_type=nvshmem moves between GPUs, which is not supported yet",
+            )
+            .hint("--worker_type=nixl, the default, moves host memory"));
         }
     }
     for (flag, value) in
@@ -280,8 +282,8 @@ fn adjust(flags: &mut Flags, notes: &mut Vec<String>) -> Result<(), Failure> {
         .checked_mul(flags.large_blk_iter_ftr)
         .ok_or_else(|| Failure::usage("--num_threads x --large_blk_iter_ftr is too large"))?;
     for (name, value) in [("num_iter", &mut flags.num_iter), ("warmup_iter", &mut flags.warmup_iter)] {
-        let rounded =
-            round_up(*value, partition).ok_or_else(|| Failure::usage(format!("--{name}={value} is too large")))?;
+        let rounded = round_up(*value, partition)
+            .ok_or_else(|| Failure::usage(format!("--{name}={value} is too large")))?;
         if rounded != *value {
             notes.push(format!(
                 "--{name} is rounded up from {value} to {rounded}, a multiple of num_threads x large_blk_iter_ftr \
@@ -308,7 +310,10 @@ fn check_sizes(flags: &Flags, initiators: u32, targets: u32, threads: u32) -> Re
         }
     }
     if flags.max_batch_size > BATCH_MAX {
-        return Err(Failure::usage(format!("--max_batch_size={} is above {BATCH_MAX}", flags.max_batch_size)));
+        return Err(Failure::usage(format!(
+            "--max_batch_size={} is above {BATCH_MAX}",
+            flags.max_batch_size
+        )));
     }
     let total = flags.total_buffer_size;
     let largest = flags.max_block_size.checked_mul(flags.max_batch_size);

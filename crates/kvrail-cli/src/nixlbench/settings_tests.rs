@@ -61,13 +61,20 @@ fn words_count_in_any_case_and_unknown_ones_are_listed_against() {
 
 #[test]
 fn a_backend_must_be_one_that_the_engine_answers_to() {
-    for (engine, backend) in
-        [("kvrail", "UCX"), ("kvrail", "libfabric"), ("ucx", "UCX"), ("libfabric", "LIBFABRIC"), ("nixl", "UCCL")]
-    {
+    for (engine, backend) in [
+        ("kvrail", "UCX"),
+        ("kvrail", "libfabric"),
+        ("ucx", "UCX"),
+        ("libfabric", "LIBFABRIC"),
+        ("nixl", "UCCL"),
+    ] {
         assert!(settings(&[&format!("--engine={engine}"), &format!("--backend={backend}")]).is_ok());
     }
     assert!(settings(&["--engine=libfabric"]).is_ok());
-    refused(&["--engine=ucx", "--backend=LIBFABRIC"], "--engine ucx answers to --backend UCX, not to LIBFABRIC");
+    refused(
+        &["--engine=ucx", "--backend=LIBFABRIC"],
+        "--engine ucx answers to --backend UCX, not to LIBFABRIC",
+    );
     refused(&["--engine=libfabric", "--backend=UCX"], "LIBFABRIC");
     refused(&["--engine=kvrail", "--backend=Mooncake"], "UCX and LIBFABRIC");
 }
@@ -90,7 +97,8 @@ fn counts_are_at_least_one_and_bounded() {
 
 #[test]
 fn iterations_are_split_over_threads_and_rounded_up() {
-    let settings = settings(&["--num_threads=3", "--num_iter=100", "--warmup_iter=0", "--total_buffer_size=3221225472"]);
+    let settings =
+        settings(&["--num_threads=3", "--num_iter=100", "--warmup_iter=0", "--total_buffer_size=3221225472"]);
     let settings = settings.unwrap();
     assert_eq!((settings.flags.num_iter, settings.flags.warmup_iter), (144, 0));
     assert_eq!(settings.sweep.turns(4096).timed, 48);
@@ -114,8 +122,13 @@ fn buffers_must_be_divisible_and_large_enough() {
 #[test]
 fn blocks_that_share_memory_are_said() {
     let settings =
-        settings(&["--pipeline_depth=4", "--total_buffer_size=134217728", "--max_block_size=67108864"]).unwrap();
-    assert!(settings.notes.iter().any(|note| note.contains("lie in the same memory")), "{:?}", settings.notes);
+        settings(&["--pipeline_depth=4", "--total_buffer_size=134217728", "--max_block_size=67108864"])
+            .unwrap();
+    assert!(
+        settings.notes.iter().any(|note| note.contains("lie in the same memory")),
+        "{:?}",
+        settings.notes
+    );
 }
 
 #[test]

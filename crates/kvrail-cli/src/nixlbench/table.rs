@@ -1,13 +1,9 @@
-//! nixlbench's output, to the byte: the configuration as it echoes it, the header and the rows.
+//! The configuration as nixlbench echoes it, to the byte, and which of its two tables a run gets.
 //!
-//! Parsers of nixlbench's output look for these labels and split these columns, so that widths, precision and trailing blanks are as
-//! there. Two things are different on purpose. The utilisation is of the line rate of the rails really used, not of an assumed
-//! 50 GB/s, and `nan` where no line rate is known. And where several initiators take part in another scheme than pairwise, there is one
-//! row for all of them, in the wide form, instead of one on each process's stdout.
+//! Parsers of nixlbench's output look for these labels. The table itself is [`kvrail_report::nixlbench_table`]. Where several initiators take
+//! part in another scheme than pairwise, there is one row for all of them, in the wide form, instead of one on each process's stdout.
 
 use std::fmt::Write as _;
-
-use serde::{Deserialize, Serialize};
 
 use super::flags::Flags;
 use super::plan::{Mode, Plan, Scheme};
@@ -15,31 +11,6 @@ use super::settings::{Runtime, Settings};
 
 const SEPARATOR_COLUMNS: usize = 160;
 const OPTION_COLUMNS: usize = 60;
-
-/// One size's figures, as the columns name them.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Line {
-    pub(crate) block_bytes: u64,
-    pub(crate) batch: u64,
-    /// Of rank 0, 10^9 bytes per second.
-    pub(crate) bandwidth_gbps: f64,
-    /// Of all initiators, 10^9 bytes per second.
-    pub(crate) aggregate_gbps: f64,
-    /// Of the aggregate in the line rate of the rails used; none when that is unknown.
-    pub(crate) utilisation_percent: Option<f64>,
-    /// Time per block of rank 0, µs.
-    pub(crate) latency_us: f64,
-    pub(crate) prepare_us: Pair,
-    pub(crate) post_us: Pair,
-    pub(crate) transfer_us: Pair,
-}
-
-/// What two columns say of one step of a transfer.
-#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize, Deserialize)]
-pub(crate) struct Pair {
-    pub(crate) mean: f64,
-    pub(crate) p99: f64,
-}
 
 /// Whether there are columns for all initiators together.
 pub(crate) fn is_wide(plan: &Plan) -> bool {
@@ -109,69 +80,13 @@ fn options(flags: &Flags, runtime: Runtime) -> Vec<(&'static str, String)> {
 /// Addresses, each without what stands before an `@`.
 pub(crate) fn without_credentials(endpoints: &str) -> String {
     let hide = |endpoint: &str| match (endpoint.find("://"), endpoint.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}{}", &endpoint[..scheme + 3], &endpoint[at + 1..]),
+        (Some(scheme), Some(at)) if scheme + 3 <= at => {
+            format!("{}{}", &endpoint[..scheme + 3], &endpoint[at + 1..])
+        }
         (None, Some(at)) => endpoint[at + 1..].to_owned(),
         _ => endpoint.to_owned(),
     };
     endpoints.split(',').map(hide).collect::<Vec<_>>().join(",")
-}
-
-const NARROW: [(&str, usize); 10] = [
-    ("Block Size (B)", 20),
-    ("Batch Size", 15),
-    ("B/W (GB/Sec)", 15),
-    ("Avg Lat. (us)", 15),
-    ("Avg Prep (us)", 15),
-    ("P99 Prep (us)", 15),
-    ("Avg Post (us)", 15),
-    ("P99 Post (us)", 15),
-    ("Avg Tx (us)", 15),
-    ("P99 Tx (us)", 15),
-];
-
-/// Between bandwidth and latency.
-const WIDE: [(&str, usize); 2] = [("Aggregate B/W (GB/Sec)", 25), ("Network Util (%)", 20)];
-
-/// Columns before those of the wide form.
-const LEAD: usize = 3;
-
-fn columns(wide: bool) -> impl Iterator<Item = (&'static str, usize)> {
-    let between: &[_] = if wide { &WIDE } else { &[] };
-    NARROW[..LEAD].iter().chain(between).chain(&NARROW[LEAD..]).copied()
-}
-
-/// The two lines above the rows.
-pub(crate) fn header(wide: bool) -> String {
-    let mut out = String::new();
-    for (label, width) in columns(wide) {
-        let _ = write!(out, "{label:<width$}");
-    }
-    let _ = writeln!(out, "\n{}", "-".repeat(SEPARATOR_COLUMNS));
-    out
-}
-
-impl Line {
-    /// The row.
-    pub(crate) fn row(&self, wide: bool) -> String {
-        let rate = |value: f64| format!("{value:.6}");
-        let time = |value: f64| format!("{value:.1}");
-        let mut cells =
-            vec![self.block_bytes.to_string(), self.batch.to_string(), rate(self.bandwidth_gbps)];
-        if wide {
-            let percent = self.utilisation_percent.map_or_else(|| "nan".into(), rate);
-            cells.extend([rate(self.aggregate_gbps), percent]);
-        }
-        cells.push(time(self.latency_us));
-        for pair in [self.prepare_us, self.post_us, self.transfer_us] {
-            cells.extend([time(pair.mean), time(pair.p99)]);
-        }
-        let mut out = String::new();
-        for (cell, (_, width)) in cells.iter().zip(columns(wide)) {
-            let _ = write!(out, "{cell:<width$}");
-        }
-        out.push('\n');
-        out
-    }
 }
 
 #[cfg(test)]

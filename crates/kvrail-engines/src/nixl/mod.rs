@@ -185,7 +185,8 @@ impl Engine for Nixl {
     fn register_again(&self, offsets: &[u64], block_bytes: u64) -> Result<Box<dyn Again>, EngineError> {
         let usage = |what: String| EngineError::new(Kind::Usage, what);
         let registered = self.registered.as_ref().ok_or_else(|| usage("no memory is registered".into()))?;
-        let beyond = |offset: u64| usage(format!("{block_bytes} bytes at offset {offset} are outside of the memory"));
+        let beyond =
+            |offset: u64| usage(format!("{block_bytes} bytes at offset {offset} are outside of the memory"));
         let mut blocks = Vec::with_capacity(offsets.len());
         for &offset in offsets {
             let range = usize::try_from(offset).ok().zip(usize::try_from(block_bytes).ok());
@@ -195,8 +196,9 @@ impl Engine for Nixl {
             // SAFETY: as for the first registration: the share of the memory is kept beside this one. No request is made of it: those
             // that move these bytes use the first registration, which their postings hold.
             let registration = unsafe { self.shared.backend.register(base, memory.len()) };
-            let registration = registration
-                .map_err(|error| self.shared.failed(&format!("cannot register {block_bytes} bytes"), &error))?;
+            let registration = registration.map_err(|error| {
+                self.shared.failed(&format!("cannot register {block_bytes} bytes"), &error)
+            })?;
             blocks.push(Registered { _registration: registration, memory });
         }
         Ok(Box::new(RegisteredAgain { _blocks: blocks }))
