@@ -1,9 +1,11 @@
 //! Black box: `kvrail nixlbench` as scripts use it: several processes, its table, its exit codes.
 
 mod program;
+#[path = "../../kvrail-engines/tests/nixl/wheel.rs"]
+#[allow(dead_code)] // This test needs a part of it.
+mod wheel;
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -327,25 +329,16 @@ fn participants_meet_at_a_real_etcd_and_a_killed_run_does_not_hurt_the_next() {
     assert_eq!(rows(&table).len(), 2);
 }
 
-/// The real NIXL where the environment names it (`KVRAIL_NIXL`: the library, a wheel's folder or a virtual environment).
-fn nixl(test: &str) -> Option<PathBuf> {
-    let found = std::env::var_os("KVRAIL_NIXL").map(PathBuf::from);
-    if found.is_none() {
-        eprintln!("skipped: {test}: KVRAIL_NIXL names no NIXL");
-    }
-    found
-}
-
 #[test]
 fn the_real_nixl_moves_the_same_workload() {
-    if nixl("the_real_nixl_moves_the_same_workload").is_none() {
-        return;
-    }
-    for words in ["--op_type=WRITE", "--op_type=READ --num_threads=2 --max_batch_size=2 --recreate_xfer"] {
-        let run = kvrail(&format!(
-            "nixlbench {} {words}",
-            QUICK.replace("--engine=kvrail", "--engine=nixl --backend=UCX")
-        ));
+    let Some(root) = wheel::nixl("the_real_nixl_moves_the_same_workload") else { return };
+    let quick = QUICK.replace("--engine=kvrail", &format!("--engine_library={}", root.display()));
+    for words in [
+        "--op_type=WRITE",
+        "--op_type=READ --num_threads=2 --max_batch_size=2 --recreate_xfer",
+        "--reregister_mem",
+    ] {
+        let run = kvrail(&format!("nixlbench --backend=ucx {quick} {words}"));
         run.exits(0);
         assert!(!rows(&run.stdout).is_empty(), "{}", run.stdout);
     }

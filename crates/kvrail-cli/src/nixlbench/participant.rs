@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::failure;
 use crate::environment;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::measure::cpu_time;
 use crate::signals;
 use crate::units;
@@ -30,6 +30,8 @@ use super::workload::Turns;
 
 /// How long the host of the rendezvous waits for the others to leave.
 const LINGER: Duration = Duration::from_secs(5);
+/// How long an engine's account of a lost peer waits for the group's.
+const BLAME: Duration = Duration::from_secs(1);
 /// Longest single wait for notifications, between two looks at the group.
 const NOTIFICATIONS_SLICE: Duration = Duration::from_millis(100);
 /// Notifications asked for at a time: no inbox holds more.
@@ -49,10 +51,27 @@ pub(crate) fn run(settings: &Settings, launch: &Launch, recorder: &mut Recorder)
             Ok(())
         }
         Err(failure) => {
+            let failure = blamed(&group, failure);
             let _ = group.give_up(&failure.what);
             Err(failure)
         }
     }
+}
+
+/// An engine may notice first that a peer is gone, and knows it by another name; the group knows its rank and host a moment later.
+fn blamed(group: &Group, failure: Failure) -> Failure {
+    let deadline = Instant::now() + BLAME;
+    while failure.kind == Kind::Peer && !failure.what.contains("rank ") && Instant::now() < deadline {
+        if let Some(member) = group.check().err().and_then(|error| error.member().cloned()) {
+            return Failure {
+                what: format!("{member} is lost: {}", failure.what),
+                hints: Vec::new(),
+                ..failure
+            };
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    failure
 }
 
 fn take_part(settings: &Settings, group: &Group, recorder: &mut Recorder) -> Result<(), Failure> {
