@@ -80,6 +80,29 @@ fn every_way_of_moving_is_verified() {
     }
 }
 
+/// Once after the warm-up: what a later transfer repairs would not be seen, nor would it be wrong.
+#[test]
+fn every_planted_defect_is_caught_and_ends_with_exit_code_1() {
+    let once = "--start_block_size=2097152 --max_block_size=2097152 --start_batch_size=3 --max_batch_size=3 --num_iter=16 \
+                --warmup_iter=16";
+    for (plant, named) in [
+        ("swapped", &["swapped: the bytes belong to block"][..]),
+        ("wrong-offset", &["wrong offset", "never written", "swapped"]),
+        ("stale", &["stale"]),
+        ("zeros", &["zeros"]),
+        ("flip-bit", &["1 bit flipped"]),
+        ("short-tail", &["short tail"]),
+    ] {
+        for op in ["READ", "WRITE"] {
+            let run = kvrail(&format!("nixlbench {QUICK} {once} --op_type={op} --plant={plant}"));
+            run.exits(1);
+            assert!(run.stderr.contains("rank "), "{plant} {op}: {}", run.stderr);
+            assert!(named.iter().any(|named| run.stderr.contains(named)), "{plant} {op}: {}", run.stderr);
+            assert!(rows(&run.stdout).is_empty(), "a wrong figure is no figure: {}", run.stdout);
+        }
+    }
+}
+
 #[test]
 fn two_participants_meet_and_the_first_is_the_initiator() {
     let table = table(participants(2, QUICK));

@@ -8,7 +8,7 @@ use kvrail::Memory;
 use kvrail_engines::Direction;
 
 use crate::failure::Failure;
-use crate::pattern::{self, Block, Bytes, Pattern, Source};
+use crate::pattern::{self, Block, Bytes, Damage, DamageKind, Pattern, Places, Source};
 use crate::signals;
 use crate::units;
 
@@ -116,6 +116,27 @@ impl<'a> Holdings<'a> {
         }
     }
 
+    /// Says where the bytes of another block of the same source belong. Not where bytes went that did not arrive: memory between
+    /// blocks is never touched, and so tells nothing.
+    fn name_blocks(&self, damage: &mut Damage, place: Place, round: u32) {
+        if matches!(damage.kind, DamageKind::Unwritten { .. } | DamageKind::ShortTail { .. }) {
+            return;
+        }
+        // All of them, so that a block's number is the same in both texts.
+        let of_source = |other: &Place| {
+            if other.source_rank == place.source_rank { other.source } else { u64::MAX - self.block_bytes }
+        };
+        let here: Vec<_> = self.places.iter().map(|other| other.here).collect();
+        let source: Vec<_> = self.places.iter().map(of_source).collect();
+        let places = Places {
+            here: &here,
+            source: &source,
+            block_bytes: self.block_bytes,
+            region_bytes: self.source_bytes,
+        };
+        damage.name_blocks(self.pattern(place.source_rank), &Held(self.memory), &places, round);
+    }
+
     /// After a round: every byte that came in is the one that belongs there. Nothing to check at a source.
     ///
     /// # Errors
@@ -136,7 +157,8 @@ impl<'a> Holdings<'a> {
                 round,
                 region_bytes: self.source_bytes,
             };
-            self.pattern(place.source_rank).check(&held, &block).map_err(|damage| {
+            self.pattern(place.source_rank).check(&held, &block).map_err(|mut damage| {
+                self.name_blocks(&mut damage, *place, round);
                 Failure::check(format!(
                     "rank {}: block {index} of {} from rank {}, offset {} of its {}: expected {:#04x}, found {:#04x}; {} \
                      bytes are wrong; {}",

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use kvrail::Memory;
 use kvrail::memory::{AllocateError, HugePages, Options, PrivateMemory, SharedMemory};
-use kvrail_engines::{Engine, Name, nixl, ucx};
+use kvrail_engines::{Engine, Name, Planted, nixl, ucx};
 use kvrail_report as report;
 
 use crate::case::{Cooperate, Progress, Transport};
@@ -76,6 +76,15 @@ pub(crate) fn create(
     ip: IpAddr,
     seed: u64,
 ) -> Result<Box<dyn Engine>, Failure> {
+    let engine = sound(settings, rank, ip, seed)?;
+    Ok(match settings.flags.plant {
+        Some(plant) => Box::new(Planted::new(engine, plant)),
+        None => engine,
+    })
+}
+
+/// The engine without a planted defect.
+fn sound(settings: &Settings, rank: u32, ip: IpAddr, seed: u64) -> Result<Box<dyn Engine>, Failure> {
     match settings.flags.engine {
         Name::Nixl => return Ok(Box::new(nixl::Nixl::open(nixl_options(settings, rank)?).map_err(failure)?)),
         Name::Ucx => return Ok(Box::new(ucx::Ucx::open(ucx_config(settings, rank)?).map_err(failure)?)),

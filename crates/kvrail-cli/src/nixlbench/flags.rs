@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kvrail_engines::Name;
+use kvrail_engines::{Name, Plant};
 use kvrail_report::Memory;
 
 use crate::units;
@@ -29,6 +29,8 @@ pub(crate) enum Group {
     Gpu,
     /// nixlbench does not have these.
     Ours,
+    /// For tests of this program; not in the help.
+    Hidden,
 }
 
 /// How the result is written.
@@ -169,6 +171,16 @@ impl Value for Format {
             Self::Csv => "csv",
         }
         .into()
+    }
+}
+
+impl Value for Plant {
+    const PLACEHOLDER: &'static str = "NAME";
+    fn read(word: &str) -> Result<Self, String> {
+        word.parse()
+    }
+    fn show(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -317,6 +329,9 @@ flags! {
         format: Format = Format::Nixlbench, "On stdout of rank 0: nixlbench (its table), json, csv.";
         quiet: bool = false, "Say nothing on stderr.";
         output: Option<PathBuf> = None, "Write the result as JSON (schema kvrail.bench.v1) to a file too.";
+    }
+    Hidden {
+        plant: Option<Plant> = None, "A defect on the engine's path, to see it found.";
     }
     Gpu {
         enable_vmm: bool = false, "Allocate by CUDA's virtual memory management.";

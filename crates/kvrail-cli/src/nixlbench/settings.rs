@@ -266,7 +266,7 @@ fn adjust(flags: &mut Flags, notes: &mut Vec<String>) -> Result<(), Failure> {
         notes.push("--reregister_mem prepares every transfer anew: --recreate_xfer is set".into());
         flags.recreate_xfer = true;
     }
-    if flags.use_hugepages && flags.total_buffer_size % HUGE_PAGE != 0 {
+    if flags.use_hugepages && !flags.total_buffer_size.is_multiple_of(HUGE_PAGE) {
         let rounded = flags
             .total_buffer_size
             .checked_next_multiple_of(HUGE_PAGE)
@@ -331,7 +331,7 @@ fn check_sizes(flags: &Flags, initiators: u32, targets: u32, threads: u32) -> Re
     }
     for (name, devices) in [("num_initiator_dev", initiators), ("num_target_dev", targets)] {
         let partition = u64::from(devices) * u64::from(threads);
-        if total % partition != 0 {
+        if !total.is_multiple_of(partition) {
             return Err(Failure::usage(format!(
                 "--total_buffer_size={total} is no multiple of --{name} x --num_threads = {partition}"
             ))
