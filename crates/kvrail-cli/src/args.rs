@@ -31,7 +31,7 @@ pub(crate) enum Command {
     /// Run commands on hosts with emulated EFA devices, and break those while they run
     #[command(subcommand)]
     Softefa(crate::softefa::Softefa),
-    /// Render documents of kvrail bench anew: Markdown, CSV, JUnit, nixlbench's table
+    /// Render documents of kvrail bench anew: Markdown, HTML, CSV, JUnit, nixlbench's table
     Report(crate::report::Report),
     /// Hold one run against another: what became faster, what slower, what the noise hides
     #[command(after_help = COMPARE_EXIT_CODES)]
@@ -63,7 +63,13 @@ the same blocks reaches here, measured in turns with the transfers.
 
 A figure counts only if its bytes were verified: the source holds a pattern in which every word names its round \
 and place, the destination is poisoned, and outside the timed part every byte is checked. A bad byte ends the run \
-with exit code 1, and its block, its offset and what it looks like (zeros, stale, swapped, torn) are named.";
+with exit code 1, and its block, its offset and what it looks like (zeros, stale, swapped, torn) are named.
+
+\
+Several engines (--engine kvrail,nixl,ucx,libfabric,memcpy) do the same cases on the same memory, with the same check, in turns: \
+one after the other does a share of a case while the others sleep, and the ratios are medians of those within the turns. Each has \
+processes of its own on both sides. One that dies, hangs, is not there or moves a wrong byte has a row that says so; the others go \
+on, and the exit code tells.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,11 +80,15 @@ Examples:
   kvrail bench --role auto --rendezvous node-2:7100       the same command on both hosts
   kvrail bench --transport ofi --connect node-2:7100      over every NIC of the best RDMA fabric (EFA)
   kvrail bench --format json --output run.json            table on stdout, everything in the file
+  kvrail bench --engine kvrail,nixl,ucx,libfabric,memcpy  all engines in turns, with ratios
+  kvrail bench --engine kvrail:tcp,nixl:LIBFABRIC --connect node-2:7100
+                                                          a way of each; the target is told which engines come
 
 GB/s are decimal (10^9 bytes), block sizes binary (1 KiB = 1,024 bytes). Latency is per transfer, that is per batch: \
 from just before it is posted until its completion was seen. CPU times are of the whole process during the timed part.
 
-Exit codes: 0 every figure stands; 1 a check failed (wrong bytes); 2 could not tell (usage, environment, peer).";
+Exit codes: 0 every figure stands; 1 a check failed (wrong bytes); 2 could not tell (usage, environment, peer, an \
+engine that failed).";
 
 /// Which side of the transfers this process is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -118,7 +128,7 @@ pub(crate) enum Preset {
     Kv,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Bench {
     /// Which side this process is; without it, both are started on this host
     #[arg(long, help_heading = "Two hosts")]
@@ -170,7 +180,7 @@ pub(crate) struct Bench {
     /// Posting threads of the initiator [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX as i64), help_heading = "Workload")]
     pub(crate) threads: Option<u32>,
-    /// Who makes the initiator's progress [default: inline]
+    /// Who makes the initiator's progress, of kvrail and nixl [default: inline]
     #[arg(long, value_enum, help_heading = "Workload")]
     pub(crate) progress: Option<Progress>,
     /// Whether the target's cores help with large batches of private memory on one host [default: on]

@@ -77,6 +77,7 @@ impl Artifacts {
         for (name, what, format) in [
             ("results.json", "the document, from which all else is made", Format::Json),
             ("results.csv", "one line per row", Format::Csv),
+            ("results.html", "one page with charts, for people", Format::Html),
             ("results.md", "for people and issues", Format::Markdown),
             ("results.junit.xml", "for continuous integration", Format::Junit),
         ] {
@@ -192,7 +193,7 @@ const FACTS: [Facts; 4] = [
     Facts { name: "fi_info.txt", what: "libfabric's providers and devices", read: || tool("fi_info", &[]) },
     Facts { name: "gpu-info.txt", what: "GPUs, and how they are connected", read: gpus },
     Facts { name: "efa-devices.txt", what: "RDMA devices and their counters", read: rdma_devices },
-    Facts { name: "topology.txt", what: "NUMA nodes, PCIe tree, rails", read: || tool("lspci", &["-tv"]) },
+    Facts { name: "topology.txt", what: "NUMA nodes, PCIe tree, rails", read: crate::topo::drawing },
 ];
 
 fn gpus() -> Result<String, String> {

@@ -12,13 +12,15 @@ use crate::artifacts::{Artifacts, Side};
 use crate::case::Verify;
 use crate::conductor;
 use crate::control::{Hello, Message};
+use crate::control_path;
 use crate::engines;
 use crate::environment::{self, PROFILE, VERSION};
 use crate::expect::Expect;
 use crate::failure::Failure;
 use crate::initiator::{self, Audience, Part};
 use crate::kid;
-use crate::link::{self, Link};
+use crate::link::Link;
+use crate::meet;
 use crate::player;
 use crate::rows::Carrier;
 use crate::run::{Place, Run};
@@ -32,6 +34,9 @@ use crate::target;
 /// # Errors
 /// What ended it early; all that was measured has been written by then.
 pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
+    let mut bench = bench.clone();
+    bench.engines.has_rdma = engines::has_rdma();
+    let bench = &bench;
     let run = bench.resolve(environment::random_seed())?;
     run.ofi.check(|variable| std::env::var(variable).ok())?;
     if run.spawned || run.conducted.is_some() {
@@ -49,7 +54,7 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
         Place::Both => initiate(bench, &run, None),
         Place::Initiator(address) => initiate(bench, &run, Some(address)),
         Place::Target(address) => serve(bench, &run, address),
-        Place::Auto(address) => match link::bind_or_leave(address)? {
+        Place::Auto(address) => match meet::bind_or_leave(address)? {
             Some(listener) => {
                 eprintln!("this side is the target: it was first at {address}");
                 serve_with_log(bench, &run, &listener)
@@ -94,7 +99,7 @@ pub(crate) fn hello(role: &str) -> Hello {
 }
 
 fn serve(bench: &Bench, run: &Run, address: &str) -> Result<(), Failure> {
-    serve_with_log(bench, run, &link::listen(address)?)
+    serve_with_log(bench, run, &meet::listen(address)?)
 }
 
 /// A target that someone started keeps its log, too.
@@ -118,7 +123,7 @@ fn serve_on(run: &Run, listener: &std::net::TcpListener) -> Result<(), Failure> 
     } else {
         eprintln!("target listens on {address}; start: kvrail bench --role initiator --connect {address}");
     }
-    let (socket, from) = link::accept(listener, run.timeout)?;
+    let (socket, from) = meet::accept(listener, run.timeout)?;
     let link = Link::open(socket, hello("target"))?;
     if !run.spawned {
         eprintln!("initiator {from} on {} is here", link.hello.environment.host);
@@ -165,7 +170,7 @@ fn measure(run: &Run, address: Option<&str>, report: &mut Document, sink: &mut S
             spawned.address()
         }
     };
-    let link = Link::open(link::connect(&address, run.timeout)?, hello("initiator"))?;
+    let link = Link::open(meet::connect(&address, run.timeout)?, hello("initiator"))?;
     let there = &link.hello;
     eprintln!(
         "target: process {} on {} ({}), seed {}",
@@ -196,7 +201,7 @@ fn measure_all(run: &Run, link: &Link, report: &mut Document, sink: &mut Sink) -
     let began = Instant::now();
     if let Some(transports) = &run.control {
         for &transport in transports {
-            let control = initiator::run_control(link, run, transport)?;
+            let control = control_path::measure(link, run, transport)?;
             sink.text(&Table::control(&control))?;
             report.controls.push(control);
         }

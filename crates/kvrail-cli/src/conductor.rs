@@ -17,7 +17,8 @@ use crate::failure::{Failure, Kind};
 use crate::initiator::{Loans, Outcome, handling};
 use crate::keeper::{self, ENGINES_MAX};
 use crate::kid::{Kid, Voice};
-use crate::link::{self, Link};
+use crate::link::Link;
+use crate::meet;
 use crate::pool::Backing;
 use crate::rails::Say;
 use crate::rows;
@@ -60,11 +61,27 @@ pub(crate) fn measure(
     }
     let stage = Stage { run, target, address, say: sink.speaker() };
     stage.tell(Message::Conduct, "to keep processes")?;
-    let mut players: Vec<Player> = run.engines.iter().cloned().map(Player::new).collect();
-    sink.expect(run.cases.len());
-    for case in &run.cases {
+    let players = run.engines.iter().cloned().map(Player::new).collect();
+    let ended = measure_cases(&stage, players, report, sink);
+    // Also after Ctrl-C: what was measured until then counts.
+    report.judge();
+    sink.text(&versus::table(report))?;
+    ended
+}
+
+fn measure_cases(
+    stage: &Stage<'_>,
+    mut players: Vec<Player>,
+    report: &mut Document,
+    sink: &Sink,
+) -> Result<(), Failure> {
+    sink.expect(stage.run.cases.len());
+    for (index, case) in stage.run.cases.iter().enumerate() {
         sink.begin(&case.to_string());
-        let outcomes = measure_case(&stage, &mut players, case)?;
+        let mut outcomes = measure_case(stage, &mut players, case)?;
+        if index == 0 && stage.run.libraries.is_all() {
+            leave_out(&mut players, &mut outcomes, &stage.say);
+        }
         for (player, outcome) in players.iter().zip(outcomes) {
             report.results.push(row(&player.engine, case, &outcome));
             outcome.used.into_iter().for_each(|used: Used| report.met(used));
@@ -74,14 +91,34 @@ pub(crate) fn measure(
     for player in &mut players {
         player.leave();
     }
-    report.judge();
-    sink.text(&versus::table(report))
+    Ok(())
+}
+
+/// Takes out those that this pair of hosts has not: `all` asks for what is there.
+fn leave_out(players: &mut Vec<Player>, outcomes: &mut Vec<Outcome>, say: &Say) {
+    let absent = |outcome: &Outcome| {
+        outcome.row.is_none() && outcome.failure.as_ref().is_some_and(|f| f.kind == Kind::Environment)
+    };
+    for (player, outcome) in players.iter().zip(outcomes.iter()) {
+        if let Some(failure) = outcome.failure.as_ref().filter(|_| absent(outcome)) {
+            say(&format!("left out: {}: {}", player.engine, failure.what));
+            failure.hints.iter().for_each(|hint| say(&format!("  hint: {hint}")));
+        }
+    }
+    let mut there = outcomes.iter().map(|outcome| !absent(outcome)).collect::<Vec<_>>().into_iter();
+    players.retain(|_| there.next().unwrap_or(true));
+    outcomes.retain(|outcome| !absent(outcome));
 }
 
 /// A row for what an engine made of a case, also when that is nothing.
 fn row(engine: &Choice, case: &Case, outcome: &Outcome) -> Row {
     let row = outcome.row.clone().unwrap_or_else(|| rows::empty(engine, case));
-    Row { failure: outcome.failure.clone(), ..row }
+    // Who is the engine's peer is the engine, too.
+    let failure = outcome.failure.clone().map(|failure| match failure.kind {
+        Kind::Peer => Failure { kind: Kind::Engine, ..failure },
+        _ => failure,
+    });
+    Row { failure, ..row }
 }
 
 /// What the failures of engines mean for the run as a whole.
@@ -264,7 +301,7 @@ impl Player {
         }
         let voice = Voice { name: engine.to_string(), say: stage.say.clone() };
         let spawned = Spawned::player(stage.run, engine, stage.address, voice).map_err(Trouble::Run)?;
-        let mut link = link::connect(&spawned.address(), stage.run.timeout)
+        let mut link = meet::connect(&spawned.address(), stage.run.timeout)
             .and_then(|socket| Link::open(socket, hello("conductor")))
             .map_err(Trouble::Run)?;
         link.name_peer(format!("process of {engine}"));

@@ -271,6 +271,12 @@ impl Remote {
 }
 
 impl Prepared {
+    /// Of a posting that does not come from an engine.
+    #[cfg(test)]
+    pub(crate) fn of(posting: Box<dyn Posting>) -> Self {
+        Self { posting, rails: None, inline: true, timeout: Duration::from_secs(1) }
+    }
+
     /// Posts.
     ///
     /// # Errors

@@ -88,15 +88,51 @@ impl From<Choice> for String {
     }
 }
 
+/// What `--engine` names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Named {
+    /// Every engine and way that is worth a row; those that are not here are left out, and that is said.
+    All,
+    /// This one.
+    One(Choice),
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" { Ok(Self::All) } else { text.parse().map(Self::One) }
+    }
+}
+
+/// What `all` stands for. libfabric itself goes over TCP where there is no RDMA NIC.
+fn all(has_rdma: bool) -> Vec<Choice> {
+    let way = |name, way: &str| Choice { name, way: Some(way.into()) };
+    let libfabric = if has_rdma { Choice::plain(Name::Libfabric) } else { way(Name::Libfabric, "tcp") };
+    vec![
+        Choice::plain(Name::Kvrail),
+        way(Name::Nixl, "UCX"),
+        way(Name::Nixl, "LIBFABRIC"),
+        Choice::plain(Name::Ucx),
+        libfabric,
+        Choice::plain(Name::Memcpy),
+    ]
+}
+
+/// Whether the kernel has an RDMA device.
+pub(crate) fn has_rdma() -> bool {
+    std::fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some())
+}
+
 /// Flags of engines that are not kvrail's own.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 #[command(next_help_heading = "Engines")]
 #[group(id = "engines")]
 pub(crate) struct Flags {
     /// Engines, comma-separated; several take turns: kvrail, nixl, ucx, libfabric, memcpy, or NAME:WAY as in kvrail:tcp,
-    /// nixl:LIBFABRIC, ucx:tcp+self, libfabric:tcp [default: kvrail]
+    /// nixl:LIBFABRIC, ucx:tcp+self, libfabric:tcp; all: those that are here [default: kvrail]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub(crate) engine: Vec<Choice>,
+    pub(crate) engine: Vec<Named>,
     /// Backend of nixl, in any case [default: UCX]
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,
@@ -109,24 +145,42 @@ pub(crate) struct Flags {
     /// libucp.so.0 or its directory; this side's [default: searched for]
     #[arg(long, value_name = "PATH")]
     pub(crate) ucx: Option<PathBuf>,
+    /// Whether this host has an RDMA NIC: no flag, but what `all` depends on.
+    #[arg(skip)]
+    pub(crate) has_rdma: bool,
 }
 
 impl Flags {
+    /// Whether engines that are not here are left out.
+    pub(crate) fn is_all(&self) -> bool {
+        self.engine == [Named::All]
+    }
+
     /// The engines to measure, in order: what --backend and --ucx-tls say is their way.
     ///
     /// # Errors
     /// A usage failure when one is named twice, or a flag belongs to none of them.
     pub(crate) fn choices(&self) -> Result<Vec<Choice>, Failure> {
-        let mut choices = self.engine.clone();
-        if choices.is_empty() {
-            choices.push(Choice::plain(Name::Kvrail));
-        }
+        let mut choices = match self.engine.as_slice() {
+            [] => vec![Choice::plain(Name::Kvrail)],
+            [Named::All] => all(self.has_rdma),
+            named => {
+                let one = |named: &Named| match named {
+                    Named::All => Err(Failure::usage("--engine all stands alone")),
+                    Named::One(choice) => Ok(choice.clone()),
+                };
+                named.iter().map(one).collect::<Result<Vec<_>, _>>()?
+            }
+        };
         let ucx_tls = self.ucx_tls.as_ref().map(|tls| tls.replace(',', "+"));
         for (flag, name, way) in
             [("--backend", Name::Nixl, &self.backend), ("--ucx-tls", Name::Ucx, &ucx_tls)]
         {
             let Some(way) = way else { continue };
             let mut taken = false;
+            if self.is_all() {
+                return Err(Failure::usage(format!("{flag} and --engine all contradict each other")));
+            }
             for choice in choices.iter_mut().filter(|c| c.name == name && c.way.is_none()) {
                 choice.way = Some(way.clone());
                 taken = true;
@@ -293,6 +347,8 @@ mod tests {
             ..Flags::default()
         };
         assert_eq!(flags(&[]).choices().unwrap(), [Choice::plain(Name::Kvrail)]);
+        let all: Vec<String> = flags(&["all"]).choices().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(all, ["kvrail", "nixl:UCX", "nixl:LIBFABRIC", "ucx", "libfabric:tcp", "memcpy"]);
         let backend = Flags { backend: Some("LIBFABRIC".into()), ..flags(&["kvrail", "nixl"]) };
         assert_eq!(backend.choices().unwrap()[1].to_string(), "nixl:LIBFABRIC");
         let tls = Flags { ucx_tls: Some("tcp,self".into()), ..flags(&["ucx"]) };
@@ -301,6 +357,8 @@ mod tests {
             Flags { backend: Some("UCX".into()), ..flags(&["kvrail"]) },
             Flags { backend: Some("UCX".into()), ..flags(&["nixl:LIBFABRIC"]) },
             flags(&["ucx", "ucx"]),
+            flags(&["all", "ucx"]),
+            Flags { backend: Some("UCX".into()), ..flags(&["all"]) },
         ] {
             assert!(bad.choices().is_err(), "{bad:?}");
         }

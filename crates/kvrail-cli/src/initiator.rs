@@ -3,8 +3,8 @@
 //! A round, when every transfer is verified (KR-15):
 //! 1. the target poisons its blocks (or fills them, when it is the source);
 //! 2. untimed transfers warm the same blocks up;
-//! 3. the local side is made fresh: for a write the source gets the round's own bytes, for a read the destination is
-//!    poisoned again. From here on, only the timed transfers can make the bytes right;
+//! 3. the source gets the round's own bytes (those of the warm-up were others), and for a read the destination is poisoned
+//!    again. From here on, only the timed transfers can make the bytes right;
 //! 4. each slot is transferred once, timed;
 //! 5. every byte is checked, where it arrived;
 //! 6. the plain copy runs over the same blocks.
@@ -16,7 +16,7 @@ use kvrail_engines::{Name, process_vm_denied};
 
 use serde::{Deserialize, Serialize};
 
-use crate::case::{Case, Cooperate, Geometry, Memory, Op, Transport, Verify};
+use crate::case::{Case, Geometry, Memory, Op, Transport, Verify};
 use crate::ceiling::Ceiling;
 use crate::control::{Message, Wound};
 use crate::endpoint::{self, Course, Endpoint, Prepared, Remote};
@@ -31,8 +31,8 @@ use crate::rails::{self, RailLog, Say};
 use crate::rows::{self, Carrier};
 use crate::run::{Effort, Run};
 use crate::signals;
-use crate::target::{CONTROL_REGION_BYTES, stray, verify};
-use kvrail_report::{Carriage, Control, Row, Sides, Used};
+use crate::target::{stray, verify};
+use kvrail_report::{Carriage, Row, Sides, Used};
 
 /// Rounds of a case at least: a median of fewer says little.
 const ROUNDS_MIN: u32 = 5;
@@ -46,10 +46,6 @@ const HANDLING_BPS: u64 = 20 << 20;
 const TALKS: usize = 9;
 /// What every notification says.
 const NOTIFICATION: &[u8] = b"kvrail bench";
-/// Repetitions of a control measurement.
-const CONTROL_REPETITIONS: u32 = 7;
-/// Regions of a control measurement: the name of its field says so, too.
-const CONTROL_REGIONS: u32 = 10_000;
 
 /// What a case yields: a row if anything was measured, what carried it if that was found out, and how it ended.
 #[derive(Serialize, Deserialize)]
@@ -337,9 +333,13 @@ impl<'a> Open<'a> {
         let fresh = verified || std::mem::take(&mut self.spoilt);
         self.plans[0][0] = self.prepare(0, 0)?;
         if fresh {
-            self.ask(Message::Reset { round: number }, "to prepare its memory")?;
+            // What a source holds while transfers are warmed up is of another round, so that bytes that stay from then are
+            // seen to be stale.
+            let source_number = if self.run.warmup > 0 { number - 1 } else { number };
+            let target_number = if self.case.op == Op::Read { source_number } else { number };
+            self.ask(Message::Reset { round: target_number }, "to prepare its memory")?;
             if self.case.op == Op::Write {
-                self.fill(number - 1);
+                self.fill(source_number);
             }
         }
         if fresh || self.run.warmup > 0 {
@@ -348,7 +348,12 @@ impl<'a> Open<'a> {
         if fresh {
             match self.case.op {
                 Op::Write => self.fill(number),
-                Op::Read => self.poison(),
+                Op::Read => {
+                    if self.run.warmup > 0 {
+                        self.ask(Message::Reset { round: number }, "to prepare its memory")?;
+                    }
+                    self.poison();
+                }
             }
         }
         self.ask(Message::Mark, "to be ready")?;
@@ -581,67 +586,4 @@ fn wounded(case: &Case, wound: &Wound) -> Failure {
         wound.block, wound.round, damage.region_offset
     ))
     .hint(format!("the figures of this case do not count; repeat it with --seed {}", case.seed))
-}
-
-/// Measures the control path on one transport.
-///
-/// # Errors
-/// What ended it early.
-pub(crate) fn run_control(link: &Link, run: &Run, transport: Transport) -> Result<Control, Failure> {
-    let mut times: [Vec<u64>; 4] = Default::default();
-    let (mut metadata_bytes, mut name) = (0, String::new());
-    environment::check_memory(
-        2 * u64::from(CONTROL_REGIONS) * CONTROL_REGION_BYTES,
-        "the control measurement",
-    )?;
-    for repetition in 0..CONTROL_REPETITIONS {
-        link.send(Message::OpenControl { regions: CONTROL_REGIONS, transport })?;
-        let awaited = "its registrations";
-        match link.receive(awaited, run.timeout)? {
-            Message::ControlReady { create_agent_ns, register_ns, export_ns } => {
-                for (times, ns) in times.iter_mut().zip([create_agent_ns, register_ns, export_ns]) {
-                    times.push(ns);
-                }
-            }
-            other => return Err(link.unexpected(awaited, &other)),
-        }
-        let metadata = link.receive_blob("its metadata", run.timeout)?;
-        metadata_bytes = metadata.len() as u64;
-        let agent = format!("kvrail-bench-initiator-{}-c{repetition}", std::process::id());
-        let endpoint = Endpoint::create(Setup {
-            engine: &Choice::plain(Name::Kvrail),
-            name: &agent,
-            transport,
-            cooperate: Cooperate::On,
-            ip: &link.local_ip(),
-            ofi: &run.ofi,
-            libraries: &run.libraries,
-            progress: run.progress,
-            plant: run.plant,
-            timeout: run.timeout,
-        })?;
-        let start = Instant::now();
-        let transport = endpoint.import(&metadata)?;
-        times[3].push(start.elapsed().as_nanos().try_into().unwrap_or(u64::MAX));
-        name = transport;
-        drop(endpoint);
-        link.send(Message::Close)?;
-        match link.receive("the end of the measurement", run.timeout)? {
-            Message::Closed { .. } => {}
-            other => return Err(link.unexpected("the end of the measurement", &other)),
-        }
-    }
-    let [create, register, export, import] = times.map(|mut t| {
-        t.sort_unstable();
-        t[t.len() / 2] as f64 / 1e6
-    });
-    Ok(Control {
-        transport: name,
-        repetitions: CONTROL_REPETITIONS,
-        create_agent_ms: create,
-        register_10000_ms: register,
-        export_ms: export,
-        metadata_bytes,
-        import_ms: import,
-    })
 }

@@ -15,7 +15,8 @@ use crate::engines::Choice;
 use crate::environment;
 use crate::failure::Failure;
 use crate::kid::{Kid, Voice};
-use crate::link::{self, Link};
+use crate::link::Link;
+use crate::meet;
 use crate::pool::{self, Backing};
 use crate::run::Run;
 use crate::spawn;
@@ -92,7 +93,7 @@ fn expect(link: &Link, run: &Run, listener: &TcpListener, engine: &Choice) -> Re
         true => Err(Failure::peer("the conductor is gone")),
         false => Ok(()),
     };
-    let (socket, _) = link::accept_while(listener, run.timeout, &gone)?;
+    let (socket, _) = meet::accept_while(listener, run.timeout, &gone)?;
     let say: crate::rails::Say = Arc::new(|line: &str| eprintln!("{line}"));
     spawn::servant(run, engine, socket, Voice { name: format!("{engine}, target"), say })
 }

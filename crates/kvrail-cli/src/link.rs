@@ -4,9 +4,9 @@
 //! within [`SILENCE_MAX`] that its host did, and within a moment that someone pressed Ctrl-C.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -71,6 +71,12 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
+    /// Of a peer that was heard now.
+    #[cfg(test)]
+    pub(crate) fn fresh() -> Self {
+        Self { origin: Instant::now(), last_ms: AtomicU64::new(0), gone: AtomicBool::new(false) }
+    }
+
     fn now(&self) {
         self.last_ms.store(self.origin.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
@@ -297,6 +303,17 @@ impl Link {
         Failure::peer(format!("{} was to send {awaited} and sent {got}", self.peer))
     }
 
+    /// The next frame, if it comes in time; without any, no system call is made.
+    fn next(&self, within: Duration) -> Result<io::Result<Frame>, RecvTimeoutError> {
+        if within.is_zero() {
+            return self.inbox.try_recv().map_err(|e| match e {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            });
+        }
+        self.inbox.recv_timeout(within)
+    }
+
     fn receive_frame(
         &self,
         awaited: &str,
@@ -331,7 +348,7 @@ impl Link {
                 return Err(Failure::interrupted());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.inbox.recv_timeout(left.min(tick)) {
+            match self.next(left.min(tick)) {
                 Ok(Ok(Frame::Message(Message::Abort { failure }))) => {
                     return Err(failure.told_by(&self.peer));
                 }
@@ -421,125 +438,4 @@ fn unlike(peer: &str, e: &ProtocolError) -> Failure {
         ProtocolError::Version(_) => failure.hint("install the same version of kvrail on both hosts"),
         _ => failure.hint("check the address: another program listens there"),
     }
-}
-
-/// Listens for an initiator.
-///
-/// # Errors
-/// When the address does not parse, is not this host's, or its port is taken.
-pub(crate) fn listen(address: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).map_err(|e| {
-        let failure = Failure::environment(format!("cannot listen on {address}: {e}"));
-        match e.kind() {
-            io::ErrorKind::AddrInUse => failure
-                .hint(format!("another process has that port; see which with: ss -ltnp | grep {address}")),
-            io::ErrorKind::AddrNotAvailable => {
-                failure.hint("the address is not one of this host's; see: ip addr")
-            }
-            _ => failure.hint("write HOST:PORT, for instance 0.0.0.0:7100 or [::]:7100"),
-        }
-    })
-}
-
-/// Listens at a rendezvous, or finds that it is taken or another host's: then this side goes there.
-///
-/// # Errors
-/// When the address does not parse or may not be used.
-pub(crate) fn bind_or_leave(address: &str) -> Result<Option<TcpListener>, Failure> {
-    match TcpListener::bind(address) {
-        Ok(listener) => Ok(Some(listener)),
-        Err(e) if matches!(e.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => Ok(None),
-        Err(_) => listen(address).map(Some),
-    }
-}
-
-/// Waits for an initiator.
-///
-/// # Errors
-/// When nobody comes in time, or on Ctrl-C.
-pub(crate) fn accept(listener: &TcpListener, within: Duration) -> Result<(TcpStream, SocketAddr), Failure> {
-    accept_while(listener, within, &|| Ok(()))
-}
-
-/// The same, as long as `meanwhile` has nothing against it.
-///
-/// # Errors
-/// As [`accept`], or what `meanwhile` says.
-pub(crate) fn accept_while(
-    listener: &TcpListener,
-    within: Duration,
-    meanwhile: &dyn Fn() -> Result<(), Failure>,
-) -> Result<(TcpStream, SocketAddr), Failure> {
-    let broken = |e: io::Error| Failure::environment(format!("cannot accept connections: {e}"));
-    listener.set_nonblocking(true).map_err(broken)?;
-    let deadline = Instant::now() + within;
-    loop {
-        match listener.accept() {
-            Ok((socket, from)) => {
-                socket.set_nonblocking(false).map_err(broken)?;
-                return Ok((socket, from));
-            }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(e) => return Err(broken(e)),
-        }
-        if signals::interrupted() {
-            return Err(Failure::interrupted());
-        }
-        meanwhile()?;
-        if Instant::now() >= deadline {
-            let here = listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
-            return Err(Failure::peer(format!("no initiator came to {here} within {}", units::span(within)))
-                .hint(format!("start it: kvrail bench --role initiator --connect {here}"))
-                .hint("or wait longer with --timeout"));
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Reaches a target that may not have started yet.
-///
-/// # Errors
-/// When the name does not resolve, nobody answers in time, or on Ctrl-C.
-pub(crate) fn connect(address: &str, within: Duration) -> Result<TcpStream, Failure> {
-    let deadline = Instant::now() + within;
-    let mut pause = Duration::from_millis(5);
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let error = match connect_once(address, left.min(Duration::from_secs(3))) {
-            Ok(socket) => return Ok(socket),
-            Err(e) => e,
-        };
-        if signals::interrupted() {
-            return Err(Failure::interrupted());
-        }
-        if matches!(error.kind(), io::ErrorKind::InvalidInput) {
-            return Err(Failure::usage(format!("`{address}` is no address: {error}"))
-                .hint("write HOST:PORT, for instance node-2:7100 or [fd00::2]:7100"));
-        }
-        if Instant::now() + pause >= deadline {
-            return Err(Failure::peer(format!(
-                "nobody answers at {address} within {}: {error}",
-                units::span(within)
-            ))
-            .hint("start the other side there: kvrail bench --role target --listen 0.0.0.0:PORT")
-            .hint("or wait longer with --timeout"));
-        }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(250));
-    }
-}
-
-fn connect_once(address: &str, within: Duration) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for candidate in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&candidate, within) {
-            // A port in the ephemeral range can, without a listener, connect to itself.
-            Ok(socket) if socket.local_addr().ok() == socket.peer_addr().ok() => {
-                last = io::ErrorKind::ConnectionRefused.into();
-            }
-            Ok(socket) => return Ok(socket),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
 }

@@ -11,12 +11,21 @@ use crate::failure::Failure;
 use crate::initiator::{Audience, Loans, Open, Outcome, Part};
 use crate::keeper::CASE_MAX;
 use crate::kid;
-use crate::link::{self, Link};
+use crate::link::Link;
+use crate::meet;
 use crate::rows::Carrier;
 use crate::run::Run;
 
 /// At most so often the conductor hears that a turn goes on.
 const GOING: Duration = Duration::from_secs(1);
+
+/// What whoever reads along knows already.
+struct Told {
+    /// When this engine's part began: rails that fail are told with the time.
+    began: Instant,
+    /// What carries its bytes.
+    carrier: String,
+}
 
 /// Plays one engine of a run to the end.
 ///
@@ -26,7 +35,7 @@ pub(crate) fn play(run: &Run, engine: &Choice, target: &str) -> Result<(), Failu
     let failed = |e: std::io::Error| Failure::environment(format!("cannot listen on this host: {e}"));
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
     kid::report_to_parent(listener.local_addr().map_err(failed)?)?;
-    let (socket, _) = link::accept(&listener, run.timeout)?;
+    let (socket, _) = meet::accept(&listener, run.timeout)?;
     let conductor = Link::open(socket, hello("player"))?;
     let ended = play_cases(run, engine, target, &conductor);
     if let Err(failure) = &ended {
@@ -37,14 +46,14 @@ pub(crate) fn play(run: &Run, engine: &Choice, target: &str) -> Result<(), Failu
 }
 
 fn play_cases(run: &Run, engine: &Choice, target: &str, conductor: &Link) -> Result<(), Failure> {
-    let link = Link::open(link::connect(target, run.timeout)?, hello("initiator"))?;
+    let link = Link::open(meet::connect(target, run.timeout)?, hello("initiator"))?;
     let awaited = "the next case";
-    let mut said = String::new();
+    let mut told = Told { began: Instant::now(), carrier: String::new() };
     loop {
         match conductor.receive(awaited, CASE_MAX)? {
             Message::Begin { case, here, there } => {
                 let part = Part { link: &link, run, engine, case: &case };
-                let outcome = play_case(part, Loans { here, there }, conductor, &mut said)?;
+                let outcome = play_case(part, Loans { here, there }, conductor, &mut told)?;
                 conductor.send(Message::Over)?;
                 let bytes = serde_json::to_vec(&outcome)
                     .map_err(|e| Failure::environment(format!("cannot tell the outcome: {e}")))?;
@@ -63,10 +72,10 @@ fn play_cases(run: &Run, engine: &Choice, target: &str, conductor: &Link) -> Res
 }
 
 /// Plays one case. An error is one between this process and its conductor; what happens to the engine is in the outcome.
-fn play_case(part: Part<'_>, loans: Loans, conductor: &Link, said: &mut String) -> Result<Outcome, Failure> {
+fn play_case(part: Part<'_>, loans: Loans, conductor: &Link, told: &mut Told) -> Result<Outcome, Failure> {
     let mut silent = |_: &Carrier| {};
     let audience = Audience {
-        began: Instant::now(),
+        began: told.began,
         rails: Arc::new(|line: &str| eprintln!("{line}")),
         carrier: &mut silent,
     };
@@ -77,9 +86,9 @@ fn play_case(part: Part<'_>, loans: Loans, conductor: &Link, said: &mut String) 
         }
     };
     let carrier = format!("transport {}: {}", open.carrier.transport, open.carrier.reason);
-    if *said != carrier {
+    if told.carrier != carrier {
         eprintln!("{carrier}");
-        *said = carrier;
+        told.carrier = carrier;
     }
     conductor.send(Message::Begun)?;
     let awaited = "its turn";
@@ -87,10 +96,10 @@ fn play_case(part: Part<'_>, loans: Loans, conductor: &Link, said: &mut String) 
         let drive = || open.drive();
         match conductor.receive_dozing(awaited, CASE_MAX, &drive)? {
             Message::Turn { effort, last } => {
-                let mut told = Instant::now();
+                let mut last_said = Instant::now();
                 let mut going = || {
-                    if told.elapsed() >= GOING {
-                        told = Instant::now();
+                    if last_said.elapsed() >= GOING {
+                        last_said = Instant::now();
                         conductor.send(Message::Going)?;
                     }
                     Ok(())

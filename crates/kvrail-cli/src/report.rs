@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use kvrail_report::compare::{self, Limits};
-use kvrail_report::{Document, csv, junit, markdown, nixlbench_table, table, versus};
+use kvrail_report::{Document, csv, html, junit, markdown, nixlbench_table, table, versus};
 
 use crate::expect::Expect;
 use crate::failure::Failure;
@@ -29,6 +29,8 @@ pub(crate) enum Format {
     Csv,
     /// For continuous integration: a case per row.
     Junit,
+    /// One self-contained page for people, with charts.
+    Html,
     /// nixlbench's own table.
     Nixlbench,
     /// The document itself; several as {"schema": "kvrail.report.v1", "runs": […]}.
@@ -116,6 +118,7 @@ pub(crate) fn render(format: Format, documents: &[Document]) -> String {
         Format::Markdown => markdown::markdown(documents),
         Format::Csv => csv::csv_of(documents),
         Format::Junit => junit::junit(documents),
+        Format::Html => html::html(documents),
         Format::Nixlbench => documents.iter().map(nixlbench_table::table).collect::<Vec<_>>().join("\n"),
         Format::Json => match documents {
             [one] => one.json(),
@@ -138,7 +141,8 @@ pub(crate) fn for_terminal(document: &Document) -> String {
     for row in &document.results {
         out += &table.row(row, document.used(row));
     }
-    out + &table.footer()
+    // A document may be anyone's: none of its texts speaks to the terminal.
+    (out + &table.footer()).replace(|c: char| c.is_control() && c != '\n', " ")
 }
 
 /// The documents of a file or folder.

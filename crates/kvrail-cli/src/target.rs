@@ -4,11 +4,12 @@
 //! initiator says so, dies or falls silent.
 
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::args::Injection;
-use crate::case::{Case, GUARD_BYTES, Geometry, Op, Progress, Transport};
+use crate::case::{Case, GUARD_BYTES, Geometry, Op, Progress};
 use crate::control::{Message, Wound};
+use crate::control_path;
 use crate::endpoint::Endpoint;
 use crate::engines::{Choice, Setup};
 use crate::environment;
@@ -23,13 +24,9 @@ use crate::signals;
 
 /// Longest wait for the initiator's next word inside a case: a round of large transfers may take this long. (A dead
 /// or silent initiator is noticed much earlier.)
-const ROUND_MAX: Duration = Duration::from_secs(900);
+pub(crate) const ROUND_MAX: Duration = Duration::from_secs(900);
 /// Longest wait for notifications whose transfers have ended at the initiator.
 const NOTIFICATIONS_MAX: Duration = Duration::from_secs(5);
-/// Regions of a control measurement at most.
-const CONTROL_REGIONS_MAX: u32 = 100_000;
-/// Bytes of each of them.
-pub(crate) const CONTROL_REGION_BYTES: u64 = 4096;
 
 /// Serves one initiator to the end; or a conductor, if it may listen for what that brings.
 ///
@@ -55,7 +52,9 @@ fn serve_cases(link: &Link, run: &Run, listener: Option<&TcpListener>) -> Result
                 Some(listener) => return keeper::keep(link, run, listener),
                 None => return Err(Failure::peer("a process of one engine was told to keep others")),
             },
-            Message::OpenControl { regions, transport } => serve_control(link, regions, transport, run)?,
+            Message::OpenControl { regions, transport } => {
+                control_path::serve(link, regions, transport, run)?
+            }
             Message::Bye => return Ok(()),
             other => return Err(link.unexpected(awaited, &other)),
         }
@@ -266,46 +265,3 @@ pub(crate) fn stray(case: &Case, blocks: &[u64], pool: &Pool) -> Option<u64> {
 }
 
 const _: () = assert!(GUARD_BYTES > 0, "contiguous blocks have something before and behind them to look at");
-
-fn serve_control(link: &Link, regions: u32, transport: Transport, run: &Run) -> Result<(), Failure> {
-    if regions == 0 || regions > CONTROL_REGIONS_MAX {
-        return Err(Failure::usage(format!("{regions} regions are not within 1 to {CONTROL_REGIONS_MAX}")));
-    }
-    let bytes = u64::from(regions) * CONTROL_REGION_BYTES;
-    environment::check_memory(bytes, "the target")?;
-    let backing = pool::allocate(crate::case::Memory::Shared, bytes)?;
-    let start = Instant::now();
-    let name = format!("kvrail-bench-target-{}", std::process::id());
-    let mut endpoint = Endpoint::create(Setup {
-        engine: &Choice::plain(kvrail_engines::Name::Kvrail),
-        name: &name,
-        transport,
-        cooperate: crate::case::Cooperate::On,
-        ip: &link.local_ip(),
-        ofi: &run.ofi,
-        libraries: &run.libraries,
-        progress: Progress::Thread,
-        plant: None,
-        timeout: run.timeout,
-    })?;
-    let created = Instant::now();
-    let parts = endpoint.register_parts(&backing, regions)?;
-    let registered = Instant::now();
-    let metadata = endpoint.metadata()?;
-    let exported = Instant::now();
-    let ns = |d: Duration| d.as_nanos().try_into().unwrap_or(u64::MAX);
-    link.send(Message::ControlReady {
-        create_agent_ns: ns(created - start),
-        register_ns: ns(registered - created),
-        export_ns: ns(exported - registered),
-    })?;
-    link.send_blob(metadata)?;
-    let awaited = "the end of the control measurement";
-    match link.receive(awaited, ROUND_MAX)? {
-        Message::Close => {}
-        other => return Err(link.unexpected(awaited, &other)),
-    }
-    drop(parts);
-    drop(endpoint);
-    link.send(Message::Closed { stray: None })
-}

@@ -110,9 +110,8 @@ fn an_engine_that_is_killed_on_either_side_becomes_a_row_and_the_others_finish()
         ended.exits(2);
         let report = report(&ended);
         let dead = rows(&report, "memcpy")[0];
-        assert!(!dead["failure"].is_null(), "{words}: {report}");
+        assert_eq!(dead["failure"]["kind"], "engine", "{words}: {report}");
         if words == "--engine memcpy" {
-            assert_eq!(dead["failure"]["kind"], "engine");
             assert!(dead["failure"]["what"].as_str().unwrap().contains("killed by signal 9"), "{dead}");
         }
         let alive = rows(&report, "kvrail:shm")[0];
@@ -149,8 +148,12 @@ fn a_target_elsewhere_serves_every_engine_over_one_port() {
 }
 
 #[test]
-fn an_interrupt_ends_every_process_of_every_engine() {
-    let run = long("kvrail:shm,memcpy");
+fn an_interrupt_ends_every_process_of_every_engine_and_prints_what_was_measured() {
+    let run = start(
+        "bench --engine kvrail:shm,memcpy --op write --block 4KiB,64KiB..1MiB --duration 1s --verify last --timeout 20s \
+         --format json",
+    );
+    std::thread::sleep(Duration::from_millis(6000));
     let pids: Vec<u32> = ["--engine kvrail:shm", "--engine memcpy", "--spawned"]
         .map(|words| process_of(run.id(), words).unwrap())
         .into();
@@ -158,6 +161,9 @@ fn an_interrupt_ends_every_process_of_every_engine() {
     let ended = run.end();
     ended.exits(2);
     assert!(ended.stderr.contains("interrupted"), "{}", ended.stderr);
+    let report = report(&ended);
+    assert_eq!((&report["complete"], &report["failure"]["kind"]), (&false.into(), &"interrupted".into()));
+    assert!(!rows(&report, "memcpy").is_empty(), "{report}");
     for pid in pids {
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} was left behind");
     }

@@ -27,6 +27,12 @@ fn open(tls: &str, bytes: u64) -> Result<(Ucx, Memory), Box<dyn Error>> {
     Ok((engine, memory))
 }
 
+/// CPU time of this thread so far.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let bytes: u64 = arguments.first().ok_or("how many bytes?")?.parse()?;
@@ -83,15 +89,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     run()?;
     let rounds = count.div_ceil(BATCH);
-    let begin = Instant::now();
+    let (begin, cpu) = (Instant::now(), cpu_seconds());
     for _ in 0..rounds {
         run()?;
     }
     let seconds = begin.elapsed().as_secs_f64();
+    let cpu_per_block = (cpu_seconds() - cpu) * 1e6 / (rounds * BATCH) as f64;
     let moved = (rounds * BATCH) as f64 * bytes as f64;
     let per_block = seconds * 1e6 / (rounds * BATCH) as f64;
     println!(
-        "{bytes} B: {:.3} GB/s ({:.1} MiB/s), {per_block:.3} µs a block",
+        "{bytes} B: {:.3} GB/s ({:.1} MiB/s), {per_block:.3} µs a block, {cpu_per_block:.3} µs of it on a CPU",
         moved / seconds / 1e9,
         moved / seconds / 1048576.0
     );

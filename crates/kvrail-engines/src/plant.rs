@@ -25,7 +25,7 @@ pub enum Plant {
     Swapped,
     /// Every block goes to, or comes from, the base of the peer's memory.
     WrongOffset,
-    /// One block is what its source held at the last posting.
+    /// One block is what its source held before it was last filled.
     Stale,
     /// One block is zeros.
     Zeros,
@@ -76,15 +76,23 @@ pub struct Planted {
     engine: Box<dyn Engine>,
     plant: Plant,
     memory: Option<Memory>,
-    /// What each block that is made stale held at its last posting, by its offset here.
-    before: Arc<Mutex<HashMap<u64, Vec<u8>>>>,
+    /// What each block that is made stale has held, by its offset here.
+    past: Arc<Mutex<HashMap<u64, Past>>>,
+}
+
+/// What a block has held.
+#[derive(Default)]
+struct Past {
+    latest: Vec<u8>,
+    /// Before `latest`, and not the same; empty before there was anything else.
+    older: Vec<u8>,
 }
 
 impl Planted {
     /// Plants a defect.
     #[must_use]
     pub fn new(engine: Box<dyn Engine>, plant: Plant) -> Self {
-        Self { engine, plant, memory: None, before: Arc::default() }
+        Self { engine, plant, memory: None, past: Arc::default() }
     }
 
     fn changed(&self, blocks: &Blocks<'_>) -> Result<Box<dyn Posting>, EngineError> {
@@ -100,7 +108,7 @@ impl Planted {
             len: blocks.block_bytes as usize,
             write: blocks.direction == Direction::Write,
             plant: self.plant,
-            before: Arc::clone(&self.before),
+            past: Arc::clone(&self.past),
             kept: None,
         }))
     }
@@ -194,7 +202,7 @@ struct Changed {
     len: usize,
     write: bool,
     plant: Plant,
-    before: Arc<Mutex<HashMap<u64, Vec<u8>>>>,
+    past: Arc<Mutex<HashMap<u64, Past>>>,
     /// What the source holds really, while it is changed.
     kept: Option<Vec<u8>>,
 }
@@ -223,12 +231,15 @@ impl Changed {
                 self.write(&wrong)?;
             }
             _ => {
-                let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(stale) = before.insert(self.victim, right.clone()) {
-                    // Another case may have had a block of another length there.
-                    let len = stale.len().min(self.len);
-                    self.write(&[&stale[..len], &right[len..]].concat())?;
+                let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+                let past = past.entry(self.victim).or_default();
+                // A warm-up moves the same bytes: those are not stale.
+                if past.latest != right {
+                    past.older = std::mem::replace(&mut past.latest, right.clone());
                 }
+                // Another case may have had a block of another length there.
+                let len = past.older.len().min(self.len);
+                self.write(&[&past.older[..len], &right[len..]].concat())?;
             }
         }
         Ok(right)

@@ -112,8 +112,9 @@ fn a_target_that_is_killed_is_an_error_by_the_deadline() {
             notification: None,
             timeout: Duration::from_millis(500),
         };
+        // A loaded host may take longer than that deadline for what works.
+        common::finish(&mut *pair.prepare(direction, 0, (&places, &places))).unwrap();
         let mut posting = pair.engine.prepare(&blocks).unwrap();
-        common::finish(&mut *posting).unwrap();
         pair.target.kill();
         let began = Instant::now();
         let error = common::fails_in_time(&mut *posting, Duration::from_secs(5));

@@ -271,7 +271,8 @@ fn a_killed_peer_under_cma_is_an_error_or_ucx_ends_the_process() {
         .env(FRAIL, "1")
         .output()
         .unwrap();
-    let aborted = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(libc::SIGABRT);
+    let aborted = std::os::unix::process::ExitStatusExt::signal(&output.status)
+        == Some(rustix::process::Signal::ABORT.as_raw());
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed") || aborted, "{:?}: {said}", output.status);
 }
@@ -283,7 +284,7 @@ fn a_stopped_peer_is_given_up_by_the_deadline_and_what_was_in_flight_ends() {
     }
     for tls in ["tcp", "posix"] {
         let pair = Pair::meet(tls, 1);
-        pair.peer.signal(libc::SIGSTOP);
+        pair.peer.stop();
         let (local, remote) = scattered(100, 32 << 10);
         let blocks = pair.blocks(Direction::Read, &local, &remote, 32 << 10);
         let mut posting = pair.prepare(&Blocks { timeout: Duration::from_millis(300), ..blocks });
@@ -301,7 +302,7 @@ fn a_posting_that_is_given_up_ends_and_says_so() {
         return;
     }
     let pair = Pair::meet("tcp", 1);
-    pair.peer.signal(libc::SIGSTOP);
+    pair.peer.stop();
     let mut posting = pair.prepare(&pair.blocks(Direction::Read, &[0], &[0], 1 << 20));
     posting.post().unwrap();
     assert!(posting.poll().is_none());
@@ -316,7 +317,7 @@ fn a_peer_that_is_not_driven_is_an_error_by_the_deadline() {
         return;
     }
     let peer = Peer::start(&config("tcp"), LEN, 1);
-    peer.signal(libc::SIGSTOP);
+    peer.stop();
     let mut engine = Ucx::open(config("tcp")).unwrap();
     engine.register(&Memory::shared(LEN).unwrap()).unwrap();
     let begin = Instant::now();

@@ -54,7 +54,7 @@ pub enum GroupError {
         waited: Duration,
     },
     /// Members have not come to a barrier, gathering or broadcast in time.
-    #[error("{} {} of {world_size} not come to {what} of run {run_id} within {waited:.1?}, though alive: {}", if .missing.len() == 1 { "rank" } else { "ranks" }, verb(.missing), .missing.iter().take(16).map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    #[error("{}", not_arrived_text(.missing, .what, *.world_size, .run_id, *.waited))]
     NotArrived {
         /// Who.
         missing: Vec<Member>,
@@ -123,13 +123,32 @@ impl GroupError {
     /// Whether the same call may succeed later in the same group.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NotPublished { .. } | Self::NotArrived { .. })
+        matches!(
+            self,
+            Self::NotPublished { .. }
+                | Self::NotArrived { .. }
+                | Self::Service(ServiceError::Deadline { .. })
+        )
     }
 }
 
-fn verb(missing: &[Member]) -> String {
-    let verb = if missing.len() == 1 { "has" } else { "have" };
-    format!("{} {verb}", ranks(missing.iter().map(|member| member.rank)))
+/// `rank 1 of 2 has not come to barrier "warm" of run X within 10.0s; it is alive: rank 1 (node-a pid 4711)`.
+fn not_arrived_text(
+    missing: &[Member],
+    what: &str,
+    world_size: u32,
+    run_id: &RunId,
+    waited: Duration,
+) -> String {
+    const SHOWN: usize = 16;
+    let (noun, verb, alive) =
+        if missing.len() == 1 { ("rank", "has", "it is") } else { ("ranks", "have", "they are") };
+    let ranks = ranks(missing.iter().map(|member| member.rank));
+    let names = missing.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let more = if missing.len() > SHOWN { ", …" } else { "" };
+    format!(
+        "{noun} {ranks} of {world_size} {verb} not come to {what} of run {run_id} within {waited:.1?}; {alive} alive: {names}{more}"
+    )
 }
 
 /// A value that a member published.
@@ -427,6 +446,12 @@ impl Group {
         let key = Key::Value { owner, name: &name }.to_string();
         let spent = spent.map(|name| Key::Value { owner, name: &name }.to_string());
         self.driver.put(key, bytes.into(), spent, until).map_err(|error| {
+            // What is only late will still be written; what was refused was not.
+            if !matches!(error, ServiceError::Deadline { .. }) {
+                let mut own = self.own.lock();
+                let len = own.values.remove(&name).unwrap_or(0);
+                own.bytes -= len;
+            }
             // A broken connection is how a dead host of the service is seen.
             self.shared.look(|view| self.trouble(view, waiting)).unwrap_or(GroupError::Service(error))
         })

@@ -310,9 +310,9 @@ impl Joining<'_> {
     fn agree(&self) -> Result<Arc<[Member]>, JoinError> {
         let mut agreed = None;
         let mut seen = false;
-        let mut alive = BTreeSet::new();
+        let mut asked = BTreeSet::new();
         loop {
-            let step = self.shared.wait(self.until, |view| self.next_step(view, agreed, &mut seen, &alive));
+            let step = self.shared.wait(self.until, |view| self.next_step(view, agreed, &mut seen, &asked));
             match step {
                 Ok(Step::Done(members)) => return Ok(members),
                 Ok(Step::Stop(error)) => return Err(error),
@@ -341,7 +341,7 @@ impl Joining<'_> {
                         Some(Sign::Silent) => self.evict(&seat)?,
                         _ => {}
                     }
-                    alive.insert(member.incarnation);
+                    asked.insert(member.incarnation);
                 }
                 Err(view) => return Err(self.missing(&view)),
             }
@@ -366,8 +366,11 @@ impl Joining<'_> {
             Some(holder) if *seen => return Some(Step::Stop(JoinError::SeatLost { by: holder.clone() })),
             _ => {}
         }
+        // Whoever comes later finds out and goes, so that those who are right are not told that they are wrong.
+        let mine = view.seats.get(&self.me.rank).filter(|_| *seen).map_or(0, |seat| seat.arrival);
         let other_size = |seat: &&Seat| {
             seat.record.world_size != self.config.world_size
+                && seat.arrival < mine
                 && !asked.contains(&seat.record.member.incarnation)
         };
         if let Some(seat) = view.seats.values().find(other_size) {

@@ -35,12 +35,15 @@ pub(crate) enum Event {
 pub(crate) struct Seat {
     pub(crate) record: Record,
     pub(crate) owner: u64,
+    /// Smaller than that of every seat that was taken later.
+    pub(crate) arrival: u64,
 }
 
 pub(crate) struct View {
     me: Incarnation,
     world_size: u32,
     pub(crate) seats: BTreeMap<u32, Seat>,
+    arrivals: u64,
     /// Seats whose records this version cannot read.
     pub(crate) foreign: BTreeSet<u32>,
     ready: HashMap<Incarnation, u64>,
@@ -65,6 +68,7 @@ impl View {
             me,
             world_size,
             seats: BTreeMap::new(),
+            arrivals: 0,
             foreign: BTreeSet::new(),
             ready: HashMap::new(),
             values: HashMap::new(),
@@ -175,7 +179,11 @@ impl View {
                 }
             }
         }
-        self.seats.insert(rank, Seat { record, owner });
+        let known =
+            self.seats.get(&rank).filter(|seat| seat.record.member.incarnation == record.member.incarnation);
+        let arrival = known.map_or(self.arrivals, |seat| seat.arrival);
+        self.arrivals += 1;
+        self.seats.insert(rank, Seat { record, owner, arrival });
         self.seal();
     }
 

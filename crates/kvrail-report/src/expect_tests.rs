@@ -49,6 +49,21 @@ fn the_shipped_file_is_read_and_every_figure_has_a_source() {
 }
 
 #[test]
+fn the_page_on_expectations_has_every_figure() {
+    let page = include_str!("../../../docs/expectations.md");
+    for instance in Expectations::shipped().instances {
+        assert!(page.contains(&instance.name), "{}", instance.name);
+        for figure in &instance.figures {
+            let (least, most) = match figure.gbps {
+                Gbps::About(gbps) => (gbps, gbps),
+                Gbps::Between(least, most) => (least, most),
+            };
+            assert!(page.contains(&least.to_string()) && page.contains(&most.to_string()), "{figure:?}");
+        }
+    }
+}
+
+#[test]
 fn a_tenth_below_is_healthy_and_more_is_not() {
     let shipped = Expectations::shipped();
     for (gbps, code, id) in

@@ -15,7 +15,7 @@ pub struct Turn {
 /// Turns of a row at most. Enough for any statistic, and a run of a day makes no larger document than one of a minute.
 pub(crate) const TURNS_MAX: usize = 256;
 
-/// Collects rounds into at most [`TURNS_MAX`] turns of equally many rounds each.
+/// Collects rounds into at most 256 turns of equally many rounds each.
 ///
 /// Where engines take turns, all do the same rounds, so that the n-th turn of one belongs to the n-th of another
 /// however many rounds there were.

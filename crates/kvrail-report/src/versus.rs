@@ -92,7 +92,9 @@ pub fn table(document: &Document) -> String {
             group(document, &engines, set)
         })
         .collect();
-    tables.join("\n") + &footer(document)
+    let text = tables.join("\n") + &footer(document);
+    // Documents come from files: no value in them widens the table, and none of their texts speaks to the terminal.
+    text.lines().map(|line| cut(&line.replace(char::is_control, " "), COLUMNS) + "\n").collect()
 }
 
 fn group(document: &Document, engines: &[&str], set: &'static [Column]) -> String {
@@ -159,8 +161,8 @@ fn engine_heads(engines: &[&str], set: &'static [Column]) -> String {
     let mut out = " ".repeat(left());
     for (index, engine) in engines.iter().enumerate() {
         let width = width(set, index == 0) - 1;
-        let name = cut(engine, width.saturating_sub(2));
-        let name = format!(" {name} ");
+        let name = cut(engine, width);
+        let name = if name.chars().count() + 2 <= width { format!(" {name} ") } else { name };
         out += &format!("{name:-^width$} ");
     }
     out.trim_end().to_string() + "\n"

@@ -91,6 +91,11 @@ pub(crate) fn main(arguments: &Topo) -> Result<(), Failure> {
     }
 }
 
+/// This host's topology as text, for a folder of artefacts.
+pub(crate) fn drawing() -> Result<String, String> {
+    Topology::read_default().map(|topology| text::draw(&topology, false)).map_err(|error| error.to_string())
+}
+
 fn capture(root: &Path, file: &Path) -> Result<(), Failure> {
     let comments =
         [format!("by kvrail {}; {}", crate::environment::VERSION, "no GUIDs, MAC addresses, serial numbers")];

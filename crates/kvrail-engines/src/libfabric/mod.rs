@@ -3,7 +3,7 @@
 //! A rail is an endpoint on a domain of its own, one for each NIC as kvrail's own transport picks them; each posting thread has
 //! rails of its own. Blocks go over the rails in turn, in bursts that ring one doorbell (`FI_MORE`), as many in flight as the
 //! provider takes. A block is cut only where it is longer than the provider's longest operation, or where there are fewer blocks
-//! than rails. There is no retry, no failover, no notification; what is the same as in kvrail is the evidence (see [`lane`]):
+//! than rails. There is no retry, no failover, no notification; what is the same as in kvrail is the evidence (`lane.rs`):
 //! a figure for writes whose arrival nobody knows of would be no ceiling of anything.
 
 mod lane;

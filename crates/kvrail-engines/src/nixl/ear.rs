@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvrail_sys::nixl::Surroundings;
 use rustix::fs::{FileType, MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
@@ -16,11 +17,13 @@ use super::said::is_for_machines;
 /// does not fill the memory.
 const HEARD_BYTES_MAX: u64 = 16 << 20;
 
+/// Standard error is one: while somebody listens, others need not, and what they would have heard is heard.
+static LISTENING: Mutex<Option<Tap>> = Mutex::new(None);
+
 /// Listens from its making until [`hear`](Self::hear) takes it, or until it is dropped.
 pub(super) struct Ear {
-    tap: Option<Tap>,
-    /// Whether a person asked for the log: all of it is passed on then.
-    is_wanted: bool,
+    /// False for one that came while another listened.
+    is_listening: bool,
 }
 
 enum Tap {
@@ -33,51 +36,63 @@ enum Tap {
 impl Ear {
     /// Begins to listen. Without the means to, nothing is heard, which is no reason to fail.
     pub(super) fn open() -> Self {
-        let tap = open().inspect_err(|error| log::warn!("cannot listen to standard error: {error}")).ok();
-        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let is_wanted = is_set("NIXL_LOG_LEVEL") && !is_set(Surroundings::HEARD);
-        Self { tap, is_wanted }
+        let mut listening = listening();
+        if listening.is_some() {
+            return Self { is_listening: false };
+        }
+        *listening = open().inspect_err(|error| log::warn!("cannot listen to standard error: {error}")).ok();
+        Self { is_listening: listening.is_some() }
     }
 
     /// Ends listening; everything that was said.
     pub(super) fn hear(mut self) -> String {
-        self.close()
-    }
-
-    fn close(&mut self) -> String {
-        let mut heard = Vec::new();
-        match self.tap.take() {
-            None => {}
-            Some(Tap::Along(mut file)) => {
-                // What could be read before an error is what there is.
-                let _ = (&mut file).take(HEARD_BYTES_MAX).read_to_end(&mut heard);
-            }
-            Some(Tap::Aside { original, mut stand_in }) => {
-                let _ = rustix::stdio::dup2_stderr(&original);
-                // The offset is shared with standard error: it says how much was written.
-                let len = stand_in.stream_position().unwrap_or(0);
-                let _ = stand_in.rewind();
-                let _ = stand_in.take(len).read_to_end(&mut heard);
-                self.pass_on(&heard);
-            }
-        }
-        String::from_utf8_lossy(&heard).into_owned()
-    }
-
-    /// Writes to the true standard error what was meant for a person, or is not NIXL's at all.
-    fn pass_on(&self, heard: &[u8]) {
-        let text = String::from_utf8_lossy(heard);
-        let mut stderr = io::stderr().lock();
-        for line in text.lines().filter(|line| self.is_wanted || !is_for_machines(line)) {
-            // Nobody reads it: then nobody misses it.
-            let _ = writeln!(stderr, "{line}");
-        }
+        if std::mem::take(&mut self.is_listening) { end() } else { String::new() }
     }
 }
 
 impl Drop for Ear {
     fn drop(&mut self) {
-        self.close();
+        if self.is_listening {
+            end();
+        }
+    }
+}
+
+fn listening() -> MutexGuard<'static, Option<Tap>> {
+    LISTENING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends listening, whoever began it: for when that one does not come back. Everything that was said.
+pub(super) fn end() -> String {
+    let mut heard = Vec::new();
+    match listening().take() {
+        None => {}
+        Some(Tap::Along(mut file)) => {
+            // What could be read before an error is what there is.
+            let _ = (&mut file).take(HEARD_BYTES_MAX).read_to_end(&mut heard);
+        }
+        Some(Tap::Aside { original, mut stand_in }) => {
+            let _ = rustix::stdio::dup2_stderr(&original);
+            // The offset is shared with standard error: it says how much was written.
+            let len = stand_in.stream_position().unwrap_or(0);
+            let _ = stand_in.rewind();
+            let _ = stand_in.take(len).read_to_end(&mut heard);
+            pass_on(&heard);
+        }
+    }
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+/// Writes to the true standard error what was meant for a person, or is not NIXL's at all.
+fn pass_on(heard: &[u8]) {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    // Whoever asked for the log gets all of it.
+    let is_wanted = is_set("NIXL_LOG_LEVEL") && !is_set(Surroundings::HEARD);
+    let text = String::from_utf8_lossy(heard);
+    let mut stderr = io::stderr().lock();
+    for line in text.lines().filter(|line| is_wanted || !is_for_machines(line)) {
+        // Nobody reads it: then nobody misses it.
+        let _ = writeln!(stderr, "{line}");
     }
 }
 

@@ -6,8 +6,8 @@
 //! What it really uses (KR-13) NIXL tells nobody but its log. So the engine listens to standard error while it is set up and during the
 //! first posting of each direction, and switches NIXL's log off before anything is timed. What is not heard is reported as unknown.
 //!
-//! NIXL blocks in calls as long as it likes: connecting and posting have no deadline here. Whoever runs the process ends it then; it
-//! leaves nothing behind.
+//! NIXL blocks in calls as long as it likes: creating a backend and posting have no deadline here. Whoever runs the process ends it then;
+//! it leaves nothing behind.
 
 mod ear;
 mod envelope;
@@ -18,7 +18,8 @@ mod said;
 mod used;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use kvrail::Memory;
@@ -224,16 +225,36 @@ impl Engine for Nixl {
         Ok(())
     }
 
-    fn connect(&mut self, metadata: &[u8], _within: Duration) -> Result<PeerId, EngineError> {
-        let peer = self.shared.import(self.shared.read(metadata)?)?;
-        let connected = self.shared.listened(|| self.shared.backend.connect(&peer.name));
-        connected.map_err(|error| {
-            let error = self.shared.failed(&format!("cannot connect to {}", peer.name), &error);
-            EngineError { kind: Kind::Peer, ..error }
-        })?;
+    /// NIXL may never come back from connecting. It is asked on a thread of its own, which is then left to its fate, with the memory.
+    fn connect(&mut self, metadata: &[u8], within: Duration) -> Result<PeerId, EngineError> {
+        let envelope = self.shared.read(metadata)?;
         let id =
             u32::try_from(self.peers.len()).map_err(|_| EngineError::new(Kind::Usage, "too many peers"))?;
-        self.peers.push(peer);
+        let (shared, (answer, answered)) = (Arc::clone(&self.shared), mpsc::sync_channel(1));
+        let asking = move || {
+            // Nobody waits for it any more: then the answer is nobody's.
+            let _ = answer.send(shared.meet(envelope));
+        };
+        let thread = thread::Builder::new().name("nixl-connect".into()).spawn(asking);
+        thread.map_err(|error| {
+            EngineError::new(Kind::Environment, format!("cannot start a thread: {error}"))
+        })?;
+        match answered.recv_timeout(within) {
+            Ok(peer) => self.peers.push(peer?),
+            Err(_) => {
+                std::mem::forget(self.registered.clone());
+                // It would listen for ever, and nobody would see what else is said.
+                self.shared.take_in(&ear::end());
+                let what = format!(
+                    "NIXL over {} does not come back from connecting within {within:?}",
+                    self.shared.name
+                );
+                let error = EngineError::new(Kind::Peer, what);
+                return Err(error.hint(
+                    "the peer must be driven meanwhile; end this process: NIXL is still in that call",
+                ));
+            }
+        }
         Ok(PeerId(id))
     }
 
@@ -319,6 +340,17 @@ impl Shared {
             EngineError { kind: Kind::Peer, ..error }
         })?;
         Ok(Peer { name, base: envelope.base, len: envelope.len })
+    }
+
+    /// Takes in a peer's metadata and connects to it.
+    fn meet(&self, envelope: Envelope) -> Result<Peer, EngineError> {
+        let peer = self.import(envelope)?;
+        let connected = self.listened(|| self.backend.connect(&peer.name));
+        connected.map_err(|error| {
+            let error = self.failed(&format!("cannot connect to {}", peer.name), &error);
+            EngineError { kind: Kind::Peer, ..error }
+        })?;
+        Ok(peer)
     }
 
     /// Makes progress, and counts the notifications that came.

@@ -1,18 +1,22 @@
 //! What one side tells the other: bytes from outside for whoever gets them.
 //!
-//! UCX checks little of an address or a key that it is given, so that a record is only handed to it whole: it ends in a checksum.
+//! UCX checks little of an address or a key that it is given, so that a record is only handed to it whole: it carries a checksum.
 
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Name;
 use crate::error::{EngineError, Kind};
+use crate::metadata;
 
-const MAGIC: &[u8; 6] = b"KVRUCX";
-const VERSION: u8 = 1;
-/// Longest record. A worker's address is a few hundred bytes and grows with its devices; a key is tens of bytes.
-pub(super) const BYTES_MAX: usize = 1 << 20;
+/// Version of the record.
+const VERSION: u16 = 1;
 /// Most workers of one side: one per posting thread.
 pub(super) const WORKERS_MAX: usize = 1024;
+/// Longest address or key, bytes. An address is a few hundred bytes and grows with its devices; a key is tens.
+const BLOB_BYTES_MAX: usize = 64 << 10;
 
 /// One side.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Metadata {
     /// Its UCX, as in `1.13.1`.
     pub(super) release: String,
@@ -28,92 +32,54 @@ pub(super) struct Metadata {
     pub(super) workers: Vec<Vec<u8>>,
 }
 
+/// A record: one side, and the sum of it.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    sum: u64,
+    side: Metadata,
+}
+
 impl Metadata {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
-        out.push(VERSION);
-        put(&mut out, self.release.as_bytes());
-        put(&mut out, self.host.as_bytes());
-        out.extend(self.base.to_le_bytes());
-        out.extend(self.len.to_le_bytes());
-        put(&mut out, &self.key);
-        out.extend((self.workers.len() as u32).to_le_bytes());
-        for worker in &self.workers {
-            put(&mut out, worker);
-        }
-        out.extend(checksum(&out).to_le_bytes());
-        out
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// When it is longer than the other side would take.
+    pub(super) fn seal(self) -> Result<Vec<u8>, EngineError> {
+        metadata::seal(Name::Ucx, VERSION, &Record { sum: self.sum(), side: self })
     }
 
     /// Reads a record.
     ///
     /// # Errors
     /// When it is none, of another version, damaged, or beyond the limits.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, EngineError> {
-        let wrong = |why: &str| EngineError::new(Kind::Peer, format!("the peer's UCX metadata {why}"));
-        if bytes.len() > BYTES_MAX {
-            return Err(wrong(&format!("has {} bytes; at most {BYTES_MAX} are taken", bytes.len())));
-        }
-        let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| wrong("is none: it is of another engine"))?;
-        match rest.first() {
-            Some(&VERSION) => {}
-            Some(other) => {
-                return Err(wrong(&format!("is of version {other}; this program reads {VERSION}"))
-                    .hint("run the same release of kvrail on both sides"));
-            }
-            None => return Err(wrong("ends early")),
-        }
-        let (body, sum) = bytes.split_last_chunk::<8>().ok_or_else(|| wrong("ends early"))?;
-        if checksum(body) != u64::from_le_bytes(*sum) {
+    pub(super) fn open(bytes: &[u8]) -> Result<Self, EngineError> {
+        let Record { sum, side } = metadata::open(Name::Ucx, VERSION, bytes)?;
+        let wrong = |why: &str| EngineError::new(Kind::Peer, format!("the peer's metadata of ucx {why}"));
+        if sum != side.sum() {
             return Err(wrong("is damaged: its checksum does not fit"));
         }
-        let mut at = Reader(body.get(MAGIC.len() + 1..).unwrap_or_default());
-        Self::body(&mut at).filter(|_| at.0.is_empty()).ok_or_else(|| wrong("contradicts itself"))
-    }
-
-    fn body(at: &mut Reader<'_>) -> Option<Self> {
-        let release = String::from_utf8(at.bytes()?.to_vec()).ok()?;
-        let host = String::from_utf8(at.bytes()?.to_vec()).ok()?;
-        let (base, len) =
-            (at.number::<8>().map(u64::from_le_bytes)?, at.number::<8>().map(u64::from_le_bytes)?);
-        base.checked_add(len)?;
-        let key = at.bytes()?.to_vec();
-        let count = u32::from_le_bytes(at.number::<4>()?) as usize;
-        if count == 0 || count > WORKERS_MAX || key.is_empty() {
-            return None;
+        let fits = |blob: &Vec<u8>| !blob.is_empty() && blob.len() <= BLOB_BYTES_MAX;
+        if side.workers.is_empty() || side.workers.len() > WORKERS_MAX || !side.workers.iter().all(fits) {
+            return Err(wrong("has no worker, too many, or one without an address"));
         }
-        let workers = (0..count).map(|_| at.bytes().map(<[u8]>::to_vec)).collect::<Option<_>>()?;
-        Some(Self { release, host, base, len, key, workers })
-    }
-}
-
-fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend((bytes.len() as u32).to_le_bytes());
-    out.extend(bytes);
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn number<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (number, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*number)
+        if !fits(&side.key) || side.base.checked_add(side.len).is_none() {
+            return Err(wrong("has no key, or memory that no process can have"));
+        }
+        Ok(side)
     }
 
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let len = u32::from_le_bytes(self.number::<4>()?) as usize;
-        let (bytes, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(bytes)
+    /// FNV-1a over every field and its length: against accidents, not against malice; who can send metadata can ask for any transfer.
+    fn sum(&self) -> u64 {
+        let numbers = [self.base, self.len].map(u64::to_le_bytes);
+        let fields = [self.release.as_bytes(), self.host.as_bytes(), numbers.as_flattened(), &self.key];
+        let all = fields.into_iter().chain(self.workers.iter().map(Vec::as_slice));
+        all.fold(0xcbf2_9ce4_8422_2325, |sum, field| {
+            let len = (field.len() as u64).to_le_bytes();
+            len.iter()
+                .chain(field)
+                .fold(sum, |sum: u64, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+        })
     }
-}
-
-/// FNV-1a: against accidents, not against malice; who can send metadata can ask for any transfer.
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -127,38 +93,39 @@ mod tests {
             base: 0x7f00_0000_0000,
             len: 1 << 30,
             key: vec![7; 40],
-            workers: vec![vec![1; 200], vec![2; 333]],
+            workers: vec![vec![1; 20], vec![2; 33]],
         }
     }
 
     #[test]
     fn what_is_written_is_read() {
-        assert_eq!(Metadata::decode(&sample().encode()).unwrap(), sample());
+        assert_eq!(Metadata::open(&sample().seal().unwrap()).unwrap(), sample());
     }
 
     #[test]
     fn a_record_that_ends_early_or_has_a_flipped_bit_never_reaches_ucx() {
-        let whole = sample().encode();
+        let whole = sample().seal().unwrap();
         for len in 0..whole.len() {
-            assert!(Metadata::decode(&whole[..len]).is_err(), "{len} bytes");
+            assert!(Metadata::open(&whole[..len]).is_err(), "{len} bytes");
         }
         for bit in 0..whole.len() * 8 {
             let mut flipped = whole.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Metadata::decode(&flipped).is_err(), "bit {bit}");
+            assert!(Metadata::open(&flipped).is_err(), "bit {bit}");
         }
     }
 
     #[test]
-    fn another_version_and_limits_are_named() {
-        let mut other = sample().encode();
-        other[MAGIC.len()] = 9;
-        assert!(Metadata::decode(&other).unwrap_err().what.contains("version 9"));
-        assert!(Metadata::decode(b"something else").unwrap_err().what.contains("another engine"));
-        assert!(Metadata::decode(&vec![0; BYTES_MAX + 1]).unwrap_err().what.contains("at most"));
-        let none = Metadata { workers: Vec::new(), ..sample() };
-        assert!(Metadata::decode(&none.encode()).is_err());
-        let beyond = Metadata { base: u64::MAX, ..sample() };
-        assert!(Metadata::decode(&beyond.encode()).is_err());
+    fn what_no_side_can_be_is_refused() {
+        for wrong in [
+            Metadata { workers: Vec::new(), ..sample() },
+            Metadata { workers: vec![vec![1]; WORKERS_MAX + 1], ..sample() },
+            Metadata { workers: vec![Vec::new()], ..sample() },
+            Metadata { key: Vec::new(), ..sample() },
+            Metadata { key: vec![0; BLOB_BYTES_MAX + 1], ..sample() },
+            Metadata { base: u64::MAX, ..sample() },
+        ] {
+            assert_eq!(Metadata::open(&wrong.seal().unwrap()).unwrap_err().kind, Kind::Peer);
+        }
     }
 }

@@ -245,12 +245,12 @@ impl Engine for Ucx {
             key: key.map_err(|error| words::call("the memory's key", &error))?,
             workers: self.lanes.iter().map(|lane| lock(lane).address()).collect::<Result<_, _>>()?,
         };
-        Ok(metadata.encode())
+        metadata.seal()
     }
 
     fn connect(&mut self, metadata: &[u8], within: Duration) -> Result<PeerId, EngineError> {
         let deadline = Instant::now() + within;
-        let peer = Metadata::decode(metadata)?;
+        let peer = Metadata::open(metadata)?;
         self.open_lanes()?;
         let own = self.context.library().version();
         if peer.release != own {

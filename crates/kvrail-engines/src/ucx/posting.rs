@@ -20,7 +20,7 @@ const DRAIN_MAX: Duration = Duration::from_millis(500);
 const END_MAX: Duration = Duration::from_secs(2);
 /// Polls between two looks at the clock: a look costs a third of a poll that finds nothing.
 const POLLS_PER_LOOK: u32 = 32;
-/// Polls that find nothing before a waiter lets other threads run: the peer's may need the core.
+/// Polls in a row that find nothing before a waiter lets other threads run: the peer's may need the core.
 const IDLE_POLLS_MAX: u32 = 256;
 
 /// A prepared transfer.
@@ -50,6 +50,8 @@ pub(super) struct Flight {
     next: usize,
     deadline: Instant,
     polls: u32,
+    /// Polls since something moved.
+    idle_polls: u32,
     /// Why it will fail, and since when that is known.
     trouble: Option<(Trouble, Instant)>,
     is_closed: bool,
@@ -122,6 +124,7 @@ impl Transfer {
     fn look(&self, lane: &mut Lane, flight: &mut Flight) -> Option<Result<(), EngineError>> {
         let Some(open) = lane.alive() else { return Some(Err(gone())) };
         let moved = open.worker.progress();
+        flight.idle_polls = if moved { 0 } else { flight.idle_polls.saturating_add(1) };
         if flight.trouble.is_none() {
             let failed = match self.advance(open, flight) {
                 Ok(true) if self.tally.failure().is_none() => return Some(Ok(())),
@@ -198,6 +201,7 @@ impl Posting for Transfer {
             next: 0,
             deadline: Instant::now() + self.timeout,
             polls: 0,
+            idle_polls: 0,
             trouble: None,
             is_closed: false,
         };
@@ -234,11 +238,11 @@ impl Posting for Transfer {
             if let Some(ended) = self.poll() {
                 return Some(ended);
             }
-            polls = polls.saturating_add(1);
+            polls = polls.wrapping_add(1);
             if polls.is_multiple_of(POLLS_PER_LOOK) && Instant::now() >= deadline {
                 return None;
             }
-            if polls >= IDLE_POLLS_MAX {
+            if self.flight.as_ref().is_some_and(|flight| flight.idle_polls >= IDLE_POLLS_MAX) {
                 std::thread::yield_now();
             }
         }

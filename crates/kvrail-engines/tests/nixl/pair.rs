@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvrail::Memory;
+use kvrail::memory::{self, HugePages, PrivateMemory};
 use kvrail_engines::nixl::{Nixl, Options, Requests, leave};
 use kvrail_engines::{Blocks, Direction, Engine, EngineError};
 
@@ -17,7 +18,7 @@ use crate::wheel::end_of;
 /// Names what a child has to do; without it the child's test does nothing.
 pub(crate) const ROLE: &str = "KVRAIL_ENGINES_TEST_ROLE";
 const CASE: &str = "KVRAIL_ENGINES_TEST_CASE";
-const DEADLINE: Duration = Duration::from_secs(40);
+const DEADLINE: Duration = Duration::from_secs(60);
 const POISON: u8 = 0xa5;
 
 /// A workload and the engine's options, as `name=value` words.
@@ -52,7 +53,7 @@ impl Case {
         let path = |name| Some(PathBuf::from(self.word(name))).filter(|path| !path.as_os_str().is_empty());
         Options {
             library: path("library"),
-            libraries: path("libraries").into_iter().collect(),
+            libraries: std::env::split_paths(self.word("libraries")).filter(|path| path.is_dir()).collect(),
             backend: self.word("backend").into(),
             progress_thread: self.word("progress_thread") == "true",
             prepared_lists: self.word("prepared_lists") == "true",
@@ -76,12 +77,9 @@ pub(crate) fn run(case: &Case) -> Result<BTreeMap<String, String>, String> {
         if case.word("backend").eq_ignore_ascii_case("libfabric") {
             child.env("FI_PROVIDER", "tcp");
         }
-        child
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a child starts")
+        let log = std::fs::File::create(directory.path().join(format!("{role}.log"))).expect("a file");
+        let stderr = if case.word("stderr") == "file" { log.into() } else { Stdio::piped() };
+        child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn().expect("a child starts")
     };
     let (target, initiator) = (start("target"), start("initiator"));
     // The target is waited for in any case: it ends when its peer is gone, or is killed.
@@ -89,8 +87,13 @@ pub(crate) fn run(case: &Case) -> Result<BTreeMap<String, String>, String> {
     let target = end_of(target, Duration::from_secs(5));
     let (initiator, target) = (initiator?, target?);
     let said = String::from_utf8_lossy(&initiator.stdout).into_owned();
-    let row = Case::of(&said.lines().filter(|line| line.contains('=')).collect::<Vec<_>>().join("\n")).0;
+    let mut row = Case::of(&said.lines().filter(|line| line.contains('=')).collect::<Vec<_>>().join("\n")).0;
     let both = [&target, &initiator];
+    let log = std::fs::read(directory.path().join("initiator.log")).unwrap_or_default();
+    row.insert(
+        "stderr".into(),
+        String::from_utf8_lossy(&[&log[..], &initiator.stderr].concat()).into_owned(),
+    );
     if both.iter().all(|child| child.status.success()) {
         return Ok(row);
     }
@@ -115,7 +118,10 @@ type Ended = Result<(), Box<dyn std::error::Error>>;
 fn opened(case: &Case) -> Result<(Nixl, Memory), Box<dyn std::error::Error>> {
     let mut engine = Nixl::open(case.options()).map_err(told)?;
     engine.lanes(u32::try_from(case.number("threads", 1))?)?;
-    let memory = Memory::private(usize::try_from(case.number("pool", 64 << 20))?)?;
+    let huge_pages = if case.word("pages") == "base" { HugePages::Never } else { HugePages::Prefer };
+    let pages = memory::Options { huge_pages, ..memory::Options::default() };
+    let memory: Memory =
+        PrivateMemory::allocate(usize::try_from(case.number("pool", 64 << 20))?, pages)?.into();
     memory.fill(0, memory.len(), POISON)?;
     engine.register(&memory).map_err(told)?;
     Ok((engine, memory))
@@ -133,6 +139,12 @@ fn target(case: &Case, meet: &Path) -> Ended {
     peer.set_read_timeout(Some(DEADLINE))?;
     send(&mut peer, &engine.metadata()?)?;
     engine.admit(&receive(&mut peer)?)?;
+    if case.word("undriven") == "true" {
+        // Until the peer has had enough.
+        let _ = receive(&mut peer);
+        let _ = receive(&mut peer);
+        return Ok(());
+    }
     // From here on it is driven, and does as it is told.
     let is_over = AtomicBool::new(false);
     let engine = &engine;
@@ -184,9 +196,12 @@ fn initiator(case: &Case, meet: &Path) -> Ended {
     target.set_read_timeout(Some(DEADLINE))?;
     let metadata = receive(&mut target)?;
     send(&mut target, &engine.metadata()?)?;
-    receive(&mut target)?;
+    if case.word("undriven") != "true" {
+        receive(&mut target)?;
+    }
     let began = Instant::now();
-    let peer = engine.connect(&metadata, DEADLINE).map_err(told)?;
+    let within = Duration::from_millis(case.number("connect_within_ms", 60_000));
+    let peer = engine.connect(&metadata, within).map_err(told)?;
     println!("connect_ms={:.3}", began.elapsed().as_secs_f64() * 1e3);
     let mut ask = |request: String| -> Result<String, Box<dyn std::error::Error>> {
         send(&mut target, request.as_bytes())?;

@@ -125,9 +125,10 @@ impl Peer {
         receive_number(&mut self.socket)
     }
 
-    pub(crate) fn signal(&self, signal: i32) {
-        // SAFETY: the process is this one's child, and not waited for yet.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    /// Stops the peer's process: it keeps its connections and says nothing.
+    pub(crate) fn stop(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     }
 
     pub(crate) fn kill(&mut self) {

@@ -152,6 +152,11 @@ fn what_was_asked_for_and_not_got_is_said() {
     let document = judged(side.clone(), Row { asked, ..fast("nixl:LIBFABRIC", &side, 1.0) });
     assert!(document.results[0].verdicts[0].text.starts_with("provider EFA was asked for, and tcp was used"));
 
+    let asked = crate::Asked { transport: Some("shm".into()), ..Default::default() };
+    let row = Row { asked, ..fast("kvrail", &side, 1.0) };
+    assert_eq!(ids(&judged(side.clone(), row.clone())), ["fallback"]);
+    assert_eq!(ids(&judged(side.clone(), Row { engine: "ucx:rc,shm".into(), ..row })), [""; 0]);
+
     let mut document = judged(side.clone(), fast("nixl:LIBFABRIC", &side, 1.0));
     assert_eq!(ids(&document), [""; 0]);
     let nics = vec![Nics { kind: "efa".into(), rate_bps: GBIT_100, count: 4 }];

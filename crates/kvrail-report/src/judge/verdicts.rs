@@ -155,7 +155,10 @@ fn fallback(document: &Document, row: &Row) -> Option<Verdict> {
         let text = format!("{what} {asked} was asked for, and {got} was used{why}");
         Some(verdict("fallback", Severity::Warning, text))
     };
-    if let Some((asked, got)) = differs(&row.asked.transport, row.transport.as_deref()) {
+    // Other engines take lists and aliases of transports, of which they use some, and nothing else.
+    if row.engine == "kvrail"
+        && let Some((asked, got)) = differs(&row.asked.transport, row.transport.as_deref())
+    {
         return say("transport", &asked, &got);
     }
     if let Some((asked, got)) = differs(&row.asked.provider, side.and_then(|side| side.provider())) {

@@ -100,7 +100,7 @@ impl Search {
         std::iter::once(loader).chain(files.filter(|place| place.library.is_file())).collect()
     }
 
-    /// The directories outside of the loader's that [`places`](Self::places) looks at, in order, whether there is a libfabric or not.
+    /// The directories outside of the loader's that a search without a named path looks at, in order, whether they have a libfabric or not.
     #[must_use]
     pub fn directories(&self) -> Vec<PathBuf> {
         let wheels = self.prefixes.iter().map(|prefix| prefix.join(WHEEL));

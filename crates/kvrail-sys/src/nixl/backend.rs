@@ -26,7 +26,7 @@ impl Agent {
     /// Creates a backend, with parameters of the plugin.
     ///
     /// # Errors
-    /// [`Status::Backend`] for whatever goes wrong in it.
+    /// [`Status::Backend`](super::Status::Backend) for whatever goes wrong in it.
     pub fn create_backend(
         &self,
         plugin: &str,

@@ -9,6 +9,7 @@ use kvrail_core::transport::{Event, PostError};
 
 use super::Ofi;
 use super::control::WEDGED_AFTER;
+use super::heap;
 use super::intake::Unknown;
 use super::peers::Peer;
 use super::rail::{Rail, State, Which};
@@ -182,6 +183,9 @@ impl Ofi {
 
     /// Closes one of a rail's endpoints, which ends everything in flight on it, and opens another.
     pub(super) fn replace(&mut self, now: Time, rail: usize, which: Which) {
+        if self.facts.provider == "efa" {
+            heap::map_large_blocks();
+        }
         let key = self.keys.next();
         let mut events = std::mem::take(&mut self.backlog);
         self.with_intake(now, &mut events, |rails, intake| {
