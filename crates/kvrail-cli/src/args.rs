@@ -26,6 +26,8 @@ pub(crate) enum Command {
     /// Measure transfers between two processes, every byte verified
     #[command(long_about = LONG_ABOUT, after_long_help = EXAMPLES)]
     Bench(Box<Bench>),
+    /// Run nixlbench's command lines, with its table, over any engine
+    Nixlbench(crate::nixlbench::Nixlbench),
     /// Run commands on hosts with emulated EFA devices, and break those while they run
     #[command(subcommand)]
     Softefa(crate::softefa::Softefa),

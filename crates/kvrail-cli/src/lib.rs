@@ -22,6 +22,7 @@ mod kid;
 mod link;
 mod measure;
 mod meet;
+mod nixlbench;
 mod ofi;
 mod pattern;
 mod player;
@@ -54,7 +55,8 @@ use kvrail_report::{failure, units};
 pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, String> {
     match Cli::try_parse_from(words).map_err(|e| e.to_string())?.command {
         Command::Bench(bench) => bench.resolve(1).map(|run| run.cases.len()).map_err(|e| e.to_string()),
-        Command::Softefa(_)
+        Command::Nixlbench(_)
+        | Command::Softefa(_)
         | Command::Report(_)
         | Command::Compare(_)
         | Command::Topo(_)
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
     talk::install();
     let ended = match &cli.command {
         Command::Bench(bench) => bench::run(bench),
+        Command::Nixlbench(arguments) => nixlbench::main(arguments),
         Command::Softefa(command) => match softefa::main(command) {
             Ok(code) => return code,
             Err(failure) => Err(failure),

@@ -9,9 +9,7 @@
 
 mod damage;
 
-#[cfg(test)]
-pub(crate) use damage::DamageKind;
-pub(crate) use damage::{Damage, Places};
+pub(crate) use damage::{Damage, DamageKind, Places};
 
 const WORD: u64 = 8;
 /// Bytes handled at a time: fits a first-level cache together with its source.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kvrail::Memory;
 
-use crate::error::EngineError;
+use crate::error::{EngineError, Kind};
 use crate::used::Used;
 
 /// Which engine.
@@ -124,6 +124,20 @@ pub trait Engine: Send + Sync {
     /// When the fabric refuses it.
     fn register(&mut self, memory: &Memory) -> Result<(), EngineError>;
 
+    /// Registers blocks of the memory that is registered already once more, for as long as the answer lives: what an application pays
+    /// that registers around every transfer. Transfers go on using the first registration.
+    ///
+    /// # Errors
+    /// When the engine cannot, or nothing is registered.
+    fn register_again(
+        &self,
+        offsets: &[u64],
+        block_bytes: u64,
+    ) -> Result<Box<dyn Registration>, EngineError> {
+        let _ = (offsets, block_bytes);
+        Err(EngineError::new(Kind::Usage, format!("the engine {} registers memory only once", self.name())))
+    }
+
     /// What the other side needs to reach this one and its memory. Bytes from outside for whoever gets them.
     ///
     /// # Errors
@@ -164,6 +178,9 @@ pub trait Engine: Send + Sync {
     /// When the engine has none, or is gone.
     fn notifications(&self, awaited: u64, within: Duration) -> Result<u64, EngineError>;
 }
+
+/// Blocks that are registered until this is dropped.
+pub trait Registration: Send {}
 
 /// A prepared transfer.
 pub trait Posting: Send {

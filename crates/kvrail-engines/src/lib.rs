@@ -18,7 +18,7 @@ mod plant;
 pub mod ucx;
 mod used;
 
-pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
+pub use engine::{Blocks, Direction, Engine, Name, PeerId, Posting, Registration};
 pub use error::{EngineError, Kind};
 pub use own::{Kvrail, Options as KvrailOptions, PASSED_OVER, process_vm_denied};
 pub use plant::{Plant, Planted};

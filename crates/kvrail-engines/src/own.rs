@@ -11,7 +11,7 @@ use ::kvrail::{
     TransferError, TransportConfig, TransportFacts,
 };
 
-use crate::engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
+use crate::engine::{Blocks, Direction, Engine, Name, PeerId, Posting, Registration};
 use crate::error::{EngineError, Kind};
 use crate::used::{Fact, Rail, Used};
 
@@ -40,6 +40,7 @@ pub struct Options {
 pub struct Kvrail {
     // Before the agent: a region ends its registration with it.
     region: Option<Region>,
+    memory: Option<Memory>,
     remotes: Vec<(Peer, RemoteRegion)>,
     agent: Agent,
     inline: bool,
@@ -77,7 +78,7 @@ impl Kvrail {
             EngineError { what: format!("cannot create an agent: {}", error.what), ..error }
         })?;
         let inline = progress == Progress::Inline;
-        Ok(Self { region: None, remotes: Vec::new(), agent, inline, interrupted })
+        Ok(Self { region: None, memory: None, remotes: Vec::new(), agent, inline, interrupted })
     }
 
     /// The agent, for what only kvrail has: events of its rails, their counters.
@@ -142,7 +143,32 @@ impl Engine for Kvrail {
     fn register(&mut self, memory: &Memory) -> Result<(), EngineError> {
         let region = self.agent.register(memory.clone()).map_err(|e| told(Kind::Environment, &e))?;
         self.region = Some(region);
+        self.memory = Some(memory.clone());
         Ok(())
+    }
+
+    fn register_again(
+        &self,
+        offsets: &[u64],
+        block_bytes: u64,
+    ) -> Result<Box<dyn Registration>, EngineError> {
+        let memory =
+            self.memory.as_ref().ok_or_else(|| EngineError::new(Kind::Usage, "no memory is registered"))?;
+        let beyond = |offset: u64| {
+            EngineError::new(
+                Kind::Usage,
+                format!("{block_bytes} bytes at offset {offset} are outside of the memory"),
+            )
+        };
+        let mut regions = Vec::with_capacity(offsets.len());
+        for &offset in offsets {
+            let block = usize::try_from(offset).ok().zip(usize::try_from(block_bytes).ok());
+            let block = block
+                .and_then(|(offset, len)| memory.slice(offset, len).ok())
+                .ok_or_else(|| beyond(offset))?;
+            regions.push(self.agent.register(block).map_err(|e| told(Kind::Environment, &e))?);
+        }
+        Ok(Box::new(Again { _regions: regions }))
     }
 
     fn metadata(&mut self) -> Result<Vec<u8>, EngineError> {
@@ -226,6 +252,13 @@ impl Engine for Kvrail {
         Ok(seen)
     }
 }
+
+/// Regions whose registration ends with them.
+struct Again {
+    _regions: Vec<Region>,
+}
+
+impl Registration for Again {}
 
 /// A plan, and the transfer that it was last posted as.
 struct Prepared {

@@ -9,8 +9,6 @@ use crate::{Document, Row};
 
 /// Width of the rule.
 const RULE: usize = 160;
-/// What nixlbench takes for the rate of every pair of processes, GB/s, when it prints a utilisation.
-const ASSUMED_GBPS: f64 = 50.0;
 
 /// One line of the table.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -38,8 +36,8 @@ pub struct Line {
 pub struct Aggregate {
     /// Sum of their bandwidths, GB/s.
     pub gbps: f64,
-    /// Number of pairs.
-    pub pairs: u32,
+    /// That in percent of the line rate of the rails used, where it is known. nixlbench takes 50 GB/s a pair for it.
+    pub percent: Option<f64>,
 }
 
 /// The header and the rule below it.
@@ -86,9 +84,9 @@ impl Line {
     #[must_use]
     pub fn text(&self) -> String {
         let mut out = format!("{:<20}{:<15}{:<15.6}", self.block_bytes, self.batch, self.gbps);
-        if let Some(Aggregate { gbps, pairs }) = self.aggregate {
-            let utilisation = gbps / (f64::from(pairs.max(1)) * ASSUMED_GBPS) * 100.0;
-            out += &format!("{gbps:<25.6}{utilisation:<20.6}");
+        if let Some(Aggregate { gbps, percent }) = self.aggregate {
+            let percent = percent.map_or_else(|| "nan".into(), |percent| format!("{percent:.6}"));
+            out += &format!("{gbps:<25.6}{percent:<20}");
         }
         let [prepare, post, transfer] = [self.prepare_us, self.post_us, self.transfer_us];
         for us in [self.latency_us, prepare.0, prepare.1, post.0, post.1, transfer.0, transfer.1] {
@@ -145,8 +143,10 @@ Block Size (B)      Batch Size     B/W (GB/Sec)   Avg Lat. (us)  Avg Prep (us)  
 65536               16             12.345679      84.9           1.0            2.0            3.0            4.0            5.0            1443.8         
 ";
         assert_eq!(header(false) + &line.text(), expected);
-        let several = Line { aggregate: Some(Aggregate { gbps: 25.0, pairs: 2 }), ..line };
+        let several = Line { aggregate: Some(Aggregate { gbps: 25.0, percent: Some(25.0) }), ..line };
         assert!(several.text().starts_with("65536               16             12.345679      25.000000                25.000000           84.9 "));
+        let unknown = Line { aggregate: Some(Aggregate { gbps: 25.0, percent: None }), ..line };
+        assert!(unknown.text().contains(" 25.000000                nan                 84.9 "));
         assert_eq!(header(true).lines().next().unwrap().len(), several.text().trim_end_matches('\n').len());
     }
 

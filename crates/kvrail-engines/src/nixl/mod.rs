@@ -28,7 +28,7 @@ use kvrail_sys::nixl::{Agent, Backend, Library, LogLevel, NixlError, Operation, 
 pub use kvrail_sys::nixl::leave;
 pub use options::{Options, Requests};
 
-use crate::engine::{Blocks, Direction, Engine, Name, PeerId, Posting};
+use crate::engine::{Blocks, Direction, Engine, Name, PeerId, Posting, Registration as Again};
 use crate::error::{EngineError, Kind};
 use crate::used::Used;
 use ear::Ear;
@@ -68,6 +68,13 @@ struct Registered {
     _registration: Registration,
     memory: Memory,
 }
+
+/// Blocks that are registered once more.
+struct RegisteredAgain {
+    _blocks: Vec<Registered>,
+}
+
+impl Again for RegisteredAgain {}
 
 struct Peer {
     name: String,
@@ -174,6 +181,28 @@ impl Engine for Nixl {
             .map_err(|error| self.shared.failed(&format!("cannot register {len} bytes"), &error))?;
         self.registered = Some(Arc::new(Registered { _registration: registration, memory: memory.clone() }));
         Ok(())
+    }
+
+    fn register_again(&self, offsets: &[u64], block_bytes: u64) -> Result<Box<dyn Again>, EngineError> {
+        let usage = |what: String| EngineError::new(Kind::Usage, what);
+        let registered = self.registered.as_ref().ok_or_else(|| usage("no memory is registered".into()))?;
+        let beyond =
+            |offset: u64| usage(format!("{block_bytes} bytes at offset {offset} are outside of the memory"));
+        let mut blocks = Vec::with_capacity(offsets.len());
+        for &offset in offsets {
+            let range = usize::try_from(offset).ok().zip(usize::try_from(block_bytes).ok());
+            let memory = range.and_then(|(offset, len)| registered.memory.slice(offset, len).ok());
+            let memory = memory.ok_or_else(|| beyond(offset))?;
+            let base = usize::try_from(memory.base()).map_err(|_| beyond(offset))?;
+            // SAFETY: as for the first registration: the share of the memory is kept beside this one. No request is made of it: those
+            // that move these bytes use the first registration, which their postings hold.
+            let registration = unsafe { self.shared.backend.register(base, memory.len()) };
+            let registration = registration.map_err(|error| {
+                self.shared.failed(&format!("cannot register {block_bytes} bytes"), &error)
+            })?;
+            blocks.push(Registered { _registration: registration, memory });
+        }
+        Ok(Box::new(RegisteredAgain { _blocks: blocks }))
     }
 
     fn metadata(&mut self) -> Result<Vec<u8>, EngineError> {
