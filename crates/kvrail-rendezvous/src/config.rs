@@ -64,9 +64,10 @@ impl Config {
         if lease < LEASE_MIN || lease > LEASE_MAX {
             return Err(ConfigError::Lease { lease });
         }
-        #[cfg(feature = "etcd")]
-        if let (Service::Etcd(_), None) = (&self.service, &self.run_id) {
-            return Err(ConfigError::RunIdNeeded);
+        match (&self.service, &self.run_id) {
+            (Service::Etcd(_), _) if cfg!(not(feature = "etcd")) => return Err(ConfigError::NoEtcd),
+            (Service::Etcd(_), None) => return Err(ConfigError::RunIdNeeded),
+            _ => {}
         }
         Ok(())
     }
@@ -77,7 +78,6 @@ impl Config {
 #[non_exhaustive]
 pub enum Service {
     /// An etcd cluster.
-    #[cfg(feature = "etcd")]
     Etcd(EtcdConfig),
     /// A TCP port that one of the members opens.
     Embedded(EmbeddedConfig),
@@ -92,20 +92,13 @@ impl Service {
         if text.trim().starts_with("tcp://") {
             return EmbeddedConfig::new(text).map(Self::Embedded);
         }
-        #[cfg(feature = "etcd")]
-        return EtcdConfig::new(text).map(Self::Etcd);
-        #[cfg(not(feature = "etcd"))]
-        Err(ConfigError::Address {
-            address: text.trim().into(),
-            detail: "this build has no etcd; write tcp://HOST:PORT",
-        })
+        EtcdConfig::new(text).map(Self::Etcd)
     }
 }
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            #[cfg(feature = "etcd")]
             Self::Etcd(etcd) => {
                 f.write_str("etcd at ")?;
                 for (i, endpoint) in etcd.endpoints.iter().enumerate() {
@@ -283,6 +276,11 @@ impl fmt::Debug for Secret {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
+    /// etcd is asked for, and this program was built without the feature `etcd`.
+    #[error(
+        "this program was built without etcd (feature `etcd`); meet at tcp://HOST:PORT, or build it with: cargo build --release --features etcd"
+    )]
+    NoEtcd,
     /// Not `HOST:PORT`.
     #[error("\"{}\" is not an address: {detail}", .address.escape_debug())]
     Address {
