@@ -168,7 +168,8 @@ impl<'a> Open<'a> {
         };
         let metadata = link.receive_blob("its metadata", run.timeout)?;
         link.send_blob(endpoint.metadata()?)?;
-        match link.receive("to know this side", run.timeout)? {
+        // A target may only come to know this side while this side makes progress.
+        match link.receive_driving("to know this side", run.timeout, &|| endpoint.drive())? {
             Message::Done => {}
             other => return Err(link.unexpected("to know this side", &other)),
         }
