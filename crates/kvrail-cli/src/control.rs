@@ -20,7 +20,7 @@ use kvrail_report::{Environment, Fingerprint};
 /// First bytes on the wire.
 pub(crate) const MAGIC: [u8; 4] = *b"KVRB";
 /// Raised with every change that an older program would misread.
-pub(crate) const VERSION: u16 = 3;
+pub(crate) const VERSION: u16 = 4;
 /// Bytes of the preamble.
 pub(crate) const PREAMBLE_BYTES: usize = 8;
 /// Bytes of a frame's header.
@@ -88,6 +88,8 @@ pub(crate) enum Message {
         cpu_ns: u64,
         /// The first bad block, if any.
         damage: Option<Wound>,
+        /// How long after that word the last bytes were right at last, nanoseconds; 0 when they were at once.
+        late_ns: u64,
     },
     /// Initiator: tear the case down. Answer: `Closed`.
     Close,
@@ -354,7 +356,11 @@ mod tests {
         };
         vec![
             Message::Reset { round: 3 },
-            Message::Settled { cpu_ns: 5, damage: Some(Wound { case: 0, round: 3, block: 7, damage }) },
+            Message::Settled {
+                cpu_ns: 5,
+                damage: Some(Wound { case: 0, round: 3, block: 7, damage }),
+                late_ns: 0,
+            },
             Message::Closed { stray: None },
             Message::Abort { failure: Failure::environment("no memory").hint("free some") },
             Message::Bye,

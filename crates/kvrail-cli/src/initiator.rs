@@ -462,7 +462,8 @@ impl<'a> Open<'a> {
         self.link.send(Message::Settle { round, transfers: slots, verify, notifications: sent })?;
         let awaited = "its view of the round";
         match self.receive(awaited)? {
-            Message::Settled { cpu_ns, damage } => {
+            Message::Settled { cpu_ns, damage, late_ns } => {
+                self.samples.late = self.samples.late.max(Duration::from_nanos(late_ns));
                 self.samples.cpu_target += Duration::from_nanos(cpu_ns).saturating_sub(self.talk);
                 Ok(damage)
             }

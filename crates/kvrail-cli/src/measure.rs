@@ -136,6 +136,8 @@ pub(crate) struct Samples {
     ceiling: Histogram<u64>,
     /// What each lap yielded.
     pub(crate) turns: Turns,
+    /// The longest time after which the bytes of a write that had ended were right at last.
+    pub(crate) late: Duration,
     /// Of each lap of the turn that goes on: GB/s, and the median latency.
     turn_laps: Vec<(f64, Duration)>,
     pub(crate) transfers: u64,
@@ -155,6 +157,7 @@ impl Samples {
             lap: histogram(),
             ceiling: histogram(),
             turns: Turns::default(),
+            late: Duration::ZERO,
             turn_laps: Vec::new(),
             transfers: 0,
             bytes: 0,

@@ -118,5 +118,6 @@ fn figures(case: &Case, carrier: &Carrier, samples: &Samples) -> Figures {
         above_ceiling: ceiling_percent.is_some_and(|p| p > 100.0),
         line_rate_gbps: carrier.used().line_rate_gbps(),
         turns: samples.turns.list(),
+        visible_late_us: (!samples.late.is_zero()).then_some(samples.late.as_secs_f64() * 1e6),
     }
 }

@@ -35,6 +35,10 @@ pub struct Figures {
     pub above_ceiling: bool,
     /// The lower of both sides' sums of line rates, GB/s, where all are known.
     pub line_rate_gbps: Option<f64>,
+    /// The longest time after which the bytes of a write that had ended were right at its target at last, microseconds, the target's
+    /// way to look included; null where they were right at once. Only of engines that do not promise it otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible_late_us: Option<f64>,
     /// What each turn yielded, in order.
     #[serde(default)]
     pub turns: Vec<Turn>,

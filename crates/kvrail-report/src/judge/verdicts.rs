@@ -27,6 +27,7 @@ pub(super) fn of_row(document: &Document, row: &Row, ceilings: &[Ceiling]) -> Ve
         let impossible = crossed.is_some();
         verdicts.extend(crossed);
         verdicts.extend(unproved(row));
+        verdicts.extend(figures.visible_late_us.map(done_before_visible));
         if !impossible {
             verdicts.extend(one_rail(document, row, figures.bandwidth_gbps));
             verdicts.extend(crate::expect::low(document, row));
@@ -52,6 +53,16 @@ pub(crate) fn carried_on_one_host(document: &Document, row: &Row) -> bool {
 fn failed(failure: &Failure) -> Verdict {
     let advice: String = failure.hints.iter().map(|hint| format!("; {hint}")).collect();
     verdict("engine-failed", Severity::Bad, format!("{}{advice}", failure.what))
+}
+
+/// Completion came before the bytes: the engine says only that they have left.
+fn done_before_visible(late_us: f64) -> Verdict {
+    let text = format!(
+        "writes were reported done before their bytes were at the target, which had them up to {} later: who reads on completion \
+         reads old bytes; this engine's notification is the only evidence",
+        crate::units::span(std::time::Duration::from_secs_f64(late_us.clamp(0.0, 1e9) / 1e6))
+    );
+    verdict("done-before-visible", Severity::Warning, text)
 }
 
 fn unproved(row: &Row) -> Option<Verdict> {
