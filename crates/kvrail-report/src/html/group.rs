@@ -134,16 +134,21 @@ impl Names {
 
     /// A row's position.
     pub(super) fn position(&self, row: &Row) -> Option<usize> {
-        let long = format!("{} {}", row.engine, row.carrier());
-        self.0.iter().position(|(name, _)| *name == long || *name == row.engine)
+        let of = |wanted: &str| self.0.iter().position(|(name, _)| name == wanted);
+        of(&with_carrier(&row.engine, row.carrier())).or_else(|| of(&row.engine))
     }
+}
+
+/// An engine whose own way has its name needs no second one.
+fn with_carrier(engine: &str, carrier: &str) -> String {
+    if engine == carrier { engine.into() } else { format!("{engine} {carrier}") }
 }
 
 fn name(row: &Row, carriers: &BTreeMap<&str, Vec<&str>>) -> String {
     match carriers.get(row.engine.as_str()) {
-        Some(of) if of.len() > 1 && row.figures.is_some() => format!("{} {}", row.engine, row.carrier()),
+        Some(of) if of.len() > 1 && row.figures.is_some() => with_carrier(&row.engine, row.carrier()),
         // One that only failed, or failed beside others that did not, has the name of the first.
-        Some(of) if of.len() > 1 => format!("{} {}", row.engine, of[0]),
+        Some(of) if of.len() > 1 => with_carrier(&row.engine, of[0]),
         _ => row.engine.clone(),
     }
 }

@@ -27,7 +27,7 @@ const STYLE: &str = include_str!("style.css");
 #[must_use]
 pub fn html(documents: &[Document]) -> String {
     let names = Names::of(documents);
-    let title = summary::title(documents);
+    let title = summary::title(documents, &names);
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\

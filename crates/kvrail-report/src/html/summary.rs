@@ -10,9 +10,14 @@ use crate::{Document, Op, Row, Severity, Verdict, Verify};
 /// Engines that say what the machine can do, not what somebody made of it.
 const CEILINGS: [&str; 2] = ["memcpy", "libfabric"];
 
+/// Verdicts that are told at the top at most; all are in the tables.
+const NOTICES_MAX: usize = 8;
+
 /// `kvrail and 3 other engines on node-1`
-pub(super) fn title(documents: &[Document]) -> String {
-    let mut engines: Vec<&str> = documents.iter().flat_map(Document::engines).collect();
+pub(super) fn title(documents: &[Document], names: &Names) -> String {
+    // In the order of the legend, each once however many ways it went.
+    let mut engines: Vec<&str> =
+        names.iter().map(|(name, _)| name.split([' ', ':']).next().unwrap_or(name)).collect();
     let mut seen = Vec::new();
     engines.retain(|engine| {
         !seen.contains(engine) && {
@@ -70,9 +75,9 @@ fn result(documents: &[Document]) -> String {
         return "Nothing was measured.".into();
     };
     let what = if best.batch > 1 {
-        format!("{} × {}, {}", grouped(best.batch), Size(best.block_bytes), best.op)
+        format!("{} × {}, {}, {} memory", grouped(best.batch), Size(best.block_bytes), best.op, best.memory)
     } else {
-        format!("{} {}", Size(best.block_bytes), best.op)
+        format!("{} {}, {} memory", Size(best.block_bytes), best.op, best.memory)
     };
     let bandwidth = best.bandwidth_gbps().unwrap_or(0.0);
     let mut ratios: Vec<(bool, String)> = document
@@ -133,24 +138,34 @@ fn notices(documents: &[Document]) -> String {
             out += "<div class=\"notice bad\">This is a debug build: its figures mean nothing.</div>";
         }
     }
-    let mut said: Vec<&Verdict> = Vec::new();
-    for verdict in documents.iter().flat_map(|d| &d.results).flat_map(|row| &row.verdicts) {
-        let is_news = !said.iter().any(|before| before.text == verdict.text);
-        if matches!(verdict.severity, Severity::Bad | Severity::Warning) && is_news {
-            said.push(verdict);
+    // One of a kind for each engine: the rest differ by their numbers.
+    let mut said: Vec<(&str, &Verdict, usize)> = Vec::new();
+    for row in documents.iter().flat_map(|document| &document.results) {
+        for verdict in row.verdicts.iter().filter(|verdict| verdict.severity >= Severity::Warning) {
+            match said.iter_mut().find(|(engine, before, _)| *engine == row.engine && before.id == verdict.id)
+            {
+                Some((_, _, more)) => *more += 1,
+                None => said.push((&row.engine, verdict, 0)),
+            }
         }
     }
-    for verdict in said.iter().take(8) {
+    for (engine, verdict, more) in said.iter().take(NOTICES_MAX) {
         let class = if verdict.severity == Severity::Bad { "bad" } else { "warning" };
+        let more = if *more == 0 { String::new() } else { format!(" (and {more} more)") };
         let _ = write!(
             out,
-            "<div class=\"notice {class}\"><strong>{}</strong> {}</div>",
+            "<div class=\"notice {class}\"><strong>{}</strong> {}: {}{more}</div>",
             esc(&verdict.id.replace('-', " ")),
+            esc(engine),
             esc(&verdict.text)
         );
     }
-    if said.len() > 8 {
-        let _ = write!(out, "<div class=\"notice\">{} more are in the tables.</div>", said.len() - 8);
+    if said.len() > NOTICES_MAX {
+        let _ = write!(
+            out,
+            "<div class=\"notice\">{} more kinds are in the tables.</div>",
+            said.len() - NOTICES_MAX
+        );
     }
     out
 }

@@ -153,7 +153,7 @@ fn the_result_is_one_sentence_with_the_ratios_and_what_was_verified() {
     let text = html(&[of.clone()]);
     assert!(
         text.contains(
-            "12,800 × 32 KiB, read: kvrail moves 15.0 GB/s: 3.00× nixl:UCX. Every byte was verified."
+            "12,800 × 32 KiB, read, shared memory: kvrail moves 15.0 GB/s: 3.00× nixl:UCX. Every byte was verified."
         ),
         "{text}"
     );
@@ -217,4 +217,30 @@ fn an_engine_over_two_transports_is_two_lines() {
     of.results.extend(tcp);
     let page = html(&[of]);
     assert!(page.contains("kvrail shm") && page.contains("kvrail tcp"));
+}
+
+#[test]
+fn plain_copies_over_two_ways_are_two_lines_of_which_one_has_the_bare_name() {
+    let mut of = sweep(3);
+    for row in of.results.iter_mut().filter(|row| row.engine == "memcpy") {
+        row.transport = Some(if row.op == Op::Read { "process_vm" } else { "memcpy" }.into());
+    }
+    let documents = [of];
+    let names = super::Names::of(&documents);
+    let of_row = |op| documents[0].results.iter().find(|row| row.engine == "memcpy" && row.op == op).unwrap();
+    let name = |op| names.at(names.position(of_row(op)).unwrap()).0;
+    assert_eq!([name(Op::Write), name(Op::Read)], ["memcpy", "memcpy process_vm"]);
+}
+
+#[test]
+fn a_verdict_of_one_kind_is_told_once_for_each_engine_with_its_name() {
+    let mut of = sweep(3);
+    for row in of.results.iter_mut().filter(|row| row.engine == "ucx") {
+        let text = format!("late by {}", row.case);
+        row.verdicts = vec![Verdict { id: "done-before-visible".into(), severity: Severity::Warning, text }];
+    }
+    let page = html(&[of]);
+    let notices: Vec<_> = page.match_indices("<div class=\"notice").collect();
+    assert_eq!(notices.len(), 1);
+    assert!(page.contains("<strong>done before visible</strong> ucx: late by 0 (and 5 more)"), "{page}");
 }
