@@ -66,7 +66,8 @@ fn stand_ins(root: &Path) -> Result<PathBuf, String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benchsuite/no_cuda.c");
     let library = directory.join("libcuda.so.1");
     if !library.exists() {
-        let made = directory.join(format!("made-{}", std::process::id()));
+        // Several tests may make it at once: whoever is last replaces what is the same.
+        let made = directory.join(format!("made-{}-{:?}", std::process::id(), std::thread::current().id()));
         run(
             Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&made).arg(source),
             Duration::from_secs(60),
