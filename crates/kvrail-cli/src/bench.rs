@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime};
 
 use kvrail_report::table::Table;
-use kvrail_report::{Document, Fingerprint, Used, redact, time};
+use kvrail_report::{Document, Fingerprint, Used, time};
 
 use crate::args::{Bench, Conducted};
 use crate::artifacts::{Artifacts, Side};
@@ -164,7 +164,7 @@ fn initiate(bench: &Bench, run: &Run, address: Option<&str>) -> Result<(), Failu
         bench.artifacts.as_deref().map(|above| Artifacts::begin(above, &report.run_id, Side::Initiator));
     let artifacts = artifacts.transpose()?;
     let mut sink = Sink::open(bench)?;
-    report.command = redact::command(std::env::args());
+    report.command = environment::command();
     report.environment.initiator = Some(environment::here());
     report.fingerprint.initiator = Some(Fingerprint::read(VERSION));
     let ended = measure(run, address, &mut report, &mut sink);

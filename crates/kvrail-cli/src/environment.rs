@@ -30,6 +30,11 @@ pub(crate) fn here() -> Environment {
     }
 }
 
+/// The command line of this process as one would type it, without secrets: a path of the program says nothing elsewhere.
+pub(crate) fn command() -> Vec<String> {
+    kvrail_report::redact::command(std::iter::once("kvrail".into()).chain(std::env::args().skip(1)))
+}
+
 /// Identity of the running kernel: equal for all processes, and containers, of one host.
 pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().into()).unwrap_or_default()

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use kvrail_engines::{Direction, Engine, Name};
 use kvrail_report::{
     Asked, Carriage, Distribution, Document, Environment, Figures as Measured, Fingerprint, Layout, Op, Row,
-    Sides, Turn, Used, Verify, nixlbench_table, redact,
+    Sides, Turn, Used, Verify, nixlbench_table,
 };
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +83,7 @@ impl Recorder {
         let file =
             self.output.as_ref().map(|path| File::create(path).map_err(|e| cannot(path, e))).transpose()?;
         let mut document = Document::begin(SystemTime::now(), environment::random_seed(), seed);
-        document.command = redact::command(std::env::args());
+        document.command = environment::command();
         let target = means.get(settings.plan.initiators() as usize);
         let host = |means: Option<&Means>| means.and_then(|means| means.host.clone()).unzip();
         let (initiator_host, initiator_print) = host(means.first());
