@@ -209,6 +209,11 @@ impl Endpoint {
         self.engine.needs_driving()
     }
 
+    /// Whether a write that has ended is visible at its target.
+    pub(crate) fn completes_visible(&self) -> bool {
+        self.engine.completes_visible()
+    }
+
     /// Makes progress where no thread of the engine does; whether there was any.
     pub(crate) fn drive(&self) -> bool {
         self.engine.needs_driving() && self.engine.drive()

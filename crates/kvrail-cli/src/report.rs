@@ -1,7 +1,7 @@
 //! `kvrail report` and `kvrail compare`: documents read again, rendered anew, and set against each other.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -10,6 +10,7 @@ use kvrail_report::{Document, csv, html, junit, markdown, nixlbench_table, table
 
 use crate::expect::Expect;
 use crate::failure::Failure;
+use crate::sink;
 
 /// Bytes of a document at most: histograms of a thousand rows are a tenth of that.
 const DOCUMENT_BYTES_MAX: u64 = 512 << 20;
@@ -209,16 +210,7 @@ fn read_bounded(path: &Path) -> std::io::Result<String> {
 }
 
 fn write(text: &str, to: Option<&Path>) -> Result<(), Failure> {
-    let Some(path) = to else {
-        let mut stdout = std::io::stdout().lock();
-        // A reader that has seen enough (`| head`) is no failure.
-        return match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(Failure::environment(format!("cannot write to stdout: {e}")))
-            }
-            _ => Ok(()),
-        };
-    };
+    let Some(path) = to else { return sink::print(text) };
     fs::write(path, text)
         .map_err(|e| Failure::environment(format!("cannot write {}: {e}", path.display())))?;
     eprintln!("written: {}", path.display());

@@ -29,8 +29,6 @@ use crate::signals;
 pub(crate) const ROUND_MAX: Duration = Duration::from_secs(900);
 /// Longest wait for notifications whose transfers have ended at the initiator.
 const NOTIFICATIONS_MAX: Duration = Duration::from_secs(5);
-/// What engines call evidence that a write which has ended is visible at its target.
-const PROMISES: [&str; 5] = ["counted", "delivered", "flushed", "copied", "notified"];
 /// How long bytes may come after their write has ended, where nothing else is promised.
 const LATE_MAX: Duration = Duration::from_secs(2);
 const LATE_TICK: Duration = Duration::from_micros(200);
@@ -75,8 +73,6 @@ struct Served {
     endpoint: Endpoint,
     pool: Pool,
     pattern: Pattern,
-    /// The engine promises that a write which has ended is visible here.
-    is_visible: bool,
     injection: Option<Injection>,
 }
 
@@ -121,8 +117,7 @@ impl Served {
         link.send_blob(endpoint.metadata()?)?;
         endpoint.admit(&link.receive_blob("its metadata", run.timeout)?)?;
         link.send(Message::Done)?;
-        let is_visible = endpoint.carriages().iter().all(|side| PROMISES.contains(&side.evidence.as_str()));
-        Ok(Self { case, geometry, endpoint, pool, pattern, is_visible, injection })
+        Ok(Self { case, geometry, endpoint, pool, pattern, injection })
     }
 
     fn run(mut self, link: &Link) -> Result<(), Failure> {
@@ -204,7 +199,7 @@ impl Served {
         let begin = Instant::now();
         let mut damage = self.verify(round, transfers)?;
         let mut late = Duration::ZERO;
-        while damage.is_some() && !self.is_visible && begin.elapsed() < LATE_MAX {
+        while damage.is_some() && !self.endpoint.completes_visible() && begin.elapsed() < LATE_MAX {
             self.endpoint.drive();
             std::thread::sleep(LATE_TICK);
             late = begin.elapsed();

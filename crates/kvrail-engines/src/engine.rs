@@ -165,6 +165,12 @@ pub trait Engine: Send + Sync {
     /// When a block is outside of the memory of its side, or the peer is gone.
     fn prepare(&self, blocks: &Blocks<'_>) -> Result<Box<dyn Posting>, EngineError>;
 
+    /// Whether a write that has ended is visible at its target. Where it is not, only a notification tells, and whoever looks at the
+    /// target's memory may have to wait.
+    fn completes_visible(&self) -> bool {
+        true
+    }
+
     /// Whether somebody must call [`drive`](Self::drive) for peers to get on: false when the engine has threads of its own or the
     /// hardware does it.
     fn needs_driving(&self) -> bool;
@@ -196,18 +202,21 @@ pub trait Posting: Send {
 
     /// Waits at most so long for the end. Sleeps where the engine can.
     fn wait(&mut self, within: Duration) -> Option<Result<(), EngineError>> {
-        let deadline = Instant::now() + within;
-        loop {
-            if let Some(ended) = self.poll() {
-                return Some(ended);
-            }
-            if Instant::now() >= deadline {
-                return None;
-            }
-            std::hint::spin_loop();
-        }
+        spin(within, || self.poll())
     }
 
     /// Gives the posting in flight up, if there is one: [`poll`](Self::poll) says so when nothing touches memory any more.
     fn cancel(&mut self);
+}
+
+/// Polls until there is an end, at most so long.
+pub(crate) fn spin<T>(within: Duration, mut poll: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        let ended = poll();
+        if ended.is_some() || Instant::now() >= deadline {
+            return ended;
+        }
+        std::hint::spin_loop();
+    }
 }

@@ -11,7 +11,7 @@ use ::kvrail::{
     TransferError, TransportConfig, TransportFacts,
 };
 
-use crate::engine::{Blocks, Direction, Engine, Name, PeerId, Posting, Registration};
+use crate::engine::{Blocks, Direction, Engine, Name, PeerId, Posting, Registration, spin};
 use crate::error::{EngineError, Kind};
 use crate::used::{Fact, Rail, Used};
 
@@ -301,16 +301,7 @@ impl Posting for Prepared {
         if !self.inline {
             return transfer.wait_timeout(within).map(|ended| ended.map(|_| ()).map_err(|e| failed(&e)));
         }
-        let deadline = Instant::now() + within;
-        loop {
-            if let Some(ended) = self.poll() {
-                return Some(ended);
-            }
-            if Instant::now() >= deadline {
-                return None;
-            }
-            std::hint::spin_loop();
-        }
+        spin(within, || self.poll())
     }
 
     fn cancel(&mut self) {

@@ -181,6 +181,10 @@ impl Engine for Planted {
         }
     }
 
+    fn completes_visible(&self) -> bool {
+        self.engine.completes_visible()
+    }
+
     fn needs_driving(&self) -> bool {
         self.engine.needs_driving()
     }

@@ -1,17 +1,13 @@
 //! The report at a run's end: one for all steps, in every format, made from what the steps left in the folder.
 
 use std::fmt::Write;
-use std::fs::File;
-use std::io::Read;
 
-use kvrail_report::{Document, csv, html, junit, markdown};
+use kvrail_report::Document;
 
 use super::folder::{Ending, Folder, Status};
 use super::plan::{Phase, Plan, Step};
 use crate::failure::Failure;
-
-/// Bytes of a step's document at most.
-const DOCUMENT_BYTES_MAX: u64 = 256 << 20;
+use crate::report::{self, Format};
 
 /// Writes it.
 ///
@@ -22,33 +18,31 @@ pub(super) fn write(
     plan: &Plan,
     endings: &[(&Phase, &Step, Ending)],
 ) -> Result<(), Failure> {
-    let mut documents = Vec::new();
+    let mut all = Vec::new();
     for (phase, step, _) in endings.iter().filter(|(_, _, ending)| ending.status != Status::Skipped) {
-        documents.extend(document(folder, phase, step)?);
+        all.extend(documents(folder, phase, step)?);
     }
-    folder.write("report.html", &html::html(&documents))?;
-    folder.write("report.csv", &csv::csv_of(&documents))?;
-    folder.write("report.junit.xml", &junit::junit(&documents))?;
-    folder.write("report.md", &(steps(plan, endings) + &markdown::markdown(&documents)))?;
+    for (name, format) in
+        [("report.html", Format::Html), ("report.csv", Format::Csv), ("report.junit.xml", Format::Junit)]
+    {
+        folder.write(name, &report::render(format, &all))?;
+    }
+    folder.write("report.md", &(steps(plan, endings) + &report::render(Format::Markdown, &all)))?;
     eprintln!("report: {}", folder.path().join("report.html").display());
     Ok(())
 }
 
-/// What a step measured; nothing if it measured nothing.
-fn document(folder: &Folder, phase: &Phase, step: &Step) -> Result<Option<Document>, Failure> {
+/// What a step measured; nothing if it measured nothing. One that ended before it could write has left an empty file, and its ending
+/// says why.
+fn documents(folder: &Folder, phase: &Phase, step: &Step) -> Result<Vec<Document>, Failure> {
     let path = folder.path().join(Folder::of(phase, step)).join("results.json");
-    let mut text = String::new();
-    let failed = |e: &dyn std::fmt::Display| Failure::environment(format!("{}: {e}", path.display()));
-    match File::open(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(failed(&e)),
-        Ok(file) => file.take(DOCUMENT_BYTES_MAX).read_to_string(&mut text).map_err(|e| failed(&e))?,
-    };
-    // One that ended before it could write has left an empty file, and its ending says why.
-    if text.trim().is_empty() {
-        return Ok(None);
+    match std::fs::metadata(&path) {
+        Ok(file) if file.len() > 0 => report::read(&path),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::environment(format!("{}: {e}", path.display())))
+        }
+        _ => Ok(Vec::new()),
     }
-    Document::read(&text).map(Some).map_err(|e| failed(&e))
 }
 
 /// The steps as a table.

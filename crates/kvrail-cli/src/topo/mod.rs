@@ -9,7 +9,7 @@ mod tables;
 mod text;
 mod view;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -87,7 +87,7 @@ pub(crate) fn main(arguments: &Topo) -> Result<(), Failure> {
     };
     match &arguments.output {
         Some(file) => write_file(file, &written),
-        None => print(&written),
+        None => crate::sink::print(&written),
     }
 }
 
@@ -118,15 +118,4 @@ fn failure(error: &TopologyError) -> Failure {
 fn write_file(file: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(file, text)
         .map_err(|error| Failure::environment(format!("cannot write {}: {error}", file.display())))
-}
-
-/// Prints to stdout; a reader that has seen enough is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::environment(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
 }

@@ -294,6 +294,10 @@ impl Engine for Nixl {
         Ok(Box::new(Held::new(making, Arc::clone(registered), Arc::clone(&self.shared))?))
     }
 
+    fn completes_visible(&self) -> bool {
+        used::evidence(&self.shared.name) == used::FLUSHED
+    }
+
     fn needs_driving(&self) -> bool {
         !self.options.progress_thread
     }

@@ -10,6 +10,19 @@ use crate::used::{Fact, Rail, Used};
 
 const UNKNOWN: &str = "unknown";
 
+/// Each request of NIXL's UCX ends with a flush of the endpoint.
+pub(super) const FLUSHED: &str = "flushed";
+
+/// What proves that a write over a backend is visible at its target. LIBFABRIC asks for no delivery: there a write has ended when the
+/// provider says that it is complete.
+pub(super) fn evidence(backend: &str) -> &'static str {
+    match backend {
+        "UCX" => FLUSHED,
+        "LIBFABRIC" => "completed",
+        _ => UNKNOWN,
+    }
+}
+
 pub(super) fn used(shared: &Shared, options: &Options) -> Used {
     let said = shared.said();
     let installation = shared.library.installation();
@@ -26,7 +39,7 @@ pub(super) fn used(shared: &Shared, options: &Options) -> Used {
             .cloned()
     };
     let mut devices = Vec::new();
-    let evidence = match shared.name.as_str() {
+    match shared.name.as_str() {
         "UCX" => {
             fact("ucx", said.ucx.clone());
             fact("libucp", file("libucp"));
@@ -40,8 +53,6 @@ pub(super) fn used(shared: &Shared, options: &Options) -> Used {
                 fact("transports", None);
             }
             devices = said.ucx_devices();
-            // Each request ends with a flush of the endpoint.
-            "flushed"
         }
         "LIBFABRIC" => {
             fact("provider", said.provider.clone());
@@ -54,11 +65,9 @@ pub(super) fn used(shared: &Shared, options: &Options) -> Used {
             if !said.devices.is_empty() {
                 fact("rails opened", Some(said.devices.len().to_string()));
             }
-            // It asks for no delivery: a write has ended when the provider says that it is complete.
-            "completed"
         }
-        _ => UNKNOWN,
-    };
+        _ => {}
+    }
     fact("progress", Some(if options.progress_thread { "thread" } else { "caller" }.into()));
     fact(
         "requests",
@@ -82,7 +91,7 @@ pub(super) fn used(shared: &Shared, options: &Options) -> Used {
     Used {
         version: version.unwrap_or_else(|| UNKNOWN.into()),
         transport: shared.name.clone(),
-        evidence: evidence.into(),
+        evidence: evidence(&shared.name).into(),
         rails,
         facts,
         ofi: None,

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use kvrail_core::id::{PeerId, RemoteRail};
 use kvrail_core::time::Time;
-use kvrail_sys::libfabric::abi::{FI_COMPLETION, FI_MORE, fi_addr_t, fi_msg};
-use kvrail_sys::libfabric::{Info, outcome};
+use kvrail_sys::libfabric::Info;
+use kvrail_sys::libfabric::abi::{FI_COMPLETION, fi_addr_t, fi_msg};
 
 use super::book::Book;
 use super::context::Contexts;
-use super::endpoint::{Base, Bound, Buffers, Opening, PortError, give_back, receive_of};
+use super::endpoint::{Base, Bound, Buffers, Opening, PortError};
 use super::fragment::FRAGMENT_BYTES;
+use super::receives::Receives;
 
 /// How long a queue may give nothing at all while sends are in flight. Longer than devices try, and than an engine with default
 /// settings waits for a peer.
@@ -65,7 +66,7 @@ impl ControlShape {
     pub(super) const fn bytes(&self) -> usize {
         (self.sends + self.receives) * FRAGMENT_BYTES
             + Contexts::<SendEntry>::bytes(self.sends)
-            + Contexts::<()>::bytes(self.receives)
+            + Receives::bytes(self.receives)
     }
 }
 
@@ -75,9 +76,7 @@ pub(super) struct Control {
     /// Receives, then sends, [`FRAGMENT_BYTES`] each.
     buffers: Buffers,
     pub(super) sends: Contexts<SendEntry>,
-    receives: Contexts<()>,
-    /// Receives that are not posted.
-    unposted: Vec<u32>,
+    receives: Receives,
     /// Where messages go.
     pub(super) book: Book,
     /// Sends that the provider has not taken yet.
@@ -102,14 +101,11 @@ impl Control {
     pub(super) fn open(base: &Base, info: &Info, shape: ControlShape, key: u64) -> Result<Self, PortError> {
         let bound = Bound::open(base, info, &shape.opening)?;
         let buffers = Buffers::new(&base.domain, (shape.receives + shape.sends) * FRAGMENT_BYTES, key)?;
-        let mut receives = Contexts::new(shape.receives);
-        let unposted = std::iter::from_fn(|| receives.take(()).ok()).collect();
         let mut control = Self {
             bound,
             buffers,
             sends: Contexts::new(shape.sends),
-            receives,
-            unposted,
+            receives: Receives::new(shape.receives, shape.more),
             book: Book::new(shape.numbered),
             outbox: VecDeque::new(),
             failed_message: u64::MAX,
@@ -132,7 +128,7 @@ impl Control {
     /// A receive has ended: it is posted again by [`Control::post_receives`].
     #[inline]
     pub(super) fn received(&mut self, index: u32) {
-        give_back(&mut self.receives, &mut self.unposted, index);
+        self.receives.ended(index);
     }
 
     fn at(&self, buffer: usize) -> *mut c_void {
@@ -141,20 +137,13 @@ impl Control {
 
     /// Posts the receives that are not posted. What the provider does not take stays for the next call.
     pub(super) fn post_receives(&mut self) {
-        while let Some(&index) = self.unposted.last() {
-            let iov = libc::iovec { iov_base: self.at(index as usize), iov_len: FRAGMENT_BYTES };
-            let mut desc = self.buffers.desc;
-            let message = receive_of(&iov, &mut desc, self.receives.context(index));
-            let more = if self.shape.more && self.unposted.len() > 1 { FI_MORE } else { 0 };
-            // SAFETY: buffer `index` and its context belong to this receive alone until its completion came back; both
-            // outlive the endpoint, which is dropped first.
-            let result = unsafe { self.bound.endpoint.receive_message(&message, FI_COMPLETION | more) };
-            if outcome(result).is_err() {
-                // Taken up again at the next poll; a queue that stays full has receives posted.
-                break;
-            }
-            self.unposted.pop();
-        }
+        let base = self.at(0);
+        let place = |index: u32| libc::iovec {
+            iov_base: base.wrapping_byte_add(index as usize * FRAGMENT_BYTES),
+            iov_len: FRAGMENT_BYTES,
+        };
+        // SAFETY: the buffers are registered and outlive the endpoint, which is dropped first; each receive has one of its own.
+        unsafe { self.receives.post(&self.bound.endpoint, self.buffers.desc, place) };
     }
 
     /// Copies what came into a receive's buffer out of it.

@@ -21,14 +21,15 @@ use std::ffi::c_void;
 use kvrail_core::id::Token;
 use kvrail_sys::libfabric::abi::{
     self, FI_AV_TABLE, FI_COMPLETION, FI_DELIVERY_COMPLETE, FI_EAGAIN, FI_EAVAIL, FI_EINTR, FI_MORE,
-    FI_REMOTE_CQ_DATA, fi_addr_t, fi_cq_data_entry, fi_msg, fi_msg_rma, fi_rma_iov,
+    FI_REMOTE_CQ_DATA, fi_addr_t, fi_cq_data_entry, fi_msg_rma, fi_rma_iov,
 };
 use kvrail_sys::libfabric::{
     AddressVector, CompletionQueue, CqFailure, Domain, Endpoint, EventQueue, Fabric, FabricError, Info,
-    MemoryRegion, Registration, Wait, outcome,
+    MemoryRegion, Registration, Wait,
 };
 
 use super::context::Contexts;
+use super::receives::Receives;
 use crate::memory::{AllocateError, HugePages, Options, PrivateMemory};
 
 /// Completions that are read at once.
@@ -186,7 +187,7 @@ const IMMEDIATES_BUFFER_BYTES: usize = 64;
 impl Shape {
     /// Bytes of memory that a port of this shape takes, beside what the provider itself allocates.
     pub(super) const fn bytes(&self) -> usize {
-        Contexts::<OpEntry>::bytes(self.ops) + Contexts::<()>::bytes(self.receives)
+        Contexts::<OpEntry>::bytes(self.ops) + Receives::bytes(self.receives)
     }
 }
 
@@ -232,9 +233,7 @@ pub(super) struct Port {
     /// What immediates' receives point to, where they take receives.
     buffer: Option<Buffers>,
     pub(super) ops: Contexts<OpEntry>,
-    receives: Contexts<()>,
-    /// Receives that are not posted.
-    unposted: Vec<u32>,
+    receives: Receives,
     shape: Shape,
 }
 
@@ -254,10 +253,9 @@ impl Port {
             0 => None,
             _ => Some(Buffers::new(&base.domain, IMMEDIATES_BUFFER_BYTES, key)?),
         };
-        let mut receives = Contexts::new(shape.receives);
-        let unposted = std::iter::from_fn(|| receives.take(()).ok()).collect();
+        let receives = Receives::new(shape.receives, shape.more);
         let ops = Contexts::new(shape.ops);
-        let mut port = Self { bound, buffer, ops, receives, unposted, shape };
+        let mut port = Self { bound, buffer, ops, receives, shape };
         port.post_receives();
         Ok(port)
     }
@@ -274,28 +272,17 @@ impl Port {
     /// A receive has ended: it is posted again by [`Port::post_receives`].
     #[inline]
     pub(super) fn received(&mut self, index: u32) {
-        give_back(&mut self.receives, &mut self.unposted, index);
+        self.receives.ended(index);
     }
 
     /// Posts the receives that are not posted. What the provider does not take stays for the next call.
     #[inline]
     pub(super) fn post_receives(&mut self) {
         let Some(buffer) = &self.buffer else { return };
-        while let Some(&index) = self.unposted.last() {
-            let at = buffer.memory.as_ptr();
-            let iov = libc::iovec { iov_base: at.cast(), iov_len: IMMEDIATES_BUFFER_BYTES };
-            let mut desc = buffer.desc;
-            let message = receive_of(&iov, &mut desc, self.receives.context(index));
-            let more = if self.shape.more && self.unposted.len() > 1 { FI_MORE } else { 0 };
-            // SAFETY: the context belongs to this receive alone until its completion came back; it and the buffer outlive
-            // the endpoint. The buffer is shared by all receives, and read by nobody.
-            let result = unsafe { self.bound.endpoint.receive_message(&message, FI_COMPLETION | more) };
-            if outcome(result).is_err() {
-                // Taken up again at the next poll; a queue that stays full has receives posted.
-                break;
-            }
-            self.unposted.pop();
-        }
+        let iov_base = buffer.memory.as_ptr().cast();
+        let place = |_| libc::iovec { iov_base, iov_len: IMMEDIATES_BUFFER_BYTES };
+        // SAFETY: the buffer is registered and outlives the endpoint; all receives share it, and nobody reads it.
+        unsafe { self.receives.post(&self.bound.endpoint, buffer.desc, place) };
     }
 
     /// Posts a write, with an immediate if there is one. Results as of [`outcome`].
@@ -360,22 +347,4 @@ impl Port {
         };
         post(&message)
     }
-}
-
-/// A receive has ended and is to be posted again.
-#[inline]
-pub(super) fn give_back(receives: &mut Contexts<()>, unposted: &mut Vec<u32>, index: u32) {
-    // A completion that comes twice for one receive must not post it twice: both would fill one buffer.
-    if receives.release(index).is_some()
-        && let Ok(again) = receives.take(())
-    {
-        debug_assert_eq!(again, index, "contexts are handed out last in, first out");
-        unposted.push(again);
-    }
-}
-
-/// A receive from anybody.
-#[inline]
-pub(super) fn receive_of(iov: &libc::iovec, desc: &mut *mut c_void, context: *mut c_void) -> fi_msg {
-    fi_msg { msg_iov: iov, desc, iov_count: 1, addr: abi::FI_ADDR_UNSPEC, context, data: 0 }
 }

@@ -65,6 +65,7 @@ pub mod offers;
 mod open;
 mod peers;
 mod rail;
+mod receives;
 mod region;
 pub mod select;
 pub mod status;
