@@ -1,0 +1,1 @@
+//! Agents with NIXL's semantics over [`kvrail::Agent`].
