@@ -88,7 +88,7 @@ def _pickled_state(data: bytes) -> tuple[str, bytes]:
         raise _unreadable(f"{len(data)} bytes that begin like a pickle are none: {error}") from None
     if len(strings) == 2 and strings[0] not in _MODULES:
         raise _unreadable(
-            f"refused a pickle of {strings[0]}.{strings[1]}: only NIXL's descriptor lists are read, "
+            f"refused a pickle of {strings[0]}.{strings[1]}: only descriptor lists are read, "
             "and no pickle is run"
         )
     if seen != ["class", "EMPTY_TUPLE", "NEWOBJ", "state", "BUILD", "STOP"] or len(strings) != 2:
@@ -109,7 +109,8 @@ def _decode(name: str, state: bytes) -> DescList:
         raise _unreadable(f"memory type {segment} of a serialised list is unknown")
     descs: DescList
     if name == "nixlXferDList" and layout == b"nixlBDList":
-        table = fields.take(b"", count * _BASIC.size)
+        # An empty list has no table at all.
+        table = fields.take(b"", count * _BASIC.size) if count else b""
         descs = nixlBind.nixlXferDList(_SEGMENTS[segment], list(_BASIC.iter_unpack(table)))
     elif name == "nixlRegDList" and layout == b"nixlSDList":
         fields.require(count * (_BASIC.size + _Fields.OVERHEAD))
