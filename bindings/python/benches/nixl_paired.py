@@ -131,7 +131,12 @@ def summarise(row: Row, couples: list[list[float]]) -> dict[str, Any]:
         "text": row.text,
         "unit": row.unit,
         "kvrail": {"median": median, "low": min(kvrail), "high": max(kvrail), "all": kvrail},
-        "nixl": {"median": statistics.median(nixl), "low": min(nixl), "high": max(nixl), "all": nixl},
+        "nixl": {
+            "median": statistics.median(nixl),
+            "low": min(nixl),
+            "high": max(nixl),
+            "all": nixl,
+        },
         "ratio": {"median": ratio, "low": min(ratios), "high": max(ratios)},
         "missed": missed,
     }
@@ -162,7 +167,9 @@ def machine() -> dict[str, Any]:
     model = platform.processor()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
-            names = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
+            names = [
+                line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")
+            ]
         model = names[0] if names else model
     except OSError:
         pass
@@ -178,14 +185,22 @@ def machine() -> dict[str, Any]:
 def main() -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--nixl", required=True, metavar="PYTHON", help="an interpreter that has the real nixl")
+    parser.add_argument(
+        "--nixl", required=True, metavar="PYTHON", help="an interpreter that has the real nixl"
+    )
     parser.add_argument("--nixl-module", default="nixl", metavar="NAME")
-    parser.add_argument("--kvrail", required=True, metavar="PYTHON", help="an interpreter that has kvrail")
+    parser.add_argument(
+        "--kvrail", required=True, metavar="PYTHON", help="an interpreter that has kvrail"
+    )
     parser.add_argument("--kvrail-module", default="kvrail.nixl", metavar="NAME")
     parser.add_argument("--kvrail-path", metavar="DIR", help="PYTHONPATH of kvrail's side")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--workload", action="append", choices=WORKLOADS, help="these only; may be repeated")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds for one workload of one side")
+    parser.add_argument(
+        "--workload", action="append", choices=WORKLOADS, help="these only; may be repeated"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=300, help="seconds for one workload of one side"
+    )
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured")
     parser.add_argument("--check", action="store_true", help="exit 1 when a target is missed")
     arguments = parser.parse_args()
@@ -208,7 +223,9 @@ def main() -> int:
     print(table(summaries))
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine(), "pairs": arguments.pairs, "rows": summaries}, file, indent=2)
+            json.dump(
+                {"machine": machine(), "pairs": arguments.pairs, "rows": summaries}, file, indent=2
+            )
             file.write("\n")
     missed = [row for row in summaries if row["missed"]]
     for row in missed:

@@ -344,7 +344,13 @@ def target(module: str) -> dict[str, float]:
 def main() -> None:
     """Run the workload that the command line names."""
     workload, module = sys.argv[1:]
-    workloads = {"import": import_, "calls": calls, "local": local, "peers": peers, "target": target}
+    workloads = {
+        "import": import_,
+        "calls": calls,
+        "local": local,
+        "peers": peers,
+        "target": target,
+    }
     figures = workloads[workload](module)
     print("RESULT " + json.dumps(figures), flush=True)
     sys.stderr.flush()
