@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""kvrail.nixl beside the real nixl: the same calls through the same Python API, in turns, in fresh processes.
+"""kvrail.nixl beside the real nixl: the same calls through the same Python API, in turns, in fresh
+processes.
 
     nixl_paired.py --nixl VENV/bin/python --kvrail VENV/bin/python [--kvrail-path SITE] [--check]
 
-Each pair runs every workload once on each side, the order changing from pair to pair; a row's figure is the median
-over the pairs, its ratio the median of the ratios within them, and its spread the lowest and highest. A bandwidth
-counts only when every byte was verified: a pattern of position and iteration at the source, poison at the target.
-stdout is the table (--json FILE writes everything); with --check the exit status is 1 when a target is missed, and
-it is 2 whenever a side could not be measured.
+Each pair runs every workload once on each side, the order changing from pair to pair; a row's
+figure is the median over the pairs, its ratio the median of the ratios within them, and its spread
+the lowest and highest. A bandwidth counts only when every byte was verified: a pattern of position
+and iteration at the source, poison at the target. stdout is the table (--json FILE writes
+everything); with --check the exit status is 1 when a target is missed, and it is 2 whenever a side
+could not be measured.
 """
 
 from __future__ import annotations
@@ -155,7 +157,8 @@ def table(summaries: list[dict[str, Any]]) -> str:
     for row in summaries:
         ratio = row["ratio"]
         lines.append(
-            f"| {row['text']} | {figure(row['kvrail'], row['unit'])} | {figure(row['nixl'], row['unit'])} "
+            f"| {row['text']} | {figure(row['kvrail'], row['unit'])} "
+            f"| {figure(row['nixl'], row['unit'])} "
             f"| {ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f}) "
             f"| {'; '.join(row['missed']) or 'kept'} |"
         )

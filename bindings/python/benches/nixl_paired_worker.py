@@ -2,8 +2,8 @@
 
     nixl_paired_worker.py WORKLOAD MODULE
 
-Prints `RESULT {row: figure}`, in seconds or bytes per second, and leaves by `os._exit`: the real nixl crashes when
-an interpreter ends in order.
+Prints `RESULT {row: figure}`, in seconds or bytes per second, and leaves by `os._exit`: the real
+nixl crashes when an interpreter ends in order.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Memory:
         self.registered = agent.register_memory([(self.base, size, 0, "")], "DRAM")
 
     def chunks(self, blocks: Any, salt: int) -> Any:
-        """What the blocks hold in an iteration, some at a time: words of position in the order, and salt."""
+        """What the blocks hold in an iteration, some at a time: words of position in the order, and
+        salt.
+        """
         numpy = self.numpy
         words = BLOCK // 8
         mixed = numpy.arange(CHUNK * words, dtype=numpy.uint64) * numpy.uint64(MIX)
