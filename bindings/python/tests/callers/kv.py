@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memory import POISON, Bytes, address, pattern, poisoned
+from memory import POISON, Memory, pattern
 
 HEAD_BYTES = 1024
 
@@ -56,38 +56,37 @@ class Cache:
         self.shape = shape
         self.rank = rank
         self.block_bytes = shape.block_bytes(rank)
-        pairs = [poisoned(shape.blocks * self.block_bytes) for _ in range(shape.regions)]
-        self.regions = [view for view, _ in pairs]
-        self._allocations = [whole for _, whole in pairs]
-        # What every byte of the allocations should be; transfers that are asked for are entered here.
-        self._expected = [whole.copy() for whole in self._allocations]
+        self.regions = [Memory(shape.blocks * self.block_bytes) for _ in range(shape.regions)]
 
     def registration(self) -> list[tuple[int, int, int, str]]:
-        return [(address(region), region.nbytes, 0, "") for region in self.regions]
+        return [(region.address, region.nbytes, 0, "") for region in self.regions]
 
     def bases(self) -> list[int]:
-        return [address(region) for region in self.regions]
+        return [region.address for region in self.regions]
 
     def fill(self, request: Request) -> None:
         for region, at, content in self._content(request, request.source_blocks):
-            self.regions[region][at : at + HEAD_BYTES] = content
+            self.regions[region].bytes[at : at + HEAD_BYTES] = content
 
     def free(self, request: Request) -> None:
         """The blocks go to another request, which overwrites them at once."""
         for region in self.regions:
             for block in request.source_blocks:
-                region[block * self.block_bytes : (block + 1) * self.block_bytes] = POISON ^ 0xFF
+                at = block * self.block_bytes
+                region.bytes[at : at + self.block_bytes] = POISON ^ 0xFF
 
     def expect(self, request: Request) -> None:
         for region, at, content in self._content(request, request.target_blocks):
-            whole = self._expected[region]
-            at += address(self.regions[region]) - address(self._allocations[region])
-            whole[at : at + HEAD_BYTES] = content
+            self.regions[region].expect(at, content)
 
     def wrong_bytes(self) -> int:
+        return sum(region.wrong_bytes() for region in self.regions)
+
+    def wrong_bytes_of(self, request: Request) -> int:
+        """Of one request's blocks alone, to be asked the moment that they are said to be there."""
         return sum(
-            int(np.count_nonzero(found != expected))
-            for found, expected in zip(self._allocations, self._expected, strict=True)
+            int(np.count_nonzero(self.regions[region].bytes[at : at + HEAD_BYTES] != content))
+            for region, at, content in self._content(request, request.target_blocks)
         )
 
     def _content(self, request: Request, blocks: list[int]) -> Any:

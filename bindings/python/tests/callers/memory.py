@@ -30,18 +30,32 @@ def pattern(nbytes: int, *name: object) -> Bytes:
     return words.view(np.uint8)[:nbytes]
 
 
-def poisoned(nbytes: int, before: int = 192, after: int = 320) -> tuple[Bytes, Bytes]:
-    """A view of memory that nothing was written to, inside a larger allocation: (view, all of it)."""
-    whole = np.full(before + nbytes + after, POISON, dtype=np.uint8)
-    return whole[before : before + nbytes], whole
-
-
 def address(array: Bytes) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def wrong_bytes(found: Bytes, expected: Bytes) -> int:
-    """How many bytes are not what they should be; the whole of both is compared."""
-    if found.shape != expected.shape:
-        raise ValueError(f"{found.shape} compared with {expected.shape}")
-    return int(np.count_nonzero(found != expected))
+class Memory:
+    """Poisoned memory inside a larger allocation, with a copy of what all of it should hold."""
+
+    def __init__(self, nbytes: int, before: int = 192, after: int = 320):
+        self._whole = np.full(before + nbytes + after, POISON, dtype=np.uint8)
+        self._expected = self._whole.copy()
+        self._before = before
+        self.bytes = self._whole[before : before + nbytes]
+        self.address = address(self.bytes)
+        self.nbytes = nbytes
+
+    def fill(self, *name: object) -> None:
+        """The pattern of that name in all of it; it is expected to stay."""
+        content = pattern(self.nbytes, *name)
+        self.bytes[:] = content
+        self.expect(0, content)
+
+    def expect(self, at: int, content: Bytes) -> None:
+        """Enters what a transfer that was asked for is to put there."""
+        start = self._before + at
+        self._expected[start : start + len(content)] = content
+
+    def wrong_bytes(self) -> int:
+        """How many bytes of the whole allocation are not what they should be."""
+        return int(np.count_nonzero(self._whole != self._expected))
