@@ -28,6 +28,8 @@ class Implementation:
     """Whose `nixl` a scene imports: the interpreter that has it, and what its environment needs."""
 
     name: str
+    #: `kvrail` or `real`.
+    package: str
     python: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -94,14 +96,14 @@ class Process:
         self.ended(timeout_s)
         return self._result[0]
 
-    def ended(self, timeout_s: float = 30.0) -> None:
-        """Waits for the process and demands that it ended without a signal and with status 0."""
+    def ended(self, timeout_s: float = 30.0, expected: int = 0) -> None:
+        """Waits for the process and demands that it ended with that status (negative: by that signal)."""
         try:
             status = self.child.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.child.kill()
             raise Failed(f"{self.name} did not exit within {timeout_s} s:\n{self.output}") from None
-        if status != 0:
+        if status != expected:
             raise Failed(f"{self.name} {_ending(status)}:\n{self.output}")
 
     def _read(self, timeout_s: float) -> tuple[str, Any]:
@@ -146,7 +148,7 @@ class Scene:
                     "function": role.function,
                     "arguments": dict(role.arguments),
                     "links": {peer: end.fileno() for peer, end in links[name].items()},
-                    "implementation": implementation.name,
+                    "implementation": implementation.package,
                     "deadline_s": deadline_s,
                 }
                 with output.open("wb") as sink:

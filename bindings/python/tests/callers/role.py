@@ -87,11 +87,17 @@ def finish(agent: Any, handle: Any, timeout_s: float = PATIENCE_S) -> str:
     return until(state, "the end of a transfer", timeout_s)
 
 
-def run(*functions: Callable[..., Any]) -> None:
-    """Runs the role that the command line names, and ends the process."""
-    spec = json.loads(sys.argv[1])
+def specification() -> dict[str, Any]:
+    """What the command line says; from here on the process has a deadline."""
+    spec: dict[str, Any] = json.loads(sys.argv[1])
     # The test's own deadline comes first; this one ends what a test that died left behind.
     faulthandler.dump_traceback_later(spec["deadline_s"] + 30, exit=True)
+    return spec
+
+
+def run(*functions: Callable[..., Any]) -> None:
+    """Runs the role that the command line names, and ends the process."""
+    spec = specification()
     status = 1
     try:
         stage = Stage(spec)
