@@ -14,7 +14,7 @@ use super::error::{Failure, raised};
 use super::facts;
 use super::foreign::{self, name_of};
 use super::inbox::{self, Notification};
-use super::own::Own;
+use crate::own::Own;
 use super::peer::{Peer, Server};
 use super::region::{Region, RegionCell};
 use super::slices::Given;
@@ -24,6 +24,10 @@ use super::wait;
 use super::wake::{Subscribers, Wakeups};
 
 /// One process's endpoint: owns rails, regions and the acquaintance with peers.
+///
+/// A context manager; usable from any thread. Settings that are not given have the defaults that
+/// `config()` shows; the environment overrides them unless `ignore_environment` is set. Times are in
+/// seconds.
 #[pyclass(frozen, weakref, subclass, module = "kvrail")]
 pub(crate) struct Agent {
     shared: Own<Arc<Shared>>,
@@ -108,31 +112,41 @@ impl Agent {
         Ok(Self { shared: Own::new(shared) })
     }
 
+    /// Its name; agents that meet need different ones.
     #[getter]
     fn name(&self) -> PyResult<&str> {
         Ok(self.agent()?.name())
     }
 
+    /// Its life: random, so that a restarted process is a different agent.
     #[getter]
     fn incarnation(&self) -> PyResult<String> {
         Ok(self.agent()?.incarnation().to_string())
     }
 
+    /// Its transports, in order of preference.
     #[getter]
     fn transports(&self) -> PyResult<Vec<&'static str>> {
         Ok(self.agent()?.transports())
     }
 
+    /// Registers memory with every transport.
+    ///
+    /// Takes NumPy arrays, torch tensors, whatever speaks DLPack, the CUDA array interface or the buffer
+    /// protocol, and `kvrail.shared`. The memory is kept alive as long as it is registered. It must be
+    /// writable, and one block without gaps (in any order of dimensions).
     fn register(&self, py: Python<'_>, memory: Bound<'_, PyAny>) -> PyResult<Region> {
         let mut regions = self.register_list(py, vec![memory])?;
         regions.pop().ok_or_else(|| PyValueError::new_err("nothing to register"))
     }
 
+    /// Registers a list at once: much cheaper than one by one, and all or nothing.
     fn register_many(&self, py: Python<'_>, memory: &Bound<'_, PyAny>) -> PyResult<Vec<Region>> {
         let list: Vec<Bound<'_, PyAny>> = memory.try_iter()?.collect::<PyResult<_>>()?;
         self.register_list(py, list)
     }
 
+    /// What a peer imports with `connect`: this agent's addresses and its regions, or only some of them.
     #[pyo3(signature = (regions=None))]
     fn metadata<'py>(
         &self,
@@ -151,6 +165,9 @@ impl Agent {
         Ok(PyBytes::new(py, &bytes.map_err(raised)?))
     }
 
+    /// Listens for peers that `connect`: at "HOST:PORT", or at a port of loopback. Port 0 is any.
+    ///
+    /// Anyone who reaches the port may connect: choose the address accordingly.
     fn serve(&self, py: Python<'_>, address: &Bound<'_, PyAny>) -> PyResult<Server> {
         let agent = self.agent()?;
         let address = match address.extract::<u16>() {
@@ -164,6 +181,10 @@ impl Agent {
         server.map(Server::new).map_err(raised)
     }
 
+    /// Connects to a peer: by its metadata, or by the "HOST:PORT" where it serves.
+    ///
+    /// An address is tried until somebody answers, at most for `timeout`. Metadata of a known peer adds
+    /// its regions to what is known; metadata of a restarted one makes a new peer.
     #[pyo3(signature = (target, *, timeout=30.0))]
     fn connect(&self, py: Python<'_>, target: &Bound<'_, PyAny>, timeout: f64) -> PyResult<Peer> {
         let agent = self.agent()?;
@@ -179,18 +200,23 @@ impl Agent {
         wait::aside(py, move || agent.connect_to(&address, deadline))?.map(Peer::new).map_err(raised)
     }
 
+    /// All peers that were imported.
     #[getter]
     fn peers(&self, py: Python<'_>) -> PyResult<Vec<Peer>> {
         let agent = self.agent()?;
         Ok(py.detach(|| agent.peers()).into_iter().map(Peer::new).collect())
     }
 
+    /// The peer of that name that was imported last, or `KeyError`.
     fn peer(&self, py: Python<'_>, name: &str) -> PyResult<Peer> {
         let agent = self.agent()?;
         let peer = py.detach(|| agent.peer(name)).map(Peer::new);
         peer.ok_or_else(|| PyKeyError::new_err(name.to_owned()))
     }
 
+    /// Pairs local with remote slices, one by one, of equal lengths: checked, coalesced, divided among rails.
+    ///
+    /// Everything that can be decided before the first byte moves is decided here, once.
     fn prepare(
         &self,
         py: Python<'_>,
@@ -223,17 +249,20 @@ impl Agent {
         Ok(Plan::new(plan, cells))
     }
 
+    /// Sends a message: it arrives exactly once, as a notification, independently of transfers.
     fn send(&self, py: Python<'_>, peer: &Bound<'_, Peer>, message: &Bound<'_, PyAny>) -> PyResult<()> {
         let (agent, peer) = (self.agent()?, peer.get().peer()?);
         let message = self::message(message)?;
         py.detach(|| agent.send(peer, message)).map_err(raised)
     }
 
+    /// The next notification, if there is one.
     fn poll_notification(&self, py: Python<'_>) -> PyResult<Option<Notification>> {
         let agent = self.agent()?;
         Ok(py.detach(|| agent.poll_notification()).map(Notification::new))
     }
 
+    /// The next notification; `WaitTimeout` when none comes in time.
     #[pyo3(signature = (timeout=30.0))]
     fn wait_notification(&self, py: Python<'_>, timeout: f64) -> PyResult<Notification> {
         let agent = self.agent()?;
@@ -250,6 +279,9 @@ impl Agent {
         result.map(Notification::new).map_err(raised)
     }
 
+    /// Notifications as they come, for `for` and `async for`, until the agent is closed.
+    ///
+    /// With a timeout, a step that waits longer raises `WaitTimeout`.
     #[pyo3(signature = (*, timeout=None))]
     fn notifications<'py>(this: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         if let Some(timeout) = timeout {
@@ -290,6 +322,7 @@ impl Agent {
         Ok(())
     }
 
+    /// News of peers since the last call: ready, lost, routes down and up, transfers that failed there.
     fn events<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let agent = self.agent()?;
         // Only those that are there now: who reads on while more comes would never end.
@@ -305,25 +338,30 @@ impl Agent {
         events.iter().map(|event| dict(py, event)).collect()
     }
 
+    /// Makes progress once, for agents without a progress thread. True: call again.
     fn progress(&self, py: Python<'_>) -> PyResult<bool> {
         let agent = self.agent()?;
         Ok(py.detach(|| agent.progress()))
     }
 
+    /// What was counted: bytes, transfers, ops by rail, distributions of latencies.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let agent = self.agent()?;
         dict(py, &py.detach(|| facts::stats(&agent.stats())))
     }
 
+    /// What it runs on: transports, rails, who chose them, and what was passed over and why.
     fn facts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let agent = self.agent()?;
         dict(py, &py.detach(|| facts::facts(&agent.facts())))
     }
 
+    /// Every setting with its value, its unit, and where the value came from.
     fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         dict(py, &facts::config(self.agent()?.config()))
     }
 
+    /// Ends the agent: cancels its transfers, tells its peers, waits for the drain. Twice is harmless.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let agent = self.agent()?;
         py.detach(|| agent.close()).map_err(raised)

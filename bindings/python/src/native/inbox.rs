@@ -25,11 +25,13 @@ impl Notification {
         ("peer_name", "message")
     }
 
+    /// Who sent it.
     #[getter]
     fn peer_name(&self) -> &str {
         &self.notification.peer_name
     }
 
+    /// What it said: input from outside.
     #[getter]
     fn message<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &self.notification.message)

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::error::raised;
-use super::own::Own;
+use crate::own::Own;
 
 /// An allocation; lives as long as this object, its views, and whatever is registered of it.
 #[pyclass(frozen, subclass, module = "kvrail")]
@@ -37,11 +37,13 @@ impl Allocation {
         Ok(Self { memory: Own::new(memory.map_err(raised)?) })
     }
 
+    /// Address of the first byte.
     #[getter]
     fn address(&self) -> PyResult<u64> {
         Ok(self.memory()?.base())
     }
 
+    /// Bytes.
     #[getter]
     fn nbytes(&self) -> PyResult<usize> {
         Ok(self.memory()?.len())

@@ -10,11 +10,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::error::{Failure, raised};
-use super::own::Own;
+use crate::own::Own;
 use super::region::{RemoteRegion, read_key};
 use super::wait;
 
-/// A remote agent in one of its lives.
+/// A remote agent in one of its lives: a restarted process is another peer.
 #[pyclass(frozen, module = "kvrail")]
 pub(crate) struct Peer {
     peer: Own<kvrail::Peer>,
@@ -34,26 +34,31 @@ impl Peer {
 
 #[pymethods]
 impl Peer {
+    /// The name that it gave itself.
     #[getter]
     fn name(&self) -> &str {
         &self.name
     }
 
+    /// Its life.
     #[getter]
     fn incarnation(&self) -> PyResult<String> {
         Ok(self.peer()?.incarnation().to_string())
     }
 
+    /// The transport that reaches it.
     #[getter]
     fn transport(&self) -> PyResult<&'static str> {
         Ok(self.peer()?.transport())
     }
 
+    /// The same with what was preferred and passed over, and why.
     #[getter]
     fn transport_choice(&self) -> PyResult<String> {
         Ok(self.peer()?.transport_choice().to_string())
     }
 
+    /// How far the acquaintance goes.
     #[getter]
     fn state(&self, py: Python<'_>) -> PyResult<&'static str> {
         let peer = self.peer()?;
@@ -64,6 +69,7 @@ impl Peer {
         })
     }
 
+    /// Waits until both agents know each other. Nobody has to: what is posted earlier begins then.
     #[pyo3(signature = (timeout=30.0))]
     fn wait_ready(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let peer = self.peer()?;
@@ -81,6 +87,7 @@ impl Peer {
         }
     }
 
+    /// Its regions that were imported, by number.
     #[getter]
     fn regions(&self, py: Python<'_>) -> PyResult<Vec<RemoteRegion>> {
         let peer = self.peer()?;
@@ -88,6 +95,7 @@ impl Peer {
         Ok(regions.iter().map(|region| RemoteRegion::new(peer, region)).collect())
     }
 
+    /// Its region of that number, or of that `key`, which tells tenants of one number apart.
     fn region(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<RemoteRegion> {
         let peer = self.peer()?;
         let (id, generation) = read_key(key)?;
@@ -106,6 +114,7 @@ impl Peer {
         }
     }
 
+    /// Forgets it: its transfers drain and fail, its plans become errors.
     fn disconnect(&self, py: Python<'_>) -> PyResult<()> {
         let peer = self.peer()?;
         py.detach(|| peer.disconnect());
@@ -135,7 +144,7 @@ impl Peer {
     }
 }
 
-/// Where peers meet this agent; ends when it is closed or dropped. Peers that came stay connected.
+/// Where peers meet an agent, until it is closed; peers that came stay connected. A context manager.
 #[pyclass(frozen, module = "kvrail")]
 pub(crate) struct Server {
     server: Own<Mutex<Option<Arc<rendezvous::Server>>>>,
@@ -153,16 +162,19 @@ impl Server {
 
 #[pymethods]
 impl Server {
+    /// Where it listens.
     #[getter]
     fn host(&self) -> &str {
         &self.host
     }
 
+    /// The port; the one that the system chose when 0 was asked for.
     #[getter]
     fn port(&self) -> u16 {
         self.port
     }
 
+    /// Both, as `Agent.connect` takes it.
     #[getter]
     fn address(&self) -> String {
         match self.host.contains(':') {
@@ -171,6 +183,7 @@ impl Server {
         }
     }
 
+    /// The next peer that came; `WaitTimeout` when none comes in time.
     #[pyo3(signature = (timeout=30.0))]
     fn accept(&self, py: Python<'_>, timeout: f64) -> PyResult<Peer> {
         let timeout = wait::timeout(timeout)?;
@@ -193,6 +206,7 @@ impl Server {
         }
     }
 
+    /// Stops listening.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let server = self.server.get()?;
         py.detach(|| drop(server.lock().take()));

@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::error::{Failure, raised};
 use super::foreign::name_of;
-use super::own::Own;
+use crate::own::Own;
 use super::slices::{Side, Sliced, Slices, key};
 use super::wait;
 
@@ -59,7 +59,9 @@ impl RegionCell {
     }
 }
 
-/// Memory that is registered with every transport of an agent.
+/// Registered memory. It holds the memory; its slices and plans hold it; dropping the last deregisters.
+///
+/// A context manager: leaving it deregisters.
 #[pyclass(frozen, weakref, module = "kvrail")]
 pub(crate) struct Region {
     cell: Own<Arc<RegionCell>>,
@@ -96,22 +98,26 @@ impl Region {
 
 #[pymethods]
 impl Region {
+    /// Number and generation: by it another process finds the region, with `peer.region(key)`.
     #[getter]
     fn key<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let cell = self.cell.get()?;
         key(py, cell.id, cell.generation)
     }
 
+    /// Bytes.
     #[getter]
     fn nbytes(&self) -> u64 {
         self.nbytes
     }
 
+    /// Address of the first byte.
     #[getter]
     fn address(&self) -> u64 {
         self.address
     }
 
+    /// Where the bytes are: "cpu", "cuda:0".
     #[getter]
     fn device(&self) -> String {
         device(self.device)
@@ -123,6 +129,7 @@ impl Region {
         self.source.clone_ref(py)
     }
 
+    /// Whether it still is.
     #[getter]
     fn registered(&self) -> PyResult<bool> {
         Ok(self.cell.get()?.is_registered())
@@ -132,6 +139,9 @@ impl Region {
         self.sliced()?.item(item)
     }
 
+    /// Blocks of one size by index: block `i` begins at `start + i * stride`. Default: all that fit.
+    ///
+    /// `indices` may be a NumPy array; there is no Python loop over it.
     #[pyo3(signature = (block_bytes, indices=None, *, start=0, stride=None))]
     fn blocks(
         &self,
@@ -143,10 +153,12 @@ impl Region {
         self.sliced()?.blocks(block_bytes, indices, start, stride)
     }
 
+    /// Slices at these offsets, of one length or of one each.
     fn slices(&self, offsets: &Bound<'_, PyAny>, lengths: &Bound<'_, PyAny>) -> PyResult<Slices> {
         self.sliced()?.slices(offsets, lengths)
     }
 
+    /// Copies bytes out.
     #[pyo3(signature = (offset=0, length=None))]
     fn read<'py>(&self, py: Python<'py>, offset: u64, length: Option<u64>) -> PyResult<Bound<'py, PyBytes>> {
         let cell = self.cell.get()?;
@@ -164,12 +176,16 @@ impl Region {
         })
     }
 
+    /// Copies bytes in.
     #[pyo3(signature = (data, offset=0))]
     fn write(&self, py: Python<'_>, data: &Bound<'_, PyBytes>, offset: usize) -> PyResult<()> {
         let (memory, bytes) = (self.cell.get()?.memory()?, data.as_bytes());
         py.detach(|| memory.write(offset, bytes)).map_err(raised)
     }
 
+    /// Ends the registration and waits until nothing touches the memory any more. Twice is harmless.
+    ///
+    /// After `WaitTimeout` it goes on by itself, and the memory is kept until then.
     #[pyo3(signature = (timeout=30.0))]
     fn deregister(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout: Duration = wait::timeout(timeout)?;
@@ -244,26 +260,31 @@ impl RemoteRegion {
 
 #[pymethods]
 impl RemoteRegion {
+    /// Whose.
     #[getter]
     fn peer_name(&self) -> &str {
         &self.peer_name
     }
 
+    /// Number and generation, as the peer's own `Region.key`.
     #[getter]
     fn key<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         key(py, self.id, self.generation)
     }
 
+    /// Bytes.
     #[getter]
     fn nbytes(&self) -> u64 {
         self.nbytes
     }
 
+    /// Address in the peer's process: to find a region by, not to be used here.
     #[getter]
     fn address(&self) -> u64 {
         self.address
     }
 
+    /// Where the bytes are: "cpu", "cuda:0".
     #[getter]
     fn device(&self) -> String {
         device(self.device)
@@ -273,6 +294,7 @@ impl RemoteRegion {
         self.sliced().item(item)
     }
 
+    /// Blocks of one size by index: block `i` begins at `start + i * stride`. Default: all that fit.
     #[pyo3(signature = (block_bytes, indices=None, *, start=0, stride=None))]
     fn blocks(
         &self,
@@ -284,6 +306,7 @@ impl RemoteRegion {
         self.sliced().blocks(block_bytes, indices, start, stride)
     }
 
+    /// Slices at these offsets, of one length or of one each.
     fn slices(&self, offsets: &Bound<'_, PyAny>, lengths: &Bound<'_, PyAny>) -> PyResult<Slices> {
         self.sliced().slices(offsets, lengths)
     }

@@ -14,10 +14,12 @@ use pyo3::types::{PySlice, PyTuple};
 
 use super::error::{Failure, raised};
 use super::integers::{self, Integers};
-use super::own::Own;
+use crate::own::Own;
 use super::region::{Region, RegionCell, RemoteRegion};
 
-/// An ordered list of slices of one side.
+/// An ordered list of slices of one side: slice `i` of one side is paired with slice `i` of the other.
+///
+/// Made by `region[start:stop]`, `region.blocks(…)` and `region.slices(…)`; joined by `+` and `concat`.
 #[pyclass(frozen, module = "kvrail")]
 pub(crate) struct Slices {
     list: Descriptors,
@@ -164,6 +166,7 @@ impl Slices {
         usize::try_from(self.list.len()).unwrap_or(usize::MAX)
     }
 
+    /// Sum of the slices' lengths.
     #[getter]
     fn nbytes(&self) -> u64 {
         self.list.bytes()

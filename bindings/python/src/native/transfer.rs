@@ -1,5 +1,6 @@
 //! Plans, and the transfers that post them.
 
+use std::ffi::CString;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,14 +15,14 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 
 use super::error::{Failure, raised};
 use super::foreign::name_of;
-use super::own::Own;
+use crate::own::Own;
 use super::peer::Peer;
 use super::region::RegionCell;
 use super::value::{Value, dict};
 use super::wait;
 use super::wake::{Subscribers, Wakeups};
 
-/// Local slices paired with a peer's: checked, coalesced, divided among rails; posted as often as wanted.
+/// Local slices paired with a peer's, prepared once and posted as often as wanted, from any thread.
 #[pyclass(frozen, weakref, module = "kvrail")]
 pub(crate) struct Plan {
     held: Own<Arc<Held>>,
@@ -88,6 +89,10 @@ impl Plan {
 
 #[pymethods]
 impl Plan {
+    /// Moves bytes from the local slices to the remote ones.
+    ///
+    /// `notify` is delivered at the peer once every byte is visible there. A transfer that has not ended
+    /// within `timeout` fails; default: the agent's.
     #[pyo3(signature = (*, notify=None, timeout=None))]
     fn write(
         &self,
@@ -98,6 +103,7 @@ impl Plan {
         self.post(py, Direction::Write, notify, timeout)
     }
 
+    /// Moves bytes from the remote slices to the local ones. `notify` tells the peer that they have left.
     #[pyo3(signature = (*, notify=None, timeout=None))]
     fn read(
         &self,
@@ -108,16 +114,19 @@ impl Plan {
         self.post(py, Direction::Read, notify, timeout)
     }
 
+    /// Bytes that one posting moves.
     #[getter]
     fn nbytes(&self) -> PyResult<u64> {
         Ok(self.held.get()?.plan.bytes())
     }
 
+    /// Fabric ops of one posting, after coalescing and striping.
     #[getter]
     fn ops(&self) -> PyResult<usize> {
         Ok(self.held.get()?.plan.ops())
     }
 
+    /// Whom it concerns.
     #[getter]
     fn peer(&self) -> PyResult<Peer> {
         Ok(Peer::new(self.held.get()?.plan.peer()))
@@ -141,7 +150,7 @@ impl Plan {
     }
 }
 
-/// One posting of a plan, in flight or ended.
+/// One posting of a plan. `await` it or `wait` for it; dropping it in flight cancels it.
 #[pyclass(frozen, weakref, module = "kvrail")]
 pub(crate) struct Transfer {
     flight: Own<Flight>,
@@ -169,15 +178,20 @@ impl Transfer {
 
 #[pymethods]
 impl Transfer {
+    /// Whether it has ended, well or badly.
     #[getter]
     fn done(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.ended(py)?.is_some())
     }
 
+    /// The report, if it has ended; raises if it ended badly.
     fn poll(&self, py: Python<'_>) -> PyResult<Option<Report>> {
         self.ended(py)?.map(|result| result.map(Report).map_err(raised)).transpose()
     }
 
+    /// Waits for the end, at the latest soon after the transfer's own timeout.
+    ///
+    /// With a timeout, `WaitTimeout` means that it goes on; other errors mean that it ended badly.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Report> {
         let flight = self.flight.get()?;
@@ -199,6 +213,7 @@ impl Transfer {
         }
     }
 
+    /// Asks for an early end and returns at once. The transfer drains and then ends as cancelled.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         let flight = self.flight.get()?;
         py.detach(|| flight.transfer.cancel());
@@ -219,6 +234,7 @@ impl Transfer {
         dict(py, &entries).map(Some)
     }
 
+    /// What was posted.
     #[getter]
     fn plan(&self) -> PyResult<Plan> {
         Ok(Plan { held: Own::new(self.flight.get()?.held.clone()) })
@@ -253,20 +269,6 @@ impl Transfer {
         Ok(())
     }
 
-    fn __del__(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(flight) = self.flight.peek() else { return Ok(()) };
-        if flight.transfer.is_ended() {
-            return Ok(());
-        }
-        let peer = flight.held.plan.peer();
-        let message = format!(
-            "a transfer with {} was dropped in flight and is cancelled: keep it, and wait for it",
-            peer.name()
-        );
-        let category = py.get_type::<PyResourceWarning>();
-        PyErr::warn(py, &category, &std::ffi::CString::new(message)?, 1)
-    }
-
     fn __repr__(&self) -> String {
         let Some(flight) = self.flight.peek() else { return "<kvrail.Transfer of another process>".into() };
         let state = match flight.transfer.is_ended().then(|| flight.transfer.poll()).flatten() {
@@ -279,6 +281,29 @@ impl Transfer {
     }
 }
 
+impl Drop for Transfer {
+    /// Says that a transfer which nobody waits for is cancelled: the drop of its handle would do it in silence.
+    fn drop(&mut self) {
+        let Some(flight) = self.flight.peek().filter(|flight| !flight.transfer.is_ended()) else { return };
+        let peer = flight.held.plan.peer();
+        let message = format!(
+            "a transfer with {} was dropped in flight and is cancelled: keep it, and wait for it",
+            peer.name()
+        );
+        let Ok(message) = CString::new(message) else { return };
+        Python::try_attach(|py| {
+            // An exception may be on its way through the frame that drops this.
+            let underway = PyErr::take(py);
+            if let Err(error) = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &message, 1) {
+                error.write_unraisable(py, None);
+            }
+            if let Some(underway) = underway {
+                underway.restore(py);
+            }
+        });
+    }
+}
+
 /// How a transfer ended well.
 #[pyclass(frozen, eq, module = "kvrail")]
 #[derive(PartialEq)]
@@ -286,31 +311,37 @@ pub(crate) struct Report(kvrail::Report);
 
 #[pymethods]
 impl Report {
+    /// Bytes moved.
     #[getter]
     fn nbytes(&self) -> u64 {
         self.0.bytes
     }
 
+    /// Fabric ops that moved them.
     #[getter]
     fn ops(&self) -> u32 {
         self.0.ops
     }
 
+    /// Ops that were posted again, on another route or after a failure.
     #[getter]
     fn retried_ops(&self) -> u32 {
         self.0.retried_ops
     }
 
+    /// Seconds from the posting to its first op on the fabric.
     #[getter]
     fn queued(&self) -> f64 {
         self.0.queued.as_secs_f64()
     }
 
+    /// Seconds from its first op to the end, as this agent saw it.
     #[getter]
     fn wire(&self) -> f64 {
         self.0.wire.as_secs_f64()
     }
 
+    /// Seconds from the posting to the end.
     #[getter]
     fn total(&self) -> f64 {
         self.0.total().as_secs_f64()

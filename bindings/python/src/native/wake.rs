@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::own::Own;
+use crate::own::Own;
 
 /// What is due in one event loop.
 #[derive(Debug)]

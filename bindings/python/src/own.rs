@@ -5,7 +5,7 @@
 
 use pyo3::prelude::*;
 
-use super::error::Failure;
+use crate::native::error::Failure;
 
 /// A share of the library that ends with its Python object.
 pub(crate) struct Own<T: Send> {
