@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Notifications:
     """Iterates over an agent's notifications, by `for` or `async for`, until the agent is closed.
 
-    With a timeout, each step waits at most that long and raises `WaitTimeout`; iterating on is fine.
+    With a timeout, each step waits at most that long and raises `WaitTimeout`; iterating on is
+    fine.
     """
 
     def __init__(self, agent: Agent, timeout: float | None) -> None:

@@ -12,7 +12,7 @@ class Shm:
     """Shared memory: processes of one user on one host. As a name: `"shm"`."""
 
     cooperate: bool = True
-    """Whether this agent's cores help peers with large batches of private memory, and ask for help."""
+    """Whether cores help each other across processes with large batches of private memory."""
     if_possible: bool = False
     """Go without it where it is not possible, and say so, instead of failing."""
     kind: ClassVar[Literal["shm"]] = "shm"
@@ -33,7 +33,10 @@ class Tcp:
 
 @dataclass(frozen=True)
 class Ofi:
-    """libfabric: one rail per NIC. As a name: `"ofi"` or `"ofi:PROVIDER"`, as in `"ofi:efa-direct"`."""
+    """libfabric.
+
+    One rail per NIC. As a name: `"ofi"` or `"ofi:PROVIDER"`, as in `"ofi:efa-direct"`.
+    """
 
     provider: str | None = None
     """`efa-direct`, `efa`, `cxi`, `verbs`, `tcp`, `shm`; default: the best with an RDMA NIC."""

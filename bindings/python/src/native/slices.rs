@@ -14,12 +14,14 @@ use pyo3::types::{PySlice, PyTuple};
 
 use super::error::{Failure, raised};
 use super::integers::{self, Integers};
-use crate::own::Own;
 use super::region::{Region, RegionCell, RemoteRegion};
+use crate::own::Own;
 
-/// An ordered list of slices of one side: slice `i` of one side is paired with slice `i` of the other.
+/// An ordered list of slices of one side.
 ///
-/// Made by `region[start:stop]`, `region.blocks(…)` and `region.slices(…)`; joined by `+` and `concat`.
+/// Slice `i` of one side of a plan is paired with slice `i` of the other.
+/// Made by `region[start:stop]`, `region.blocks(…)` and `region.slices(…)`; joined by `+` and
+/// `concat`.
 #[pyclass(frozen, module = "kvrail")]
 pub(crate) struct Slices {
     list: Descriptors,
@@ -29,7 +31,7 @@ pub(crate) struct Slices {
 /// Whose regions the slices are of.
 #[derive(Clone, Debug)]
 pub(crate) enum Side {
-    /// This process's; they stay registered as long as this lives.
+    /// This process's; they stay registered as long as nobody deregisters them.
     Local(Vec<Arc<RegionCell>>),
     /// A peer's, in the life and the generations that are meant.
     Remote { peer_name: Arc<str>, incarnation: Incarnation, regions: Vec<(RegionId, Generation)> },
@@ -217,13 +219,16 @@ fn join(lists: &[&Slices]) -> PyResult<Slices> {
         }
         match (&mut side, part.side.get()?) {
             (Side::Local(all), Side::Local(more)) => {
-                all.extend(more.iter().filter(|cell| seen.insert((cell.id, cell.generation))).cloned());
+                all.extend(
+                    more.iter().filter(|cell| seen.insert((cell.agent, cell.id, cell.generation))).cloned(),
+                );
             }
             (
                 Side::Remote { incarnation, regions, .. },
                 Side::Remote { incarnation: other, regions: more, .. },
             ) if incarnation == other => {
-                regions.extend(more.iter().filter(|region| seen.insert(**region)));
+                regions
+                    .extend(more.iter().filter(|(id, generation)| seen.insert((*other, *id, *generation))));
             }
             _ => return Err(PyValueError::new_err("slices of one list are all local, or all of one peer")),
         }
