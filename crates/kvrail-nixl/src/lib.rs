@@ -2,6 +2,8 @@
 
 pub mod error;
 pub mod exchange;
+pub mod files;
 pub mod list;
+pub mod telemetry;
 
 pub use error::{Error, Result, Status};
