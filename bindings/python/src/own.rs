@@ -7,8 +7,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+
+use crate::native::error::Failure;
 
 /// This process, as of the last fork: asking the system takes longer than most calls.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
@@ -79,9 +80,11 @@ impl<T: Send> Drop for Own<T> {
 /// The error for a handle that another process made.
 fn forked(process: u32) -> PyErr {
     let message = format!(
-        "made in process {process} and used in its fork {}: rails and threads do not survive a fork; \
-         make the agent in the process that uses it, or start processes by multiprocessing's \"spawn\"",
+        "made in process {process} and used in its fork {}: rails and threads do not survive a fork",
         std::process::id()
     );
-    PyRuntimeError::new_err(message)
+    Failure::new("Forked", message)
+        .hint("make the agent in the process that uses it")
+        .hint("start processes by multiprocessing's \"spawn\" or \"forkserver\"")
+        .into()
 }
