@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _kvrail(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
+    own::watch_forks()?;
     add(module, pyo3::wrap_pymodule!(nixl::nixl)(py).bind(py), "nixl")?;
     add(module, native::module(py)?.as_any(), "native")?;
     let close = wrap_pyfunction!(nixl::close_all, module)?;

@@ -92,6 +92,7 @@ struct Inner {
     /// Notifications of this agent to itself.
     own: Mutex<VecDeque<Vec<u8>>>,
     telemetry: Option<Telemetry>,
+    scratch: transfers::Scratches,
 }
 
 /// An agent.
@@ -123,6 +124,7 @@ impl Agent {
             requests: RwLock::default(),
             own: Mutex::default(),
             telemetry: Telemetry::for_agent(name, config.capture_telemetry)?,
+            scratch: transfers::Scratches::default(),
         });
         let host: Weak<dyn Host> = Arc::<Inner>::downgrade(&inner);
         let exchange =
@@ -154,7 +156,9 @@ impl Agent {
             return Err(Error::new(Status::InvalidParam, format!("backend {kind} was created before")));
         }
         match (kind, &backends.network) {
-            (BackendKind::Posix, _) => backends.files = Some(Arc::new(Files::create(params)?)),
+            (BackendKind::Posix, _) => {
+                backends.files = Some(Arc::new(Files::create(params).map_err(Error::from)?))
+            }
             (_, None) => backends.network = Some(backend::build(&self.inner.name, kind, params)?),
             (_, Some(_)) => {
                 let other = backends.created.iter().find(|other| other.kind.is_network());
