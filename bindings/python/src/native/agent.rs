@@ -253,10 +253,10 @@ impl Agent {
         if self.shared.get()?.closed.load(Ordering::Acquire) {
             return Err(closed().into());
         }
-        let (local, cells) = Given::read(local)?.local(agent.incarnation())?;
-        let (remote, meant) = Given::read(remote)?.remote(peer)?;
+        let (local, remote) = (Given::read(local)?, Given::read(remote)?);
+        let ((local, cells), (remote, meant)) = (local.local(agent.incarnation())?, remote.remote(peer)?);
         let plan = py.detach(|| -> Result<_, Failure> {
-            let plan = agent.prepare(peer, &local, &remote)?;
+            let plan = agent.prepare(peer, local, remote)?;
             // Generations only grow, on either side: those that are current now were so when the plan bound them (KR-9).
             if let Some(cell) = cells.iter().find(|cell| !cell.is_registered()) {
                 return Err(cell.gone());
@@ -274,7 +274,7 @@ impl Agent {
                 }
             }
         })?;
-        Ok(Plan::new(plan, cells))
+        Ok(Plan::new(plan, cells.to_vec()))
     }
 
     /// Sends a message.
