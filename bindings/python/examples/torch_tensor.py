@@ -5,37 +5,42 @@ python torch_tensor.py
 
 import asyncio
 import multiprocessing
+from multiprocessing.connection import Connection
 
 import kvrail
 import torch
 
 
-def worker(port: int) -> None:
+def worker(to_main: Connection) -> None:
     tensor = torch.zeros(1024, 1024, dtype=torch.bfloat16)
-    with kvrail.Agent("worker") as agent, agent.serve(port):
-        agent.register(tensor)
+    with kvrail.Agent("worker") as agent, agent.serve(0) as server:
+        region = agent.register(tensor)
+        to_main.send((server.address, region.key))
         agent.wait_notification(timeout=30)  # the tensor has arrived
         tensor.mul_(2)
-        agent.send(agent.peers[0], "doubled")
+        agent.send(agent.peer("main"), "doubled")
         agent.wait_notification(timeout=30)  # and was fetched
 
 
-async def main(port: int) -> None:
-    tensor = torch.arange(1024, dtype=torch.bfloat16).repeat(1024, 1)
+async def main(from_worker: Connection) -> None:
+    tensor = torch.arange(1024).to(torch.bfloat16).repeat(1024, 1)
+    before = tensor.clone()
+    address, key = await asyncio.to_thread(from_worker.recv)
     with kvrail.Agent("main") as agent:
         region = agent.register(tensor)
-        peer = await asyncio.to_thread(agent.connect, f"127.0.0.1:{port}")
-        plan = agent.prepare(peer, region, peer.region(0))
+        peer = await asyncio.to_thread(agent.connect, address)
+        plan = agent.prepare(peer, region, peer.region(key))
         print(await plan.write(notify="yours"))
         print(await anext(agent.notifications(timeout=30)))
-        before = tensor.clone()
-        await plan.read(notify="mine")
+        print(await plan.read(notify="mine"))
     assert torch.equal(tensor, before * 2)
 
 
 if __name__ == "__main__":
-    process = multiprocessing.get_context("spawn").Process(target=worker, args=(5558,))
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=worker, args=(there,))
     process.start()
-    asyncio.run(main(5558))
+    asyncio.run(main(here))
     process.join()
     assert process.exitcode == 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from kvrail._errors import Closed
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvrail import Agent, Notification
 

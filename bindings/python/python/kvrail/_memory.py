@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
-from collections.abc import Sequence
-from typing import Any, Literal
+from importlib import import_module
 
 from kvrail._kvrail.native import Allocation
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Literal
 
 # Typestrings of NumPy's array interface. Types that NumPy does not have are opaque bytes to it;
 # torch knows them by name.
@@ -69,11 +72,11 @@ class SharedMemory(Allocation):
 
     def numpy(self) -> Any:
         """A NumPy view."""
-        return importlib.import_module("numpy").asarray(self)
+        return import_module("numpy").asarray(self)
 
     def torch(self) -> Any:
         """A torch view."""
-        torch = importlib.import_module("torch")
+        torch = import_module("torch")
         return torch.frombuffer(self.view(), dtype=getattr(torch, self.dtype)).reshape(self.shape)
 
     def view(self) -> memoryview:

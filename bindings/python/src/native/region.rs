@@ -229,9 +229,14 @@ impl Region {
     fn deregister(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout: Duration = wait::timeout(timeout)?;
         let cell = self.cell.get()?;
-        let Some(region) = py.detach(|| cell.take()) else { return Ok(()) };
-        let ended = wait::aside(py, move || region.deregister(timeout))?;
-        // The memory's last share may be dropped here: without the GIL it would be dropped later.
+        let ending = py.detach(|| cell.take().map(kvrail::Region::condemn));
+        let Some(ending) = ending else { return Ok(()) };
+        // Mostly nothing uses it; only a wait needs a thread of its own.
+        let ended = if ending.is_ended() {
+            py.detach(|| ending.wait(Duration::ZERO))
+        } else {
+            wait::aside(py, move || ending.wait(timeout))?
+        };
         ended.map(drop).map_err(raised)
     }
 

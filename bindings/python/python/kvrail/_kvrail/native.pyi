@@ -10,6 +10,7 @@ from typing_extensions import Buffer, Self
 
 __version__: str
 NOTIFICATION_BYTES_MAX: int
+__all__: list[str]
 
 class _HasArray(Protocol):
     @property
@@ -384,7 +385,7 @@ class Region:
     def registered(self) -> bool:
         """Whether it still is."""
 
-    def __getitem__(self, item: slice) -> Slices: ...
+    def __getitem__(self, key: slice, /) -> Slices: ...
     def blocks(
         self,
         block_bytes: int,
@@ -449,7 +450,7 @@ class RemoteRegion:
     def device(self) -> str:
         """Where the bytes are: "cpu", "cuda:0"."""
 
-    def __getitem__(self, item: slice) -> Slices: ...
+    def __getitem__(self, key: slice, /) -> Slices: ...
     def blocks(
         self,
         block_bytes: int,
