@@ -1,0 +1,20 @@
+"""NIXL's Python API, carried out by kvrail: see `kvrail.nixl`.
+
+This file is installed as `nixl`, `nixl_cu12` and `nixl_cu13`.
+"""
+
+# Before anything else: the submodules look here for whose package they are in.
+__provider__ = "kvrail-nixl"
+
+from typing import TYPE_CHECKING
+
+from . import _api, _bindings, _utils, logging
+
+if TYPE_CHECKING:
+    from kvrail.nixl import *  # noqa: F403
+
+for _module in (_bindings, _utils, logging, _api):
+    globals().update(
+        (name, getattr(_module, name)) for name in dir(_module) if not name.startswith("_")
+    )
+del _module, TYPE_CHECKING

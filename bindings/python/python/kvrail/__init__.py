@@ -1,0 +1,1 @@
+"""Moves LLM KV-cache blocks between processes and hosts over many rails."""
