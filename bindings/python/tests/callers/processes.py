@@ -196,7 +196,8 @@ class Scene:
             said = "".join(
                 f"\n--- {name}\n{process.output}" for name, process in self.processes.items()
             )
-            raise Failed(f"{failed}\n{said}") from None
+            what = str(failed).splitlines()[0]
+            raise Failed(f"{what}\n{said}") from None
         return results
 
     def close(self) -> None:

@@ -27,14 +27,18 @@ class World:
 
     def __init__(self, stage: role.Stage, **config: Any):
         self.stage = stage
-        self.agent = stage.api.nixl_agent(f"ending-{os.getpid()}", stage.api.nixl_agent_config(**config))
+        self.agent = stage.api.nixl_agent(
+            f"ending-{os.getpid()}", stage.api.nixl_agent_config(**config)
+        )
         self.memory = Memory(SIZE)
         self.memory.fill("ends")
         self.registered = self.agent.register_memory([(self.memory.address, SIZE, 0, "")], "DRAM")
         meta = stage.links["peer"].receive()
         stage.links["peer"].send(self.agent.get_agent_metadata())
         self.remote = self.agent.add_remote_agent(meta["agent"])
-        rows = [(at, BLOCK, 0) for at in range(self.memory.address, self.memory.address + SIZE, BLOCK)]
+        rows = [
+            (at, BLOCK, 0) for at in range(self.memory.address, self.memory.address + SIZE, BLOCK)
+        ]
         theirs = [(at, BLOCK, 0) for at in range(meta["base"], meta["base"] + SIZE, BLOCK)]
         self.local_list = self.agent.prep_xfer_dlist("", rows, "DRAM")
         self.remote_list = self.agent.prep_xfer_dlist(self.remote, theirs, "DRAM")
@@ -67,7 +71,9 @@ def in_mid_transfer(stage: role.Stage) -> None:
 
 def agent_before_its_handles(stage: role.Stage) -> None:
     world = World(stage)
-    kept.extend([world.posted(), world.request(), world.local_list, world.remote_list, world.registered])
+    kept.extend(
+        [world.posted(), world.request(), world.local_list, world.remote_list, world.registered]
+    )
     del world.agent
 
 

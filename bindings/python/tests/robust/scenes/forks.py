@@ -22,7 +22,9 @@ class Parent:
 
     def __init__(self, stage: Stage):
         self.stage = stage
-        self.agent = stage.api.nixl_agent("parent", stage.api.nixl_agent_config(enable_listen_thread=True, listen_port=0))
+        self.agent = stage.api.nixl_agent(
+            "parent", stage.api.nixl_agent_config(enable_listen_thread=True, listen_port=0)
+        )
         self.source, self.target = Memory(SIZE), Memory(SIZE)
         self.source.fill("forks")
         rows = [(m.address, SIZE, 0, "") for m in (self.source, self.target)]
@@ -59,7 +61,9 @@ class Parent:
         return {
             "transfer": lambda: agent.transfer(self.handle),
             "check_xfer_state": lambda: agent.check_xfer_state(self.handle),
-            "register_memory": lambda: agent.register_memory([(other.address, 4096, 0, "")], "DRAM"),
+            "register_memory": lambda: agent.register_memory(
+                [(other.address, 4096, 0, "")], "DRAM"
+            ),
             "deregister_memory": lambda: agent.deregister_memory(self.registered),
             "get_new_notifs": agent.get_new_notifs,
             "update_notifs": agent.update_notifs,

@@ -32,7 +32,9 @@ def mutated(draw: st.DrawFn, originals: list[bytes]) -> bytes:
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
         length = draw(st.integers(0, 64))
-        kind = draw(st.sampled_from(["bits", "cut", "end", "repeat", "replace", "number", "splice"]))
+        kind = draw(
+            st.sampled_from(["bits", "cut", "end", "repeat", "replace", "number", "splice"])
+        )
         if kind == "bits" and data:
             data[at] ^= draw(st.integers(1, 255))
         elif kind == "cut":

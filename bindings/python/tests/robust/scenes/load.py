@@ -187,7 +187,9 @@ def threads(stage: Stage, size: int, strict: bool, rounds: int) -> dict[str, Any
             problems.append(f"{body.__name__} {number}: {type(error).__name__}: {error}")
 
     movers = [threading.Thread(target=guarded, args=(mover, i)) for i in range(6)]
-    rest = [threading.Thread(target=guarded, args=(b, 6 + i)) for i, b in enumerate((registrar, talker))]
+    rest = [
+        threading.Thread(target=guarded, args=(b, 6 + i)) for i, b in enumerate((registrar, talker))
+    ]
     for thread in movers + rest:
         thread.start()
     for thread in movers:
@@ -196,7 +198,11 @@ def threads(stage: Stage, size: int, strict: bool, rounds: int) -> dict[str, Any
     for thread in rest:
         thread.join()
     stage.links["partner"].send(sum(sent))
-    return {"problems": problems, "states": sorted(set(done) - {"registered"}), "done": done["DONE"]}
+    return {
+        "problems": problems,
+        "states": sorted(set(done) - {"registered"}),
+        "done": done["DONE"],
+    }
 
 
 def _resident_kib() -> int:

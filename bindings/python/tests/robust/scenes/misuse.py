@@ -86,7 +86,10 @@ def handles(w: World) -> Iterator[Case]:
         yield f"releaseXferReq of {name}", lambda n=number: raw.releaseXferReq(n)
     op, lists = w.bind.NIXL_WRITE, (w.local_list._handle, w.remote_list._handle)
     for name, number in prepared.items():
-        yield f"makeXferReq from {name}", lambda n=number: raw.makeXferReq(op, n, [0], lists[1], [0])
+        yield (
+            f"makeXferReq from {name}",
+            lambda n=number: raw.makeXferReq(op, n, [0], lists[1], [0]),
+        )
         yield f"makeXferReq to {name}", lambda n=number: raw.makeXferReq(op, lists[0], [0], n, [0])
         if number:
             yield f"releasedDlistH of {name}", lambda n=number: raw.releasedDlistH(n)
@@ -177,7 +180,10 @@ def descriptors(w: World) -> Iterator[Case]:
             rows = [tuple(row)]
             yield f"{number!r} in column {column}", lambda r=rows: agent.get_xfer_descs(r, "DRAM")
             full = [(*row, "")]
-            yield f"{number!r} registered in {column}", lambda r=full: agent.get_reg_descs(r, "DRAM")
+            yield (
+                f"{number!r} registered in {column}",
+                lambda r=full: agent.get_reg_descs(r, "DRAM"),
+            )
     outside = {
         "one byte beyond the end": (base, SIZE + 1, 0),
         "the byte after the end": (base + SIZE, 1, 0),
@@ -236,7 +242,10 @@ def descriptors(w: World) -> Iterator[Case]:
     prep = agent.prep_xfer_dlist
     yield "strided without a memory type", lambda: prep("", five)
     yield "strided, every other row", lambda: prep("", np.repeat(five, 4, 0)[::2], "DRAM")
-    yield "strided, columns first", lambda: prep("", np.asfortranarray(np.repeat(five, 3, 0)), "DRAM")
+    yield (
+        "strided, columns first",
+        lambda: prep("", np.asfortranarray(np.repeat(five, 3, 0)), "DRAM"),
+    )
     for dtype in ("f8", "u4", "i4", ">u8", "?", "O", "U5", "c16", "M8[s]", "V8"):
         if dtype not in ("M8[s]", "V8"):
             yield f"strided of {dtype}", lambda d=dtype: prep("", five.astype(d), "DRAM")
@@ -252,15 +261,17 @@ def descriptors(w: World) -> Iterator[Case]:
 def names_and_kinds(w: World) -> Iterator[Case]:
     agent = w.agent
     for name in ("nobody", "NIXL_INIT_AGENT", "", None, 5, b"\xff"):
-        yield f"initialize_xfer to {name!r}", lambda n=name: agent.initialize_xfer(
-            "WRITE", w.near, w.there, n
+        yield (
+            f"initialize_xfer to {name!r}",
+            lambda n=name: agent.initialize_xfer("WRITE", w.near, w.there, n),
         )
         yield f"send_notif to {name!r}", lambda n=name: agent.send_notif(n, b"x")
     for kind in ("VRAM", "BLOCK", "OBJ", "cuda", "dram", "", None, 5):
         yield f"prep as {kind!r}", lambda k=kind: agent.prep_xfer_dlist("", w.near_rows, k)
     for op in ("write", b"WRITE", "", None, 0, "RW"):
-        yield f"the operation {op!r}", lambda o=op: agent.initialize_xfer(
-            o, w.near, w.there, "other"
+        yield (
+            f"the operation {op!r}",
+            lambda o=op: agent.initialize_xfer(o, w.near, w.there, "other"),
         )
     for message in (None, 5, 1.5, ["x"], object()):
         yield f"the message {message!r}", lambda m=message: agent.send_notif("other", m)
@@ -268,8 +279,9 @@ def names_and_kinds(w: World) -> Iterator[Case]:
     wrong_lists: tuple[Any, ...] = (w.registered, w.near_rows, None, 5, "descs", w.local_list)
     for lists in wrong_lists:
         name = type(lists).__name__
-        yield f"initialize_xfer from a {name}", lambda v=lists: agent.initialize_xfer(
-            "WRITE", v, w.there, "other"
+        yield (
+            f"initialize_xfer from a {name}",
+            lambda v=lists: agent.initialize_xfer("WRITE", v, w.there, "other"),
         )
     uneven = agent.get_xfer_descs([(w.far, 255, 0)], "DRAM")
     even = agent.get_xfer_descs([(w.base, 256, 0)], "DRAM")
@@ -305,8 +317,9 @@ def memory_of_nobody(w: World) -> Iterator[Case]:
     yield "register the last page", register((2**64 - 4096, 4096, 0, ""))
     yield "register GPU memory", lambda: agent.register_memory([(w.base, 64, 0, "")], "VRAM")
     yield "register with meta of None", register((w.base, 64, 0, None))
-    yield "deregister what is not", lambda: agent.deregister_memory(
-        agent.get_reg_descs([(w.base, 4096, 0, "")], "DRAM")
+    yield (
+        "deregister what is not",
+        lambda: agent.deregister_memory(agent.get_reg_descs([(w.base, 4096, 0, "")], "DRAM")),
     )
     twice = agent.get_reg_descs([(w.base, SIZE, 0, ""), (w.base, SIZE, 0, "")], "DRAM")
     yield "deregister one twice in a list", lambda: agent.deregister_memory(twice)
