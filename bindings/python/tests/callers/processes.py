@@ -1,8 +1,9 @@
 """Scenes of several processes, started and watched from the test.
 
-The test's own process never loads either implementation: a scene's roles run in children, each with the interpreter and the path
-of the implementation under test, and speak with one another and with the test over socket pairs. So a crash is a failed role
-and not the end of the test run, and a peer can be killed or stopped like any process.
+The test's own process never loads either implementation: a scene's roles run in children, each with
+the interpreter and the path of the implementation under test, and speak with one another and with
+the test over socket pairs. So a crash is a failed role and not the end of the test run, and a peer
+can be killed or stopped like any process.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class Process:
         return self._result[0]
 
     def ended(self, timeout_s: float = 30.0, expected: int = 0) -> None:
-        """Waits for the process and demands that it ended with that status (negative: by that signal)."""
+        """Waits for the process and demands that it ended with that status (negative: by that
+        signal)."""
         try:
             status = self.child.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -186,7 +188,8 @@ class Scene:
         return self.processes[name]
 
     def results(self, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Every role's result; the first failure ends the others and shows what all of them printed."""
+        """Every role's result; the first failure ends the others and shows what all of them
+        printed."""
         results: dict[str, Any] = {}
         deadline = time.monotonic() + timeout_s
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from processes import Implementation, Role, Scene
 
 # Runs of two tokens, every chunk with its own tokens on both sides.

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-
 from kv import HEAD_BYTES, Request, Shape, shares
 from processes import Implementation, Role, Scene
 

@@ -1,7 +1,8 @@
-"""Ways in which a program that uses an agent ends: each shape leaves something alive that the exit must cope with.
+"""Ways in which a program that uses an agent ends: each shape leaves something alive that the exit
+must cope with.
 
-The script does not end by the scenes' common way, because the way is what is tested: a shape returns, raises or exits, and the
-interpreter does the rest.
+The script does not end by the scenes' common way, because the way is what is tested: a shape
+returns, raises or exits, and the interpreter does the rest.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ def an_interrupt(stage: role.Stage) -> None:
 
 
 def peer(stage: role.Stage) -> dict[str, Any]:
-    """Outlives the other; whatever that one left half done, this one goes on and ends as it should."""
+    """Outlives the other; whatever that one left half done, this one goes on, and ends."""
     agent = stage.api.nixl_agent("peer")
     memory = Memory(SIZE)
     agent.register_memory([(memory.address, SIZE, 0, "")], "DRAM")

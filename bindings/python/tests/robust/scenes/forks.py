@@ -1,4 +1,5 @@
-"""A process that forks: the child may not use its parent's agent, may have one of its own, and harms nobody when it ends."""
+"""A process that forks: the child may not use its parent's agent, may have one of its own, and
+harms nobody when it ends."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ class Parent:
 
 
 def _in_child(body: Callable[[], int], leave: Callable[[int], Any]) -> int:
-    """Forks; the child's status. A child that hangs is ended by its alarm, and so has another status."""
+    """Forks; the child's status. A child that hangs is ended by its alarm, and so has another
+    status."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -129,8 +131,8 @@ def parents_agent_in_a_child_that_exits_at_once(world: Parent) -> int:
 
 
 def parents_agent_in_a_child_that_ends_as_python_does(world: Parent) -> int:
-    # sys.exit would be caught by the role; what the interpreter does at its end is done here by hand as far as it concerns us:
-    # handles and agents are finalised in the child.
+    # sys.exit would be caught by the role; what the interpreter does at its end is done here by
+    # hand as far as it concerns us: handles and agents are finalised in the child.
     def leave(status: int) -> None:
         world.__dict__.clear()
         os._exit(status)
