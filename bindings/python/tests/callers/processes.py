@@ -187,7 +187,7 @@ class Scene:
     def __getitem__(self, name: str) -> Process:
         return self.processes[name]
 
-    def results(self, timeout_s: float = 60.0) -> dict[str, Any]:
+    def results(self, timeout_s: float = 50.0) -> dict[str, Any]:
         """Every role's result; the first failure ends the others and shows what all of them
         printed."""
         results: dict[str, Any] = {}

@@ -8,6 +8,7 @@ been copied by a call that was refused.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -202,18 +203,18 @@ def descriptors(w: World) -> Iterator[Case]:
     for length in HUGE:
         outside[f"a length of {length:#x}"] = (base, length, 0)
         outside[f"a length of {length:#x} from the middle"] = (base + 4096, length, 0)
-    for name, row in outside.items():
+    for name, place in outside.items():
         for kind in ("tuples", "array"):
-            rows: Any = [row] if kind == "tuples" else np.array([row], dtype=np.uint64)
+            some: Any = [place] if kind == "tuples" else np.array([place], dtype=np.uint64)
 
-            def local(r: Any = rows) -> Any:
+            def local(r: Any = some) -> Any:
                 return agent.prep_xfer_dlist("", r, "DRAM")
 
-            def remote(r: Any = rows) -> Any:
+            def remote(r: Any = some) -> Any:
                 shifted = [(r[0][0] - base + w.far) % 2**64, r[0][1], r[0][2]]
                 return agent.prep_xfer_dlist("other", [tuple(map(int, shifted))], "DRAM")
 
-            def oneshot(r: Any = rows) -> Any:
+            def oneshot(r: Any = some) -> Any:
                 descs = agent.get_xfer_descs(r, "DRAM")
                 return agent.initialize_xfer("READ", descs, descs, "other")
 
@@ -296,7 +297,7 @@ def names_and_kinds(w: World) -> Iterator[Case]:
     for size in (-1, 2**31 - 1, 2**63, 2**64, 1.5, "3"):
         yield f"a list of size {size!r}", partial(w.bind.nixlXferDList, w.bind.DRAM_SEG, size)
     for index in (16, 2**31, 2**63, 2**64, -1, "0", 0.0, None, slice(0, 1)):
-        yield f"[{index!r}]", lambda i=index: w.near[i]
+        yield f"[{index!r}]", partial(operator.getitem, w.near, index)
         yield f"[{index!r}] =", partial(w.near.__setitem__, index, (1, 2, 3))
     for index in (16, -1, 2**40, None, "1"):
         yield f"remDesc({index!r})", partial(w.near.remDesc, index)
