@@ -11,36 +11,37 @@
 
 mod harness;
 
-use harness::{process, pytest, site};
+use std::process::{Command, ExitCode};
 
-#[test]
-fn stage_the_package() {
-    let site = site::stage().unwrap();
-    let mut python = std::process::Command::new("python3");
-    python.args(["-c", "import kvrail; print(kvrail.__file__)"]).env("PYTHONPATH", &site);
-    let finished = process::run(&mut python, site::IMPORT_DEADLINE).unwrap();
-    assert!(finished.status.success(), "{}", finished.said);
-    assert!(finished.said.starts_with(&*site.to_string_lossy()), "not the staged one: {}", finished.said);
-}
+use harness::{process, pytest, site, venv};
+use libtest_mimic::{Arguments, Failed, Trial};
 
-/// One test for each suite, so that a failure names it.
-macro_rules! suites {
-    ($($name:ident: $directory:literal),* $(,)?) => {
-        const SUITES: &[&str] = &[$($directory),*];
-        $(
-            #[test]
-            fn $name() {
-                pytest::run($directory);
-            }
-        )*
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let suites = match pytest::suites() {
+        Ok(suites) if !suites.is_empty() => suites,
+        Ok(_) => return lost("no directory of tests/ holds a test_*.py"),
+        Err(why) => return lost(&why),
     };
+    let mut trials = vec![Trial::test("stage_the_package", || stage_the_package().map_err(Failed::from))];
+    trials.extend(suites.into_iter().map(|suite| {
+        Trial::test(format!("suite_{suite}"), move || pytest::run(&suite).map_err(Failed::from))
+    }));
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-suites! {
-    the_distributions_install_and_say_when_they_collide: "packaging",
+fn lost(why: &str) -> ExitCode {
+    eprintln!("error: {why}");
+    ExitCode::FAILURE
 }
 
-#[test]
-fn every_suite_is_run() {
-    assert_eq!(pytest::suites(), SUITES, "directories of tests/ with a test_*.py, and the suites above");
+fn stage_the_package() -> Result<(), String> {
+    let site = site::stage()?;
+    let mut python = Command::new(venv::of_tests()?);
+    python.args(["-c", "import kvrail; print(kvrail.__file__)"]).env("PYTHONPATH", &site);
+    let said = process::succeed(&mut python, site::IMPORT_DEADLINE)?;
+    if said.starts_with(&*site.to_string_lossy()) {
+        return Ok(());
+    }
+    Err(format!("not the staged package is imported, but {said}"))
 }

@@ -15,14 +15,14 @@ pub mod agent;
 pub mod backend;
 pub mod error;
 pub mod exchange;
-mod files;
+pub mod files;
 pub mod list;
 mod loopback;
 mod metadata;
 mod prepared;
 mod request;
 mod section;
-mod telemetry;
+pub mod telemetry;
 
 pub use agent::{Agent, AgentConfig, Cost, DEFAULT_PORT, Handle, Known, LOCAL_SIDE, XferTelemetry};
 pub use backend::{BackendKind, Params};

@@ -225,7 +225,7 @@ impl Request {
                 transfer.cancel();
                 transfer.wait_timeout(DRAIN).is_some()
             }
-            Work::Files { job: Some(job), .. } => job.cancel_and_drain(DRAIN),
+            Work::Files { job: Some(job), .. } => job.cancel_and_drain(Instant::now() + DRAIN).is_ok(),
             _ => true,
         };
         if drained {
@@ -272,7 +272,10 @@ impl State {
                 }
             }
             Work::Files { files, moves, job } => {
-                *job = Some(files.submit(moves.clone(), direction)?);
+                // SAFETY: the memory of the moves lies in what was registered when the request was made, and who registered it promised that it may be
+                // touched until it was deregistered.
+                let submitted = unsafe { files.submit(moves, direction) };
+                *job = Some(submitted?);
                 Ok(false)
             }
         }

@@ -21,7 +21,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub(super) struct Registered {
     pub(super) backends: BackendSet,
     pub(super) region: Option<Region>,
-    file: Option<files::Registration>,
 }
 
 /// What is registered here.
@@ -56,13 +55,6 @@ impl Local {
     /// A registration of exactly that descriptor which `backend` knows.
     pub(super) fn find(&self, kind: MemoryKind, desc: Desc, backend: BackendKind) -> Option<&Registered> {
         self.all.get(&(kind, desc))?.iter().find(|one| one.backends.has(backend))
-    }
-
-    /// The file of a registered descriptor.
-    pub(super) fn file(&self, desc: &Desc) -> Option<&files::Registration> {
-        let mut many =
-            self.all.iter().filter(|((kind, at), _)| *kind == MemoryKind::File && at.device == desc.device);
-        many.find_map(|(_, many)| many.iter().find_map(|one| one.file.as_ref()))
     }
 
     fn insert(&mut self, kind: MemoryKind, desc: Desc, one: Registered) {
@@ -109,15 +101,18 @@ impl Agent {
             MemoryKind::File => inner.backends.read().files.clone(),
             _ => None,
         };
-        let mut opened = Vec::new();
         if let Some(files) = files {
-            opened = list.descs.iter().map(|reg| files.register(reg)).collect::<Result<_>>()?;
+            for (index, reg) in list.descs.iter().enumerate() {
+                if let Err(error) = files.register(reg) {
+                    list.descs[..index].iter().for_each(|reg| files.deregister(reg));
+                    return Err(error.into());
+                }
+            }
         }
         let mut regions = regions.into_iter();
-        let mut opened = opened.into_iter();
         let mut local = inner.local.lock();
         for reg in &list.descs {
-            let one = Registered { backends: chosen, region: regions.next(), file: opened.next() };
+            let one = Registered { backends: chosen, region: regions.next() };
             local.insert(list.kind, reg.desc, one);
         }
         drop(local);
@@ -179,6 +174,10 @@ impl Agent {
         }
         local.section = None;
         drop(local);
+        let files = inner.backends.read().files.clone();
+        if let Some(files) = files.filter(|_| list.kind == MemoryKind::File) {
+            list.descs.iter().for_each(|reg| files.deregister(reg));
+        }
         let deadline = Instant::now() + DRAIN;
         let mut held = None;
         for region in freed {
@@ -204,12 +203,9 @@ impl Agent {
     /// [`Status::InvalidParam`] for a handle of no backend, [`Status::NotSupported`] for one that cannot be asked.
     pub fn query(&self, list: &RegList, handle: Handle) -> Result<Vec<Option<crate::backend::Params>>> {
         let kinds = self.inner.asked(&[handle])?;
-        let files = self.inner.backends.read().files.clone();
-        match (kinds.first(), files) {
-            (Some(BackendKind::Posix), Some(files)) => {
-                list.descs.iter().map(|reg| files.query(&reg.meta)).collect()
-            }
-            (kind, _) => {
+        match kinds.first() {
+            Some(BackendKind::Posix) => Ok(list.descs.iter().map(|reg| files::query(&reg.meta)).collect()),
+            kind => {
                 let kind = kind.map_or("?", |kind| kind.name());
                 Err(Error::new(
                     Status::NotSupported,

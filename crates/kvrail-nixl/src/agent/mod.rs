@@ -154,7 +154,9 @@ impl Agent {
             return Err(Error::new(Status::InvalidParam, format!("backend {kind} was created before")));
         }
         match (kind, &backends.network) {
-            (BackendKind::Posix, _) => backends.files = Some(Arc::new(Files::create(params)?)),
+            (BackendKind::Posix, _) => {
+                backends.files = Some(Arc::new(Files::create(params).map_err(Error::from)?))
+            }
             (_, None) => backends.network = Some(backend::build(&self.inner.name, kind, params)?),
             (_, Some(_)) => {
                 let other = backends.created.iter().find(|other| other.kind.is_network());

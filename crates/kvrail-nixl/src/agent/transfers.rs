@@ -393,7 +393,7 @@ impl Inner {
             _ => (self.name.clone(), 0),
         };
         let (bytes, descriptors, work) = match (&chosen.remote.0.side, files) {
-            (_, true) => self.file_work(direction, chosen)?,
+            (_, true) => self.file_work(chosen)?,
             (Side::Remote { name, generation }, false) => {
                 if !self.holds(name, *generation) {
                     return Err(super::peers::unknown(name));
@@ -440,7 +440,7 @@ impl Inner {
         Ok((plan.bytes(), descriptors, Work::Fabric { plan, transfer: None }))
     }
 
-    fn file_work(&self, direction: Direction, chosen: &Chosen<'_>) -> Result<(u64, u64, Work)> {
+    fn file_work(&self, chosen: &Chosen<'_>) -> Result<(u64, u64, Work)> {
         let files = self.backends.read().files.clone();
         let files = files.ok_or_else(|| Error::new(Status::Backend, "backend POSIX was not created"))?;
         let here = chosen.local.0.pieces(chosen.local.1, "local")?;
@@ -457,15 +457,13 @@ impl Inner {
             ));
         }
         loopback::pair(&here, &there)?;
-        let local = self.local.lock();
-        let moves = here.iter().zip(&there).map(|(memory, file)| {
-            let registration = local.file(file).ok_or_else(|| {
-                Error::new(Status::NotFound, format!("file {} is not registered", file.device))
-            })?;
-            Ok(FileMove { addr: memory.addr, len: memory.len, offset: file.addr, file: registration.clone() })
+        let moves = here.iter().zip(&there).map(|(memory, file)| FileMove {
+            memory: memory.addr,
+            len: memory.len,
+            device: file.device,
+            offset: file.addr,
         });
-        let moves = moves.collect::<Result<Vec<_>>>()?;
-        let _ = direction;
+        let moves = moves.collect();
         Ok((total(&here), here.len() as u64, Work::Files { files, moves, job: None }))
     }
 }
