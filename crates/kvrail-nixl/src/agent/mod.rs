@@ -92,6 +92,7 @@ struct Inner {
     /// Notifications of this agent to itself.
     own: Mutex<VecDeque<Vec<u8>>>,
     telemetry: Option<Telemetry>,
+    scratch: transfers::Scratches,
 }
 
 /// An agent.
@@ -123,6 +124,7 @@ impl Agent {
             requests: RwLock::default(),
             own: Mutex::default(),
             telemetry: Telemetry::for_agent(name, config.capture_telemetry)?,
+            scratch: transfers::Scratches::default(),
         });
         let host: Weak<dyn Host> = Arc::<Inner>::downgrade(&inner);
         let exchange =
