@@ -237,6 +237,61 @@ fn futures_complete_under_any_executor() {
 }
 
 #[test]
+fn a_transfer_that_several_hold_is_awaited_by_reference_as_often_as_wanted() {
+    for mode in MODES {
+        let pair = pair(mode);
+        let transfer = pair.plan.write().post().unwrap();
+        let first = pollster::block_on(&transfer).unwrap();
+        assert_eq!(pollster::block_on(&transfer).unwrap(), first);
+        assert_eq!(transfer.wait().unwrap(), first);
+    }
+}
+
+#[test]
+fn a_task_that_found_no_notification_is_woken_by_the_next_and_by_the_end() {
+    let pair = pair(Progress::Thread);
+    let next = || {
+        let there = &pair.there;
+        futures::future::poll_fn(|context| there.poll_next_notification(context))
+    };
+    for round in 0..100u8 {
+        let sender = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| pair.here.send(&pair.peer, [round]));
+            assert_eq!(pollster::block_on(next()).unwrap().message, [round]);
+            sender.join().unwrap()
+        });
+        sender.unwrap();
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            pair.there.close().unwrap();
+        });
+        assert!(matches!(pollster::block_on(next()), Err(kvrail::WaitNotificationError::AgentClosed)));
+    });
+}
+
+#[test]
+fn one_region_of_a_peer_is_the_one_of_its_list() {
+    let pair = pair(Progress::Inline);
+    let regions = pair.peer.regions();
+    assert_eq!(pair.peer.region(pair.target.id()), Some(regions[0]));
+    assert_eq!(pair.peer.region(kvrail::RegionId(77)), None);
+}
+
+#[test]
+fn a_registration_that_is_in_use_ends_later_and_says_when() {
+    let pair = pair(Progress::Thread);
+    pair.net.close_gate(0);
+    let transfer = pair.plan.write().post().unwrap();
+    let ending = pair.source.condemn();
+    assert!(!ending.is_ended());
+    pair.net.open_gate(0);
+    assert!(transfer.wait().is_ok());
+    assert_eq!(ending.wait(PATIENCE).unwrap().device(), kvrail::Device::Host);
+}
+
+#[test]
 fn a_killed_peer_ends_its_transfers_and_is_lost() {
     for mode in MODES {
         let pair = pair(mode);

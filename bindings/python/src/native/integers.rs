@@ -7,6 +7,9 @@ use pyo3::types::{PyDict, PyRange, PyRangeMethods};
 
 use super::foreign::{interface, name_of};
 
+/// Most numbers of a list: no plan could have more.
+const NUMBERS_MAX: usize = kvrail_core::limits::PLAN_OPS_MAX;
+
 /// One number for all slices, or one for each.
 #[derive(Debug)]
 pub(crate) enum Integers {
@@ -31,6 +34,7 @@ pub(crate) fn many(object: &Bound<'_, PyAny>, what: &str) -> PyResult<Vec<u64>> 
     }
     if let Ok(range) = object.cast::<PyRange>() {
         let (start, step) = (range.start()? as i64, range.step()? as i64);
+        at_most(range.len()?, what)?;
         let numbers = (0..range.len()?).map(|i| start + i as i64 * step);
         return numbers.enumerate().map(|(i, n)| positive(i, n, what)).collect();
     }
@@ -47,9 +51,10 @@ pub(crate) fn many(object: &Bound<'_, PyAny>, what: &str) -> PyResult<Vec<u64>> 
         let message = format!("{what} are integers in an array or a sequence, not a {}", name_of(object));
         return Err(PyTypeError::new_err(message));
     };
-    let mut numbers = Vec::with_capacity(list.len().unwrap_or(0).min(1 << 24));
+    let mut numbers = Vec::with_capacity(list.len().unwrap_or(0).min(NUMBERS_MAX));
     for (i, item) in items.enumerate() {
         let item = item?;
+        at_most(i + 1, what)?;
         // Whatever has an `__index__`; a float has none.
         let number: i128 = item.extract().map_err(|_| {
             PyTypeError::new_err(format!("{what}[{i}] is a {}, not an integer", name_of(&item)))
@@ -59,6 +64,13 @@ pub(crate) fn many(object: &Bound<'_, PyAny>, what: &str) -> PyResult<Vec<u64>> 
         numbers.push(number);
     }
     Ok(numbers)
+}
+
+fn at_most(count: usize, what: &str) -> PyResult<()> {
+    if count <= NUMBERS_MAX {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!("more than {NUMBERS_MAX} {what} are too many for one list")))
 }
 
 fn positive(index: usize, number: i64, what: &str) -> PyResult<u64> {
@@ -89,6 +101,7 @@ fn array(object: &Bound<'_, PyAny>, interface: &Bound<'_, PyDict>, what: &str) -
         Some(strides) => strides.extract::<(isize,)>()?.0,
         None => width,
     };
+    at_most(count, what)?;
     if count == 0 {
         return Ok(Vec::new());
     }

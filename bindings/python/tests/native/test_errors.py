@@ -178,6 +178,8 @@ def test_slices_that_do_not_fit_are_named(pair: Pair) -> None:
         (lambda r: r.blocks(10, np.array([True])), TypeError),
         (lambda r: r.blocks(10, [1.0]), TypeError),
         (lambda r: r.blocks(10, "12"), TypeError),
+        (lambda r: r.blocks(1, range(10**12)), ValueError),
+        (lambda r: r.blocks(1, np.broadcast_to(np.int64(0), (1 << 40,))), ValueError),
         (lambda r: r.blocks(0), ValueError),
         (lambda r: r.blocks(10, stride=9), ValueError),
         (lambda r: r.blocks(101), kvrail.AccessError),
