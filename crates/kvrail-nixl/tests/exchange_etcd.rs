@@ -298,3 +298,27 @@ fn users_are_let_in_and_passwords_are_shown_nowhere() {
     other.await_forgotten("a");
     assert!(!denied.knows("a"));
 }
+
+#[test]
+fn no_deletion_is_missed_however_fetches_and_invalidations_fall() {
+    let (etcd, test) = etcd!(no_deletion_is_missed_however_fetches_and_invalidations_fall);
+    let (one, other) = (agent(etcd, test, "a"), agent(etcd, test, "b"));
+    for round in 0..100 {
+        one.exchange().send(metadata("a", &round.to_string()), &named()).expect("it is taken");
+        other.exchange().fetch("a", &named()).expect("it is taken");
+        if round % 3 == 0 {
+            std::thread::sleep(Duration::from_millis(round % 7));
+        }
+        one.exchange().invalidate(&named()).expect("it is taken");
+    }
+    // Whatever was loaded when: in the end the key is gone, and fetches that are left wait for it.
+    eventually("the key is gone for good", || {
+        std::thread::sleep(Duration::from_millis(300));
+        keys(etcd, &format!("/{test}/")).is_empty() && !other.knows("a")
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!other.knows("a"));
+    let loads = other.calls().iter().filter(|call| matches!(call, Call::Load(_))).count();
+    let forgets = other.calls().iter().filter(|call| matches!(call, Call::Forget(_))).count();
+    assert!(loads > 0 && forgets > 0, "{loads} loads, {forgets} forgotten");
+}
