@@ -124,6 +124,10 @@ impl Agent {
             own: Mutex::default(),
             telemetry: Telemetry::for_agent(name, config.capture_telemetry)?,
         });
+        if let Some(telemetry) = &inner.telemetry {
+            let of = Arc::downgrade(&inner);
+            telemetry.below(move || Some(of.upgrade()?.backends.read().network.as_ref()?.stats()));
+        }
         let host: Weak<dyn Host> = Arc::<Inner>::downgrade(&inner);
         let exchange =
             Exchange::start(host, ExchangeConfig::new(name, config.listen, config.watch_timeout)?)?;
