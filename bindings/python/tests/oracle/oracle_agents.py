@@ -290,7 +290,7 @@ def _prepared(draw: Any, agent: str, peer: str) -> Operation:
 def _request(draw: Any, agent: str, peer: str) -> Operation:
     direction = draw(st.sampled_from(["WRITE", "WRITE", "READ", "READ", "write", None]))
     message = draw(st.one_of(MESSAGES, MESSAGES, WRONG_MESSAGES))
-    slot = draw(SLOTS)
+    slot = draw(st.sampled_from(SLOTS[agent]))
     if draw(st.integers(0, 2)):
         sides = [ref(f"{agent}_local"), ref(f"{agent}_remote")]
         if draw(st.integers(0, 9)) == 0:
@@ -338,9 +338,8 @@ def _request(draw: Any, agent: str, peer: str) -> Operation:
 
 @st.composite
 def _run(draw: Any, agent: str, _peer: str) -> Operation:
-    handle = draw(
-        st.one_of(SLOTS.map(ref), SLOTS.map(ref), SLOTS.map(ref), st.sampled_from([None, 5]))
-    )
+    own = [ref(slot) for slot in SLOTS[agent]]
+    handle = draw(st.sampled_from(own * 12 + [ref("h0"), ref("h2"), ref("a_local"), None, 5]))
     name = draw(
         st.sampled_from(
             ["transfer"] * 5

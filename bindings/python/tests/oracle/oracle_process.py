@@ -108,8 +108,8 @@ class Implementation:
 
 
 def real_nixl() -> Implementation | None:
-    """The real one, from the Python that `KVRAIL_NIXL_PYTHON` names or where the harness installs it."""
-    named = os.environ.get("KVRAIL_NIXL_PYTHON")
+    """The real one, from the Python that `KVRAIL_REAL_NIXL_PYTHON` names or where the harness installs it."""
+    named = os.environ.get("KVRAIL_REAL_NIXL_PYTHON")
     at = Path(named) if named else HERE.parents[3] / "target/python/nixl-venv/bin/python"
     return Implementation(str(at), "nixl", may_crash=True) if at.exists() else None
 

@@ -43,8 +43,8 @@ def examples(count: int) -> Any:
 def pair() -> Iterator[tuple[Implementation, Implementation]]:
     real = real_nixl()
     if real is None:
-        assert "CI" not in os.environ, "the real NIXL is not installed: see KVRAIL_NIXL_PYTHON"
-        pytest.skip("the real NIXL is not installed: KVRAIL_NIXL_PYTHON names a Python that has it")
+        assert "CI" not in os.environ, "the real NIXL is not installed: see KVRAIL_REAL_NIXL_PYTHON"
+        pytest.skip("the real NIXL is not installed: KVRAIL_REAL_NIXL_PYTHON names a Python that has it")
     ours = candidate()
     yield real, ours
     real.stop()
