@@ -1,8 +1,9 @@
 """One implementation of NIXL's Python API as a process that does what it is told.
 
-`python oracle_driver.py --module nixl` reads operations as JSON lines and answers each with its outcome: `{"ok": value}`,
-`{"raises": type}`, `{"unbound": slot}`, or `{"hazard": why}` for what would be undefined in the real NIXL, which then is not done
-there. The process is single-threaded and deterministic as far as the implementation is.
+`python oracle_driver.py --module nixl` reads operations as JSON lines and answers each with its
+outcome: `{"ok": value}`, `{"raises": type}`, `{"unbound": slot}`, or `{"hazard": why}` for what
+would be undefined in the real NIXL, which then is not done there. The process is single-threaded
+and deterministic as far as the implementation is.
 """
 
 from __future__ import annotations
@@ -58,7 +59,12 @@ class Driver:
         self.bindings = importlib.import_module(f"{module}._bindings")
         # `nixl` leaves an attribute of the same name that is the standard library's module.
         importlib.import_module(f"{module}.logging")
-        self.modules = {"api": self.api, "bindings": self.bindings, "driver": self}
+        self.modules = {
+            "api": self.api,
+            "bindings": self.bindings,
+            "utils": importlib.import_module(f"{module}._utils"),
+            "driver": self,
+        }
         self.may_crash = may_crash
         self.slots: dict[str, Any] = {}
         self.decode = Decoder(self.bindings, self.slots)
@@ -118,6 +124,18 @@ class Driver:
     def file(self, number: int) -> str:
         """A digest of a file's contents."""
         return hashlib.sha256(os.pread(number, 1 << 20, 0)).hexdigest()[:16]
+
+    def cut(self, data: bytes, end: int) -> bytes:
+        """Part of what was bound."""
+        return data[:end]
+
+    def serialized(self, agent: Any, descs: Any) -> bytes:
+        """A list as this implementation sends it."""
+        return agent.get_serialized_descs(descs)
+
+    def cost_method(self, agent: Any, handle: Any) -> str:
+        """How the cost of a transfer is said to be estimated."""
+        return agent.estimate_xfer_cost(handle)[2]
 
     # --- operations
 
@@ -208,7 +226,7 @@ class Driver:
             agent.update_notifs(*rest)
 
     def _until_arrived(self, name: str, count: Any) -> Any:
-        """Once at least, then until what was sent to the agent has arrived or the deadline passed."""
+        """Once at least, then until what was sent to the agent has arrived, or the deadline."""
         awaited = self.books.underway[name]
         deadline = time.monotonic() + ARRIVAL_S
         yield
