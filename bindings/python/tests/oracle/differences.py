@@ -275,7 +275,7 @@ OF_AGENTS = [
     Difference(
         "the method of an estimate is named",
         "the real one compares an enumeration with a number",
-        [call("driver", "cost_method", ref("a"), ref("h1"))],
+        [call("a", "cost_method", ref("h1"))],
         {"ok": "UNKNOWN"},
         {"ok": "ANALYTICAL_BACKEND"},
     ),

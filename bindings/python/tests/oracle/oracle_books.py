@@ -121,8 +121,9 @@ class Books:
         if call == "make_prepped_xfer":
             direction, _local, ours, _remote, theirs, *rest = arguments
             near, far = self._handles_in(operation)
-            local_ranges = [near.ranges[int(index)] for index in ours]
-            remote_ranges = [far.ranges[int(index)] for index in theirs]
+            # As the real one takes them: cut to 32 bits.
+            local_ranges = [near.ranges[int(which) & 0xFFFF_FFFF] for which in ours]
+            remote_ranges = [far.ranges[int(which) & 0xFFFF_FFFF] for which in theirs]
             told = bool(rest and rest[0])
             return Handle(on, far.remote, local_ranges, remote_ranges, direction, told)
         return None

@@ -133,10 +133,6 @@ class Driver:
         """A list as this implementation sends it."""
         return agent.get_serialized_descs(descs)
 
-    def cost_method(self, agent: Any, handle: Any) -> str:
-        """How the cost of a transfer is said to be estimated."""
-        return agent.estimate_xfer_cost(handle)[2]
-
     # --- operations
 
     def outcome(self, operation: dict[str, Any]) -> dict[str, Any]:
@@ -198,6 +194,9 @@ class Driver:
             if time.monotonic() > deadline:
                 return "PROC for ever"
         return state
+
+    def _cost_method(self, _name: str, agent: Any, handle: Any) -> Any:
+        return agent.estimate_xfer_cost(handle)[2]
 
     def _get_new_notifs(self, name: str, agent: Any, *rest: Any) -> Any:
         found: dict[str, list[bytes]] = {}
