@@ -64,6 +64,8 @@ pub(super) struct Call {
     place: usize,
     offset: u64,
     len: u64,
+    /// Whether there was more to take.
+    pub(super) more: bool,
 }
 
 impl Work {
@@ -88,7 +90,7 @@ impl Work {
         }
         memory.clear();
         let first = *self.pieces.get(progress.next)?;
-        let mut call = Call { place: first.place, offset: first.offset + progress.taken, len: 0 };
+        let mut call = Call { place: first.place, offset: first.offset + progress.taken, len: 0, more: true };
         while let Some(piece) = self.pieces.get(progress.next) {
             let follows =
                 piece.place == call.place && piece.offset + progress.taken == call.offset + call.len;
@@ -106,6 +108,7 @@ impl Work {
             }
         }
         progress.calls += 1;
+        call.more = progress.next < self.pieces.len();
         Some(call)
     }
 
@@ -129,17 +132,14 @@ impl Work {
         self.settle(&mut progress);
     }
 
-    /// Takes nothing more.
+    /// Takes nothing more. Work that is taken wholly ends as it ends.
     pub(super) fn stop(&self) {
         let mut progress = self.progress.lock();
-        if self.done.load(Ordering::Relaxed) || progress.next == self.pieces.len() && progress.calls == 0 {
-            return;
-        }
-        if !progress.stopped {
+        if progress.next < self.pieces.len() && !progress.stopped {
             progress.stopped = true;
-            progress.error.get_or_insert_with(|| FileError::Cancelled.into());
+            progress.error = Some(FileError::Cancelled.into());
+            self.settle(&mut progress);
         }
-        self.settle(&mut progress);
     }
 
     fn settle(&self, progress: &mut Progress) {

@@ -16,23 +16,23 @@ const END_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Pool {
     shared: Arc<Shared>,
-    threads_max: usize,
     waiting_max: usize,
     /// Moves that wait or are under way.
     waiting: Arc<AtomicUsize>,
     process: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
+    threads_max: usize,
     work: Condvar,
     ended: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Work that is not taken wholly; each thread takes a part of the first and puts it last.
+    /// Work that is not taken wholly: a thread takes a part of the first and puts it last.
     waiting: VecDeque<Arc<Work>>,
     threads: usize,
     idle: usize,
@@ -54,8 +54,9 @@ impl Drop for Room {
 
 impl Pool {
     pub(super) fn new(threads_max: usize, waiting_max: usize) -> Self {
-        let process = std::process::id();
-        Self { shared: Arc::default(), threads_max, waiting_max, waiting: Arc::default(), process }
+        let shared =
+            Shared { queue: Mutex::default(), threads_max, work: Condvar::new(), ended: Condvar::new() };
+        Self { shared: Arc::new(shared), waiting_max, waiting: Arc::default(), process: std::process::id() }
     }
 
     pub(super) fn submit(&self, work: Arc<Work>) -> Result<Job, FileError> {
@@ -67,11 +68,11 @@ impl Pool {
         }
         work.admit(self.room(work.moves())?);
         let mut queue = self.shared.queue.lock();
-        // An idle thread may have been woken for earlier work already.
-        if queue.idle <= queue.waiting.len() && queue.threads < self.threads_max {
-            self.start(&mut queue)?;
-        }
         queue.waiting.push_back(work.clone());
+        if let Err(error) = self.shared.grow(&mut queue) {
+            queue.waiting.pop_back();
+            return Err(error);
+        }
         drop(queue);
         self.shared.work.notify_one();
         Ok(Job::new(work))
@@ -83,18 +84,6 @@ impl Pool {
             Ok(_) => Ok(Room { waiting: self.waiting.clone(), moves }),
             Err(waiting) => Err(FileError::Full { moves, waiting, waiting_max: self.waiting_max }),
         }
-    }
-
-    /// Starts one more thread. Where there is none and none can be had nothing would ever move.
-    fn start(&self, queue: &mut Queue) -> Result<(), FileError> {
-        let shared = self.shared.clone();
-        let thread = std::thread::Builder::new().name("kvrail-files".to_owned());
-        match thread.spawn(move || shared.run()) {
-            Ok(_) => queue.threads += 1,
-            Err(source) if queue.threads == 0 => return Err(FileError::Thread { source }),
-            Err(error) => tracing::debug!("cannot start one more thread for files: {error}"),
-        }
-        Ok(())
     }
 }
 
@@ -124,7 +113,23 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn run(&self) {
+    /// Starts one more thread where there is more work than idle threads, which may all have been woken for it already. Where
+    /// there is none and none can be had nothing would ever move.
+    fn grow(self: &Arc<Self>, queue: &mut Queue) -> Result<(), FileError> {
+        if queue.idle >= queue.waiting.len() || queue.threads >= self.threads_max {
+            return Ok(());
+        }
+        let shared = self.clone();
+        let thread = std::thread::Builder::new().name("kvrail-files".to_owned());
+        match thread.spawn(move || shared.run()) {
+            Ok(_) => queue.threads += 1,
+            Err(source) if queue.threads == 0 => return Err(FileError::Thread { source }),
+            Err(error) => tracing::debug!("cannot start one more thread for files: {error}"),
+        }
+        Ok(())
+    }
+
+    fn run(self: &Arc<Self>) {
         let mut memory = Vec::new();
         let mut queue = self.queue.lock();
         loop {
@@ -139,10 +144,14 @@ impl Shared {
                 queue.idle -= 1;
                 continue;
             };
+            // None when it was stopped.
             let Some(call) = work.take(&mut memory) else { continue };
-            queue.waiting.push_back(work.clone());
-            // More than this thread can do at once: another one helps.
-            self.work.notify_one();
+            if call.more {
+                queue.waiting.push_back(work.clone());
+                self.work.notify_one();
+                // This thread goes on; that it could have help is not worth an error.
+                let _ = self.grow(&mut queue);
+            }
             drop(queue);
             work.perform(&call, &mut memory);
             drop(work);
