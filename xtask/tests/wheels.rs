@@ -30,7 +30,8 @@ fn the_wheels_install_into_a_fresh_environment_and_move_bytes() {
     }
     assert!(built.status.success(), "{}\n{said}", built.status);
     let printed = String::from_utf8_lossy(&built.stdout);
-    let wheels: Vec<PathBuf> = printed.lines().filter(|line| line.ends_with(".whl")).map(PathBuf::from).collect();
+    let wheels: Vec<PathBuf> =
+        printed.lines().filter(|line| line.ends_with(".whl")).map(PathBuf::from).collect();
     assert_eq!(wheels.len(), 2, "{printed}");
 
     let environment = under.join("wheel-venv");
