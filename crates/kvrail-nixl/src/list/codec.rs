@@ -7,7 +7,7 @@
 use super::{Desc, List, MemoryKind, RegDesc, RegList, RemoteDesc, RemoteList, XferList};
 
 /// First bytes of our own format.
-pub const MAGIC: &[u8; 4] = b"KVRD";
+pub(super) const MAGIC: &[u8; 4] = b"KVRD";
 const VERSION: u8 = 1;
 /// First bytes of NIXL's format.
 const NIXL: &[u8] = b"nixlSerDes|";

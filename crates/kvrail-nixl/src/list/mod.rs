@@ -44,7 +44,7 @@ impl MemoryKind {
 }
 
 /// Memory to be moved: `len` bytes at `addr` of device `device`. Of a file: `addr` is the offset, `device` the file's number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Desc {
     /// Address of the first byte.
