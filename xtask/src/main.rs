@@ -5,6 +5,7 @@ mod engines;
 mod process;
 mod softefa;
 mod venv;
+mod wheels;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ enum Task {
     Engines(engines::Args),
     /// Run programs of others on emulated EFA nodes: fi_pingpong, fabtests, the real NIXL
     Softefa(softefa::Args),
+    /// Build the wheels of the Python packages, kvrail and kvrail-nixl
+    Wheels(wheels::Args),
 }
 
 fn main() -> ExitCode {
@@ -32,5 +35,6 @@ fn main() -> ExitCode {
         Task::Compare(args) => compare::run(&args),
         Task::Engines(args) => engines::run(&args),
         Task::Softefa(args) => softefa::run(&args),
+        Task::Wheels(args) => wheels::run(&args),
     }
 }

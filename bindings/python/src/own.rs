@@ -3,8 +3,37 @@
 //! A child of `fork` has the parent's memory and none of its threads: a lock that one of them held stays locked for ever, and the
 //! rails are the parent's. So a handle answers in the process that made it, is an error in any other, and its end there is to be forgotten.
 
-use pyo3::exceptions::PyRuntimeError;
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use pyo3::prelude::*;
+
+use crate::native::error::Failure;
+
+/// This process, as of the last fork: asking the system takes longer than most calls.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// This process.
+#[inline]
+pub(crate) fn process() -> u32 {
+    PROCESS.load(Ordering::Relaxed)
+}
+
+extern "C" fn forked_child() {
+    PROCESS.store(std::process::id(), Ordering::Relaxed);
+}
+
+/// Begins to watch for forks. Called once, before anything is made.
+pub(crate) fn watch_forks() -> PyResult<()> {
+    PROCESS.store(std::process::id(), Ordering::Relaxed);
+    // SAFETY: the handler is a function that lives as long as the program (Python never unloads an extension), does nothing but ask for the process and
+    // store a number, and may therefore run between `fork` and whatever the child does next.
+    match unsafe { libc::pthread_atfork(None, None, Some(forked_child)) } {
+        0 => Ok(()),
+        error => Err(std::io::Error::from_raw_os_error(error).into()),
+    }
+}
 
 /// A share of the library that ends with its Python object.
 pub(crate) struct Own<T: Send> {
@@ -16,28 +45,28 @@ pub(crate) struct Own<T: Send> {
 
 impl<T: Send> Own<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self { process: std::process::id(), value: Some(value) }
+        Self { process: process(), value: Some(value) }
     }
 
     /// It, in the process that made it.
     #[inline]
     pub(crate) fn get(&self) -> PyResult<&T> {
         match &self.value {
-            Some(value) if self.process == std::process::id() => Ok(value),
+            Some(value) if self.process == process() => Ok(value),
             _ => Err(forked(self.process)),
         }
     }
 
     /// The same where an answer is optional: in a `repr`.
     pub(crate) fn peek(&self) -> Option<&T> {
-        self.value.as_ref().filter(|_| self.process == std::process::id())
+        self.value.as_ref().filter(|_| self.process == process())
     }
 }
 
 impl<T: Send> Drop for Own<T> {
     fn drop(&mut self) {
         let Some(value) = self.value.take() else { return };
-        if self.process != std::process::id() {
+        if self.process != process() {
             std::mem::forget(value);
             return;
         }
@@ -51,9 +80,11 @@ impl<T: Send> Drop for Own<T> {
 /// The error for a handle that another process made.
 fn forked(process: u32) -> PyErr {
     let message = format!(
-        "made in process {process} and used in its fork {}: rails and threads do not survive a fork; \
-         make the agent in the process that uses it, or start processes by multiprocessing's \"spawn\"",
+        "made in process {process} and used in its fork {}: rails and threads do not survive a fork",
         std::process::id()
     );
-    PyRuntimeError::new_err(message)
+    Failure::new("Forked", message)
+        .hint("make the agent in the process that uses it")
+        .hint("start processes by multiprocessing's \"spawn\" or \"forkserver\"")
+        .into()
 }

@@ -56,6 +56,18 @@ impl Descriptors {
         }
     }
 
+    /// Removes all slices and keeps the room: for a list that is built again and again.
+    pub fn clear(&mut self) {
+        self.runs.clear();
+        self.count = 0;
+    }
+
+    /// Calls of `push` that it has room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.runs.capacity()
+    }
+
     /// Number of slices, strided runs expanded.
     #[must_use]
     pub fn len(&self) -> u64 {

@@ -50,6 +50,8 @@ pub(crate) struct Prepared {
     pub(crate) backends: BackendSet,
     runs: Vec<Run>,
     count: u64,
+    /// Runs per piece: where the run of a piece is, when all are of one size.
+    density: f64,
 }
 
 /// Builds runs from pieces that come one after the other.
@@ -152,17 +154,22 @@ impl Prepared {
             }
         };
         if let Some((runs, count)) = attempt(candidates) {
-            return Ok(Self { side, kind, backends: candidates, runs, count });
+            return Ok(Self::of(side, kind, candidates, runs, count));
         }
         let mut found: Option<Self> = None;
         for one in candidates.iter().map(BackendSet::of).filter(|one| *one != candidates) {
             let Some((runs, count)) = attempt(one) else { continue };
             match &mut found {
                 Some(found) => found.backends = found.backends.or(one),
-                None => found = Some(Self { side: side.clone(), kind, backends: one, runs, count }),
+                None => found = Some(Self::of(side.clone(), kind, one, runs, count)),
             }
         }
         found.ok_or_else(|| first_error.unwrap_or_else(|| Error::new(Status::NotFound, "no backend")))
+    }
+
+    fn of(side: Side, kind: MemoryKind, backends: BackendSet, runs: Vec<Run>, count: u64) -> Self {
+        let density = runs.len() as f64 / count as f64;
+        Self { side, kind, backends, runs, count, density }
     }
 
     /// The position of the run that holds piece `index`, which exists; `near` is looked at first.
@@ -172,77 +179,138 @@ impl Prepared {
         if holds(&self.runs[near]) {
             return near;
         }
-        // Runs of one size each (usual: a tensor each) are found by division.
-        let size = self.count.div_ceil(self.runs.len() as u64);
-        let guess = (index / size) as usize;
-        if self.runs.get(guess).is_some_and(holds) {
-            return guess;
+        // Runs of one size each (usual: a tensor each, or a piece each) are found by multiplication, give or take one.
+        let guess = (index as f64 * self.density) as usize;
+        for guess in [guess, guess + 1] {
+            if self.runs.get(guess).is_some_and(holds) {
+                return guess;
+            }
         }
         self.runs.partition_point(|run| run.first <= index) - 1
     }
 
-    /// Calls `body` with each chosen piece and its run's region; all of them in order when nothing is chosen.
-    fn walk(&self, chosen: Option<&[u32]>, what: &str, mut body: impl FnMut(&Run, u64)) -> Result<()> {
+    /// Calls `body` with each stretch of chosen pieces that follow each other in one run: the run, the first of them, how many.
+    #[inline]
+    fn walk(&self, chosen: Option<&[u32]>, what: &str, mut body: impl FnMut(&Run, u64, u64)) -> Result<()> {
         let Some(chosen) = chosen else {
-            for run in &self.runs {
-                (0..run.count).for_each(|piece| body(run, piece));
-            }
+            self.runs.iter().for_each(|run| body(run, 0, run.count));
             return Ok(());
         };
-        let mut near = 0;
-        for (position, &index) in chosen.iter().enumerate() {
-            let index = u64::from(index);
-            if index >= self.count {
-                return Err(Error::new(
-                    Status::InvalidParam,
-                    format!(
-                        "{what} index {index} at position {position} is outside: the prepared list has {} descriptors",
-                        self.count
-                    ),
-                ));
-            }
+        if let Some(position) = chosen.iter().position(|&index| u64::from(index) >= self.count) {
+            return Err(Error::new(
+                Status::InvalidParam,
+                format!(
+                    "{what} index {} at position {position} is outside: the prepared list has {} descriptors",
+                    chosen[position], self.count
+                ),
+            ));
+        }
+        let (mut near, mut at) = (0, 0);
+        while at < chosen.len() {
+            let index = u64::from(chosen[at]);
             near = self.locate(index, near);
             let run = &self.runs[near];
-            body(run, index - run.first);
+            let piece = index - run.first;
+            let most = usize::try_from(run.count - piece).unwrap_or(usize::MAX);
+            let count = ascending(&chosen[at..], most);
+            body(run, piece, count as u64);
+            at += count;
         }
         Ok(())
     }
 
-    /// The chosen pieces as the planner wants them.
-    pub(crate) fn descriptors(&self, chosen: Option<&[u32]>, what: &str) -> Result<Descriptors> {
-        let mut list = Descriptors::with_capacity(chosen.map_or(self.runs.len(), <[u32]>::len));
-        if chosen.is_none() {
-            for run in &self.runs {
-                let count = u32::try_from(run.count).expect("bounded when it was built");
-                list.push_strided(region(run), run.offset, run.piece.len, run.stride, count);
-            }
-            return Ok(list);
-        }
+    /// Appends the chosen pieces to what the planner reads.
+    pub(crate) fn descriptors(
+        &self,
+        chosen: Option<&[u32]>,
+        what: &str,
+        list: &mut Descriptors,
+    ) -> Result<()> {
         let mut open: Option<Open> = None;
-        self.walk(chosen, what, |run, piece| {
+        self.walk(chosen, what, |run, piece, count| {
             let offset = run.offset + piece * run.stride;
-            let region = region(run);
-            if open.as_mut().is_some_and(|open| open.takes(region, offset, run.piece.len)) {
+            let (region, len) = (region(run), run.piece.len);
+            if count > 1 {
+                if let Some(open) = open.take() {
+                    open.flush(list);
+                }
+                // Prepared lists are bounded, so that the count fits.
+                list.push_strided(region, offset, len, run.stride, count as u32);
                 return;
             }
-            if let Some(open) = open.replace(Open::new(region, offset, run.piece.len)) {
-                open.flush(&mut list);
+            if open.as_mut().is_some_and(|open| open.takes(region, offset, len)) {
+                return;
+            }
+            if let Some(open) = open.replace(Open::new(region, offset, len)) {
+                open.flush(list);
             }
         })?;
         if let Some(open) = open {
-            open.flush(&mut list);
+            open.flush(list);
         }
-        Ok(list)
+        Ok(())
     }
 
     /// The chosen pieces by address.
     pub(crate) fn pieces(&self, chosen: Option<&[u32]>, what: &str) -> Result<Vec<Desc>> {
         let mut pieces = Vec::with_capacity(chosen.map_or(self.count as usize, <[u32]>::len));
-        self.walk(chosen, what, |run, piece| {
-            pieces.push(Desc { addr: run.piece.addr + piece * run.stride, ..run.piece });
+        self.walk(chosen, what, |run, first, count| {
+            let each = first..first + count;
+            pieces.extend(each.map(|piece| Desc { addr: run.piece.addr + piece * run.stride, ..run.piece }));
         })?;
         Ok(pieces)
     }
+}
+
+/// Looks up pieces and appends them to what the planner reads: what a list that is used once does instead of being prepared. None when
+/// one of them lies in no one region that all of `backends` know.
+pub(crate) fn look_up(
+    table: &Table,
+    backends: BackendSet,
+    pieces: &[Desc],
+    list: &mut Descriptors,
+) -> Option<()> {
+    let mut near = 0;
+    let mut open: Option<Open> = None;
+    for piece in pieces {
+        let entry = table.find(piece, backends, &mut near)?;
+        let (region, offset) = (entry.region?, piece.addr - entry.desc.addr);
+        if open.as_mut().is_some_and(|open| open.takes(region, offset, piece.len)) {
+            continue;
+        }
+        if let Some(open) = open.replace(Open::new(region, offset, piece.len)) {
+            open.flush(list);
+        }
+    }
+    if let Some(open) = open {
+        open.flush(list);
+    }
+    Some(())
+}
+
+/// How many numbers from the first on ascend by one; at most `most`, at least one.
+#[inline]
+fn ascending(numbers: &[u32], most: usize) -> usize {
+    /// Compared at once, without a look in between: a vector register or two.
+    const LANES: usize = 16;
+    let numbers = &numbers[..numbers.len().min(most)];
+    let first = numbers[0];
+    let mut at = 1;
+    if numbers.get(1) != Some(&first.wrapping_add(1)) {
+        return 1;
+    }
+    while let Some(lanes) = numbers.get(at..at + LANES) {
+        let expected = first.wrapping_add(at as u32);
+        let equal = lanes.iter().zip(0u32..).fold(true, |all, (&n, i)| all & (n == expected.wrapping_add(i)));
+        if !equal {
+            break;
+        }
+        at += LANES;
+    }
+    while numbers.get(at) == Some(&first.wrapping_add(at as u32)) {
+        at += 1;
+    }
+    at
 }
 
 fn region(run: &Run) -> RegionId {
@@ -362,6 +430,11 @@ mod tests {
             .collect()
     }
 
+    fn select(list: &Prepared, chosen: Option<&[u32]>, what: &str) -> Result<Descriptors> {
+        let mut descriptors = Descriptors::new();
+        list.descriptors(chosen, what, &mut descriptors).map(|()| descriptors)
+    }
+
     proptest! {
         #[test]
         fn what_is_chosen_is_what_was_prepared(
@@ -374,11 +447,11 @@ mod tests {
             let wanted = |i: usize| (u32::from(pieces[i].0), pieces[i].1, pieces[i].2);
             let list = Prepared::new(Side::Local, MemoryKind::Dram, &table(), UCX, Pieces::Each(&descs)).unwrap();
             let all: Vec<_> = (0..descs.len()).map(wanted).collect();
-            prop_assert_eq!(expand(&list.descriptors(None, "local").unwrap()), all);
+            prop_assert_eq!(expand(&select(&list, None, "local").unwrap()), all);
             prop_assert_eq!(list.pieces(None, "local").unwrap(), descs.clone());
             let chosen: Vec<u32> = chosen.iter().map(|i| i.index(descs.len()) as u32).collect();
             let some: Vec<_> = chosen.iter().map(|&i| wanted(i as usize)).collect();
-            prop_assert_eq!(expand(&list.descriptors(Some(&chosen), "local").unwrap()), some);
+            prop_assert_eq!(expand(&select(&list, Some(&chosen), "local").unwrap()), some);
             let addrs: Vec<_> = chosen.iter().map(|&i| descs[i as usize]).collect();
             prop_assert_eq!(list.pieces(Some(&chosen), "local").unwrap(), addrs);
         }
@@ -386,14 +459,20 @@ mod tests {
         #[test]
         fn runs_number_their_pieces_as_if_they_were_written_out(
             runs in prop::collection::vec((0..1000u64, 1..50u64, 0..60u64, 1..20u64), 1..20),
-            chosen in prop::collection::vec(any::<prop::sample::Index>(), 1..50),
+            chosen in prop::collection::vec((any::<prop::sample::Index>(), 1..40usize), 1..50),
         ) {
             let runs: Vec<_> = runs.iter().map(|&(offset, len, stride, count)| Strided { addr: 1000 + offset, len, device: 0, stride, count }).collect();
             let each: Vec<_> = runs.iter().flat_map(|r| (0..r.count).map(|i| Desc { addr: r.addr + i * r.stride, len: r.len, device: 0 })).collect();
             let list = Prepared::new(Side::Local, MemoryKind::Dram, &table(), UCX, Pieces::Strided(&runs)).unwrap();
             prop_assert_eq!(list.count, each.len() as u64);
-            let chosen: Vec<u32> = chosen.iter().map(|i| i.index(each.len()) as u32).collect();
+            // Stretches of numbers that ascend, some of them of one.
+            let chosen: Vec<u32> = chosen.iter().flat_map(|(i, count)| {
+                let first = i.index(each.len());
+                (first..(first + count).min(each.len())).map(|i| i as u32)
+            }).collect();
             let wanted: Vec<_> = chosen.iter().map(|&i| each[i as usize]).collect();
+            let offsets: Vec<_> = wanted.iter().map(|d| (0, d.addr - 1000, d.len)).collect();
+            prop_assert_eq!(expand(&select(&list, Some(&chosen), "local").unwrap()), offsets);
             prop_assert_eq!(list.pieces(Some(&chosen), "local").unwrap(), wanted);
         }
 
@@ -409,7 +488,7 @@ mod tests {
         let inside = Desc { addr: 1000, len: 100, device: 0 };
         let list =
             Prepared::new(Side::Local, MemoryKind::Dram, &table(), UCX, Pieces::Each(&[inside])).unwrap();
-        let error = list.descriptors(Some(&[0, 1]), "remote").unwrap_err();
+        let error = select(&list, Some(&[0, 1]), "remote").unwrap_err();
         assert_eq!(error.status, Status::InvalidParam);
         assert!(error.what.contains("remote index 1 at position 1"), "{error}");
         for outside in [

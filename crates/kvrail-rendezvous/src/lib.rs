@@ -58,6 +58,8 @@ pub use config::{
 };
 pub use embedded::{Host, HostError, wire};
 pub use error::{Loss, ServiceError};
+#[cfg(feature = "etcd")]
+pub use etcd::Connection as EtcdConnection;
 pub use group::{Group, GroupError, Value};
 pub use join::JoinError;
 pub use member::{Incarnation, Member};

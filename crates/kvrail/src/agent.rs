@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use kvrail_core::engine::RailStats;
@@ -11,6 +12,7 @@ use crate::builder::AgentBuilder;
 use crate::config::Config;
 use crate::core::{Core, Handle};
 use crate::inbox::{NextNotification, Notification, PeerEvent, WaitNotificationError};
+use crate::progress::Awaited;
 use crate::stats::Latency;
 
 /// One process's endpoint: owns rails, regions and the acquaintance with peers. Cheap to clone; all clones are the
@@ -171,6 +173,21 @@ impl Agent {
         core.wait_until(deadline, NextNotification(core)).unwrap_or_else(|| {
             Err(WaitNotificationError::Deadline { waited: timeout, peers: core.peers.lock().len() })
         })
+    }
+
+    /// The next notification for a task: when there is none, the task is woken by the next one, or by the end of the agent.
+    /// With inline progress somebody else has to drive.
+    pub fn poll_next_notification(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Notification, WaitNotificationError>> {
+        let mut next = NextNotification(self.core());
+        // Registered before the second look, so that what comes in between is not missed.
+        let first = next.ready().or_else(|| {
+            next.register(context.waker());
+            next.ready()
+        });
+        first.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// The next news of a peer, if there is any. News inform; the oldest are dropped when nobody reads them.

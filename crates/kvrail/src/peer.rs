@@ -8,7 +8,7 @@ use std::time::Duration;
 use kvrail_core::engine::PeerState;
 use kvrail_core::error::{AddPeerError, PeerLostCause, SendMessageError};
 use kvrail_core::id::{Generation, Incarnation, PeerId, RegionId, Route};
-use kvrail_core::transport::Device;
+use kvrail_core::transport::{Device, RegionInfo};
 use kvrail_core::wire::DecodeError;
 use kvrail_core::wire::metadata::Metadata;
 
@@ -251,6 +251,11 @@ pub struct RemoteRegion {
 }
 
 impl RemoteRegion {
+    fn of(info: &RegionInfo) -> Self {
+        let RegionInfo { id, generation, base, len, device } = *info;
+        Self { id, generation, base, len, device }
+    }
+
     /// A descriptor of `len` bytes at `offset`.
     ///
     /// # Errors
@@ -349,16 +354,15 @@ impl Peer {
     pub fn regions(&self) -> Vec<RemoteRegion> {
         let core = &*self.handle.core;
         let turn = core.lanes[self.record.lane].turn(core);
-        let regions = turn.engine.peer_regions(self.record.id);
-        regions
-            .map(|r| RemoteRegion {
-                id: r.id,
-                generation: r.generation,
-                base: r.base,
-                len: r.len,
-                device: r.device,
-            })
-            .collect()
+        turn.engine.peer_regions(self.record.id).map(RemoteRegion::of).collect()
+    }
+
+    /// Its region of that number, as it was imported last.
+    #[must_use]
+    pub fn region(&self, id: RegionId) -> Option<RemoteRegion> {
+        let core = &*self.handle.core;
+        let turn = core.lanes[self.record.lane].turn(core);
+        turn.engine.peer_region(self.record.id, id).map(RemoteRegion::of)
     }
 
     /// Forgets it: its transfers drain and fail, its plans become errors.

@@ -358,6 +358,15 @@ impl Future for Transfer {
     type Output = Result<Report, TransferError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut &*self).poll(context)
+    }
+}
+
+/// The same for a handle that several hold. Of several tasks that poll it, the last one is woken.
+impl Future for &Transfer {
+    type Output = Result<Report, TransferError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(result) = Transfer::poll(&self) {
             return Poll::Ready(result);
         }

@@ -13,6 +13,7 @@ it is the other's, a mixture would run: the import fails, and it is said as a wa
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -45,26 +46,28 @@ def show(name: str) -> None:
 
 
 def _check(package: str) -> None:
-    parent = sys.modules[package]
+    """Whether this package, and those of the others that are imported, are this distribution's."""
     others = _installed()
-    if getattr(parent, "__provider__", None) == _PROVIDER:
-        if others:
-            _warn(_conflict(others))
+    imported = [sys.modules[name] for name in _PACKAGES if name in sys.modules]
+    strangers = [module for module in imported if getattr(module, "__provider__", "") != _PROVIDER]
+    if not strangers and not others:
         return
+    stranger = next((module for module in strangers if getattr(module, "__file__", None)), None)
     if others:
         problem = _conflict(others)
     else:
-        where = getattr(parent, "__file__", None) or "missing"
         problem = (
-            f"kvrail-nixl's file {package}/__init__.py is not in place ({where}): a distribution"
-            f" that installs the same file has been there.\n{_MEND_HERE}"
+            f"kvrail-nixl's file {strangers[0].__name__}/__init__.py is not in place: a distribution that"
+            " installs the same file has been here.\n"
+            "hint: pip install --force-reinstall --no-deps kvrail-nixl"
         )
     _warn(problem)
-    # Without any file the package shows its modules and nothing else, and all that is here is kvrail's.
-    if getattr(parent, "__file__", None) is not None:
-        raise ImportError(problem, name=package, path=parent.__file__)
+    # A package without any file shows its modules and nothing else, and those are all kvrail's.
+    if stranger is not None:
+        raise ImportError(problem, name=package, path=stranger.__file__)
 
 
+@functools.cache
 def _installed() -> dict[str, str]:
     """The other distributions beside this one, with their versions, by a look at directory names only."""
     found = {}
@@ -74,9 +77,6 @@ def _installed() -> dict[str, str]:
         if extension == ".dist-info" and project in _OTHERS:
             found[_OTHERS[project]] = version
     return dict(sorted(found.items()))
-
-
-_MEND_HERE = "hint: pip install --force-reinstall --no-deps kvrail-nixl"
 
 
 def _conflict(others: dict[str, str]) -> str:

@@ -12,9 +12,10 @@ from . import _api, _bindings, _utils, logging
 
 if TYPE_CHECKING:
     from kvrail.nixl import *  # noqa: F403
+else:
+    import kvrail.nixl as _shown
 
-for _module in (_bindings, _utils, logging, _api):
     globals().update(
-        (name, getattr(_module, name)) for name in dir(_module) if not name.startswith("_")
+        (name, value) for name, value in vars(_shown).items() if not name.startswith("_")
     )
-del _module, TYPE_CHECKING
+    del _shown, TYPE_CHECKING

@@ -31,7 +31,7 @@ pub(crate) fn close_all(py: Python<'_>) {
         let Some(mut live) = LIVE.try_lock_for(std::time::Duration::from_secs(1)) else { return };
         let all = std::mem::take(&mut *live);
         drop(live);
-        let own = all.into_iter().filter(|(process, _)| *process == std::process::id());
+        let own = all.into_iter().filter(|(process, _)| *process == crate::own::process());
         own.filter_map(|(_, agent)| agent.upgrade()).for_each(|agent| agent.close());
     });
 }
@@ -199,7 +199,7 @@ impl Agent {
         let agent = Arc::new(agent);
         let mut live = LIVE.lock();
         live.retain(|(_, agent)| agent.strong_count() > 0);
-        live.push((std::process::id(), Arc::downgrade(&agent)));
+        live.push((crate::own::process(), Arc::downgrade(&agent)));
         drop(live);
         Ok(Self { agent: Own::new(agent) })
     }
@@ -411,7 +411,7 @@ impl Agent {
         backends: Option<Backends>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let Backends(backends) = backends.unwrap_or(Backends(Vec::new()));
-        let new = self.call(py, |agent| agent.notifications(&backends))?;
+        let new = self.quick(py, |agent| agent.notifications(&backends))?;
         let all = PyDict::new(py);
         for (agent, messages) in notif_map.iter() {
             all.set_item(agent, PyList::new(py, messages.try_iter()?.collect::<PyResult<Vec<_>>>()?)?)?;

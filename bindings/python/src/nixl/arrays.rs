@@ -1,6 +1,9 @@
-//! NumPy arrays of numbers, read where they lie. NumPy is not imported for it: an array says itself where its elements are.
+//! NumPy arrays of numbers, read where they lie. NumPy is looked for only in the hands of a caller who has imported it.
 #![allow(unsafe_code)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -65,8 +68,28 @@ fn matrix(object: &Bound<'_, PyAny>, columns: usize) -> PyResult<Matrix> {
     Ok(Matrix { rows, columns, address })
 }
 
-/// The rows of an array with `N` columns of 64-bit integers; negative ones are refused.
+/// Whether NumPy has been imported: else nothing is an array of it.
+fn numpy_is_here(py: Python<'_>) -> PyResult<bool> {
+    static HERE: AtomicBool = AtomicBool::new(false);
+    if HERE.load(Ordering::Relaxed) {
+        return Ok(true);
+    }
+    let here =
+        py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.contains(intern!(py, "numpy"))?;
+    HERE.store(here, Ordering::Relaxed);
+    Ok(here)
+}
+
+/// The rows of an array with `N` columns of 64-bit integers.
 pub(super) fn rows<const N: usize>(object: &Bound<'_, PyAny>) -> PyResult<Vec<[u64; N]>> {
+    if numpy_is_here(object.py())?
+        && let Ok(array) = object.cast::<PyArray2<u64>>()
+        && array.shape()[1] == N
+        && let Ok(array) = array.try_readonly()
+        && let Ok(numbers) = array.as_slice()
+    {
+        return Ok(numbers.as_chunks::<N>().0.to_vec());
+    }
     let Matrix { rows, columns, address } = matrix(object, N)?;
     debug_assert_eq!(columns, N);
     let base = std::ptr::with_exposed_provenance::<[u64; N]>(address);
@@ -86,6 +109,19 @@ pub(super) fn indices(object: &Bound<'_, PyAny>, what: &str) -> PyResult<Vec<u32
         return list.iter().map(|item| index(&item, what)).collect();
     }
     let py = object.py();
+    if numpy_is_here(py)? {
+        macro_rules! whole {
+            ($($type:ty),+) => {$(
+                if let Ok(array) = object.cast::<PyArray1<$type>>()
+                    && let Ok(array) = array.try_readonly()
+                    && let Ok(numbers) = array.as_slice()
+                {
+                    return Ok(numbers.iter().map(|&number| u32::try_from(number).unwrap_or(u32::MAX)).collect());
+                }
+            )+};
+        }
+        whole!(i64, i32, u32, u64);
+    }
     let Some(interface) = interface(object)? else {
         let items = object.try_iter().map_err(|_| {
             PyTypeError::new_err(format!("{what} indices are a list or an array of integers, not {object}"))

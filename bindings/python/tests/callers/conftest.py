@@ -9,8 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import implementations  # noqa: E402
-from processes import Implementation  # noqa: E402
+import implementations
+from processes import Implementation
 
 
 @pytest.fixture(scope="session", params=["kvrail-shm", "kvrail-tcp", "real"])

@@ -1,7 +1,8 @@
 """Whose `nixl` the scenes run against.
 
-kvrail is the one under test, on each fabric that any host has. The real nixl, where a virtual environment has it, proves that the
-scenes are right: what they do is what callers do with it today. Its interpreter is named by `KVRAIL_REAL_NIXL_PYTHON`.
+kvrail is the one under test, on each fabric that any host has. The real nixl, where a virtual
+environment has it, proves that the scenes are right: what they do is what callers do with it today.
+Its interpreter is named by `KVRAIL_REAL_NIXL_PYTHON`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
 from processes import Implementation
 
 #: Short enough that a test of what happens when nothing comes takes seconds.

@@ -1,8 +1,9 @@
 """KV caches as vLLM lays them out, and the arithmetic of its NixlConnector over them.
 
-A region is the K or the V of one layer: `[block][head][byte]` (heads before tokens, HND), so that the heads of one rank of a larger
-tensor-parallel group are one slice of each block of a smaller group's rank. The truth that caches are filled from and checked
-against is per (request, region, logical block, global head): it knows nothing of ranks, ids and offsets, and so checks all of them.
+A region is the K or the V of one layer: `[block][head][byte]` (heads before tokens, HND), so that
+the heads of one rank of a larger tensor-parallel group are one slice of each block of a smaller
+group's rank. The truth that caches are filled from and checked against is per (request, region,
+logical block, global head): it knows nothing of ranks, ids and offsets, and so checks all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from memory import POISON, Memory, pattern
 
 HEAD_BYTES = 1024
@@ -100,20 +100,21 @@ class Cache:
 def strided(
     bases: list[int], length: int, stride: int, count: int, offset: int = 0
 ) -> npt.NDArray[np.uint64]:
-    """N×5: per region its blocks as one row (address, length, device, stride, count)."""
+    """Nx5: per region its blocks as one row (address, length, device, stride, count)."""
     rows = [(base + offset, length, 0, stride, count) for base in bases]
     return np.array(rows, dtype=np.uint64)
 
 
 def descriptor_ids(regions: int, blocks_of_region: int, blocks: list[int]) -> npt.NDArray[np.int64]:
-    """region × blocks + block, region by region."""
+    """region x blocks + block, region by region."""
     region = np.arange(regions, dtype=np.int64)[:, None]
     return (region * blocks_of_region + np.asarray(blocks, dtype=np.int64)[None, :]).reshape(-1)
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a decode rank reads from one prefill rank: a slice of the other's blocks into a slice of its own."""
+    """What a decode rank reads from one prefill rank: a slice of the other's blocks into a slice of
+    its own."""
 
     source_rank: int
     length: int

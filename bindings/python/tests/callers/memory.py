@@ -1,8 +1,8 @@
 """Memory whose every byte tells where it belongs, and the checker of it.
 
-A fill that repeats hides the field's best-known defects: everything sent to the region's base, two blocks swapped, an old block
-left in place. Here eight bytes at a time are a mix of a name and their position, so that no two places are alike, and memory that
-nobody was to write is checked as well.
+A fill that repeats hides the field's best-known defects: everything sent to the region's base, two
+blocks swapped, an old block left in place. Here eight bytes at a time are a mix of a name and their
+position, so that no two places are alike, and memory that nobody was to write is checked as well.
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ def address(array: Bytes) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def wrong_bytes(found: Bytes, expected: Bytes) -> int:
+    """How many bytes are not what they should be; the whole of both is compared."""
+    if found.shape != expected.shape:
+        raise ValueError(f"{found.shape} compared with {expected.shape}")
+    return int(np.count_nonzero(found != expected))
+
+
 class Memory:
     """Poisoned memory inside a larger allocation, with a copy of what all of it should hold."""
 
@@ -58,4 +65,4 @@ class Memory:
 
     def wrong_bytes(self) -> int:
         """How many bytes of the whole allocation are not what they should be."""
-        return int(np.count_nonzero(self._whole != self._expected))
+        return wrong_bytes(self._whole, self._expected)

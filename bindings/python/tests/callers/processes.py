@@ -1,8 +1,9 @@
 """Scenes of several processes, started and watched from the test.
 
-The test's own process never loads either implementation: a scene's roles run in children, each with the interpreter and the path
-of the implementation under test, and speak with one another and with the test over socket pairs. So a crash is a failed role
-and not the end of the test run, and a peer can be killed or stopped like any process.
+The test's own process never loads either implementation: a scene's roles run in children, each with
+the interpreter and the path of the implementation under test, and speak with one another and with
+the test over socket pairs. So a crash is a failed role and not the end of the test run, and a peer
+can be killed or stopped like any process.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class Process:
         return self._result[0]
 
     def ended(self, timeout_s: float = 30.0, expected: int = 0) -> None:
-        """Waits for the process and demands that it ended with that status (negative: by that signal)."""
+        """Waits for the process and demands that it ended with that status (negative: by that
+        signal)."""
         try:
             status = self.child.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -185,8 +187,9 @@ class Scene:
     def __getitem__(self, name: str) -> Process:
         return self.processes[name]
 
-    def results(self, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Every role's result; the first failure ends the others and shows what all of them printed."""
+    def results(self, timeout_s: float = 50.0) -> dict[str, Any]:
+        """Every role's result; the first failure ends the others and shows what all of them
+        printed."""
         results: dict[str, Any] = {}
         deadline = time.monotonic() + timeout_s
         try:
@@ -196,7 +199,8 @@ class Scene:
             said = "".join(
                 f"\n--- {name}\n{process.output}" for name, process in self.processes.items()
             )
-            raise Failed(f"{failed}\n{said}") from None
+            what = str(failed).splitlines()[0]
+            raise Failed(f"{what}\n{said}") from None
         return results
 
     def close(self) -> None:

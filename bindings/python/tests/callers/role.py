@@ -1,7 +1,8 @@
 """The child's side of a scene: which role this is, its links, and how it ends.
 
-kvrail's processes end as any Python program ends, with all agents and threads as the role left them, so that each scene is
-also a test of the interpreter's exit. The real one's end by `os._exit`, because it crashes there.
+kvrail's processes end as any Python program ends, with all agents and threads as the role left
+them, so that each scene is also a test of the interpreter's exit. The real one's end by `os._exit`,
+because it crashes there.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Stage:
 def until(
     condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S, pause_s: float = 0.0005
 ) -> Any:
-    """Polls until the condition gives something true, which is returned; an error says what did not come."""
+    """Polls until the condition gives something true, which is returned; an error says what did not
+    come."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
@@ -84,7 +86,7 @@ def finish(agent: Any, handle: Any, timeout_s: float = PATIENCE_S) -> str:
         now = agent.check_xfer_state(handle)
         return None if now == "PROC" else now
 
-    return until(state, "the end of a transfer", timeout_s)
+    return str(until(state, "the end of a transfer", timeout_s))
 
 
 def specification() -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from processes import Implementation, Role, Scene
 
 # Runs of two tokens, every chunk with its own tokens on both sides.
 CHUNKS = [
-    [[4 * i + 32 * c for i in range(8)], [510 - 6 * i - 48 * c for i in range(8)]] for c in range(10)
+    [[4 * i + 32 * c for i in range(8)], [510 - 6 * i - 48 * c for i in range(8)]]
+    for c in range(10)
 ]
 
 

@@ -1,4 +1,5 @@
-"""vLLM pulls: every byte, with equal and unequal tensor-parallel sizes, and checkers that see planted defects."""
+"""vLLM pulls: every byte, with equal and unequal tensor-parallel sizes, and checkers that see
+planted defects."""
 
 from __future__ import annotations
 
@@ -73,10 +74,12 @@ def play(
         pytest.param(Shape(4, 2, 24), Shape(1, 2, 40), id="grouped-query-duplicates-are-read-once"),
         pytest.param(Shape(1, 2, 24), Shape(4, 2, 40), id="decode-ranks-share-heads"),
         pytest.param(
-            Shape(2, 1, 24, replicated=True), Shape(1, 1, 40, replicated=True), id="latent-read-once"
+            Shape(2, 1, 24, replicated=True),
+            Shape(1, 1, 40, replicated=True),
+            id="latent-read-once",
         ),
     ],
-)  # fmt: skip
+)
 def test_every_byte_of_every_head_is_read_into_its_place(
     implementation: Implementation, prefill: Shape, decode: Shape
 ) -> None:

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-
 from kv import HEAD_BYTES, Request, Shape, shares
 from processes import Implementation, Role, Scene
 
 REQUESTS = [
-    Request(f"push:{i}", [3 * i, 31 - i, 3 * i + 1], [2 * i, 47 - 2 * i, 2 * i + 1]) for i in range(7)
+    Request(f"push:{i}", [3 * i, 31 - i, 3 * i + 1], [2 * i, 47 - 2 * i, 2 * i + 1])
+    for i in range(7)
 ]
 
 
@@ -19,7 +19,9 @@ def play(
     implementation: Implementation, prefill: Shape, decode: Shape, plant: str | None = None
 ) -> dict[str, Any]:
     requests = [asdict(request) for request in REQUESTS]
-    writers = {rank: [s.source_rank for s in shares(prefill, decode, rank)] for rank in range(decode.tp)}
+    writers = {
+        rank: [s.source_rank for s in shares(prefill, decode, rank)] for rank in range(decode.tp)
+    }
     roles = {}
     for rank in range(prefill.tp):
         readers = [reader for reader, sources in writers.items() if rank in sources]

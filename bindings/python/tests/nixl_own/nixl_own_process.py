@@ -83,7 +83,9 @@ class Process:
             if self._child.poll() is not None:
                 raise AssertionError(f"{self.name} ended before it said {text!r}:\n{self.output()}")
             if time.monotonic() > self._deadline:
-                raise AssertionError(f"{self.name} did not say {text!r} in {DEADLINE_S:.0f} s:\n{self.output()}")
+                raise AssertionError(
+                    f"{self.name} did not say {text!r} in {DEADLINE_S:.0f} s:\n{self.output()}"
+                )
             time.sleep(0.02)
 
     def wait_for_the_end(self) -> int:
@@ -91,7 +93,9 @@ class Process:
         try:
             return self._child.wait(max(0.0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} did not end in {DEADLINE_S:.0f} s:\n{self.output()}") from None
+            raise AssertionError(
+                f"{self.name} did not end in {DEADLINE_S:.0f} s:\n{self.output()}"
+            ) from None
 
     def succeeds(self, *said: str) -> None:
         """Waits for the end, and wants status 0 and every text of `said` in the output."""
@@ -99,4 +103,6 @@ class Process:
         missing = [text for text in said if text not in self.output()]
         assert not missing, f"{self.name} did not say {missing}, status {status}:\n{self.output()}"
         crashed_after_its_work = is_the_real_nixl() and said and status == -signal.SIGSEGV
-        assert status == 0 or crashed_after_its_work, f"{self.name}: status {status}:\n{self.output()}"
+        assert status == 0 or crashed_after_its_work, (
+            f"{self.name}: status {status}:\n{self.output()}"
+        )

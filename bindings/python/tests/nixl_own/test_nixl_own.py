@@ -27,22 +27,36 @@ def source() -> Path:
     if not named:
         pytest.skip("no checkout of NIXL: set KVRAIL_NIXL_SOURCE to run its own tests and examples")
     path = Path(named).resolve()
-    assert (path / "test/python/test_nixl_api.py").is_file(), f"KVRAIL_NIXL_SOURCE={named} has no test/python/test_nixl_api.py"
+    assert (path / "test/python/test_nixl_api.py").is_file(), (
+        f"KVRAIL_NIXL_SOURCE={named} has no test/python/test_nixl_api.py"
+    )
     return path
 
 
 @pytest.mark.parametrize("name", ["test_nixl_api", "test_nixl_bindings"])
 def test_its_tests_pass(source: Path, tmp_path: Path, name: str) -> None:
     # Its tests mark their own time limits, which without the plug-in would be unknown marks that limit nothing.
-    assert importlib.util.find_spec("pytest_timeout"), "pytest-timeout is not installed: python -m pip install pytest-timeout"
+    assert importlib.util.find_spec("pytest_timeout"), (
+        "pytest-timeout is not installed: python -m pip install pytest-timeout"
+    )
     report = tmp_path / "report.xml"
     settings = tmp_path / "pytest.ini"
     settings.write_text("[pytest]\n")
-    arguments = ["-c", settings, "-p", "no:cacheprovider", "-rA", f"--junitxml={report}", source / f"test/python/{name}.py"]
+    arguments = [
+        "-c",
+        settings,
+        "-p",
+        "no:cacheprovider",
+        "-rA",
+        f"--junitxml={report}",
+        source / f"test/python/{name}.py",
+    ]
     with Process(tmp_path, name, "-m", "pytest", *arguments) as process:
         process.succeeds(" passed")
         outcomes = _outcomes(report)
-        print(f"{name}: {len(outcomes['passed'])} passed: {', '.join(outcomes['passed'])}; skipped: {', '.join(outcomes['skipped'])}")
+        print(
+            f"{name}: {len(outcomes['passed'])} passed: {', '.join(outcomes['passed'])}; skipped: {', '.join(outcomes['skipped'])}"
+        )
         assert not outcomes["failed"], f"failed: {outcomes['failed']}\n{process.output()}"
         assert outcomes["passed"], process.output()
         assert set(outcomes["skipped"]) <= SKIPPED_BY_NIXL, process.output()
@@ -52,12 +66,22 @@ def _outcomes(report: Path) -> dict[str, list[str]]:
     outcomes: dict[str, list[str]] = {"passed": [], "skipped": [], "failed": []}
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         tags = {child.tag for child in case}
-        outcome = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
+        outcome = (
+            "failed"
+            if tags & {"failure", "error"}
+            else "skipped"
+            if "skipped" in tags
+            else "passed"
+        )
         outcomes[outcome].append(case.get("name", ""))
     return outcomes
 
 
-@pytest.mark.parametrize("arguments", [["prep_xfer_perf.py", "list"], ["prep_xfer_perf.py", "array"], ["desc_perf.py"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [["prep_xfer_perf.py", "list"], ["prep_xfer_perf.py", "array"], ["desc_perf.py"]],
+    ids=" ".join,
+)
 def test_its_performance_scripts_run(source: Path, tmp_path: Path, arguments: list[str]) -> None:
     script, *rest = arguments
     with Process(tmp_path, script, source / "test/python" / script, *rest) as process:
@@ -88,7 +112,10 @@ def test_its_partial_metadata_example_works_by_socket(source: Path, tmp_path: Pa
 def test_its_partial_metadata_example_works_by_etcd(source: Path, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     script = source / "examples/python/partial_md_example.py"
-    with _etcd(tmp_path, endpoint), Process(tmp_path, "partial_md", script, "--etcd", NIXL_ETCD_ENDPOINTS=endpoint) as process:
+    with (
+        _etcd(tmp_path, endpoint),
+        Process(tmp_path, "partial_md", script, "--etcd", NIXL_ETCD_ENDPOINTS=endpoint) as process,
+    ):
         process.succeeds("Correct exception", DONE)
 
 
@@ -98,10 +125,31 @@ def _etcd(directory: Path, endpoint: str) -> Process:
         assert "CI" not in os.environ, "etcd is not installed: apt-get install etcd-server"
         pytest.skip("etcd is not installed: apt-get install etcd-server")
     peers = f"http://127.0.0.1:{free_port()}"
-    arguments = ["--data-dir", directory / "etcd", "--listen-client-urls", endpoint, "--advertise-client-urls", endpoint]
-    arguments += ["--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"]
+    arguments = [
+        "--data-dir",
+        directory / "etcd",
+        "--listen-client-urls",
+        endpoint,
+        "--advertise-client-urls",
+        endpoint,
+    ]
+    arguments += [
+        "--listen-peer-urls",
+        peers,
+        "--initial-advertise-peer-urls",
+        peers,
+        "--initial-cluster",
+        f"default={peers}",
+    ]
     # `Process` runs Python; etcd takes its place at once.
-    etcd = Process(directory, "etcd", "-c", "import os, sys; os.execv(sys.argv[1], sys.argv[1:])", program, *arguments)
+    etcd = Process(
+        directory,
+        "etcd",
+        "-c",
+        "import os, sys; os.execv(sys.argv[1], sys.argv[1:])",
+        program,
+        *arguments,
+    )
     try:
         etcd.wait_until_it_says("ready to serve client requests")
     except BaseException:

@@ -1,4 +1,5 @@
-"""A peer that is killed or stopped at any step: an error in time, and the survivor goes on with others."""
+"""A peer that is killed or stopped at any step: an error in time, and the survivor goes on with
+others."""
 
 from __future__ import annotations
 
@@ -7,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from processes import Implementation, Role, Scene
 
 SCRIPT = Path(__file__).parent / "scenes" / "deaths.py"
-#: The transfer's own deadline in these scenes is 4 s, and no call may take longer than that by much.
+#: The transfer's own deadline in these scenes is 4 s, and no call may take longer than that by
+#: much.
 CALL_S = 8.0
 STEPS = [
     "before_it_is_known",

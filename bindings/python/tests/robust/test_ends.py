@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from processes import Implementation, Role, Scene
 
 SCRIPT = Path(__file__).parent / "scenes" / "ends.py"

@@ -1,4 +1,5 @@
-"""Memory that was freed while it was registered: an error, never a signal, and no other memory touched."""
+"""Memory that was freed while it was registered: an error, never a signal, and no other memory
+touched."""
 
 from __future__ import annotations
 

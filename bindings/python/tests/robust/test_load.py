@@ -1,4 +1,5 @@
-"""Under load: the interpreter's lock is let go, threads share an agent, nothing leaks, released is over."""
+"""Under load: the interpreter's lock is let go, threads share an agent, nothing leaks, released is
+over."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from processes import Implementation, Role, Scene
 
 SCRIPT = Path(__file__).parent / "scenes" / "load.py"
@@ -31,7 +31,8 @@ def play(
 
 def test_other_threads_run_while_an_agent_works(each_fabric: Implementation) -> None:
     seen = play(each_fabric, "interpreter_lock", 64 << 20)
-    # A thread is awake some 0.1 ms after the lock is free; a call of a few of those that holds the lock shows.
+    # A thread is awake some 0.1 ms after the lock is free; a call of a few of those that holds the
+    # lock shows.
     held = {what: took for what, (took, counted) in seen.items() if took > 0.002 and not counted}
     assert held == {}, seen
     assert any(took > 0.002 for took, _ in seen.values()), "no call took long enough to tell"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from processes import Implementation, Role, Scene
 
 SCRIPT = Path(__file__).parent / "scenes" / "misuse.py"

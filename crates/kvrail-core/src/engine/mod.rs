@@ -275,6 +275,12 @@ impl<H: Hazards> Engine<H> {
         self.peers.get(id.slot, id.generation).into_iter().flat_map(|peer| peer.regions.iter())
     }
 
+    /// One region of a peer.
+    #[must_use]
+    pub fn peer_region(&self, id: PeerId, region: RegionId) -> Option<&RegionInfo> {
+        self.peers.get(id.slot, id.generation)?.regions.get(region)
+    }
+
     /// Prepares a plan: see [`crate::plan`].
     ///
     /// # Errors

@@ -92,12 +92,13 @@ struct Inner {
     /// Notifications of this agent to itself.
     own: Mutex<VecDeque<Vec<u8>>>,
     telemetry: Option<Telemetry>,
+    scratch: transfers::Scratches,
 }
 
 /// An agent.
 pub struct Agent {
-    // Before what it works for: its threads end first.
-    exchange: Exchange,
+    // Before what it works for: its threads end first. None once the agent was closed.
+    exchange: RwLock<Option<Exchange>>,
     inner: Arc<Inner>,
 }
 
@@ -123,14 +124,17 @@ impl Agent {
             requests: RwLock::default(),
             own: Mutex::default(),
             telemetry: Telemetry::for_agent(name, config.capture_telemetry)?,
+            scratch: transfers::Scratches::default(),
         });
         if let Some(telemetry) = &inner.telemetry {
             let of = Arc::downgrade(&inner);
             telemetry.below(move || Some(of.upgrade()?.backends.read().network.as_ref()?.stats()));
         }
         let host: Weak<dyn Host> = Arc::<Inner>::downgrade(&inner);
-        let exchange =
-            Exchange::start(host, ExchangeConfig::new(name, config.listen, config.watch_timeout)?)?;
+        let mut exchange = ExchangeConfig::from_environment(name)?;
+        exchange.listen = config.listen;
+        exchange.watch_timeout = config.watch_timeout;
+        let exchange = RwLock::new(Some(Exchange::start(host, exchange)?));
         Ok(Self { exchange, inner })
     }
 
@@ -190,9 +194,17 @@ impl Agent {
         Ok((params, backend.kind.kinds()))
     }
 
+    /// Calls the exchange.
+    fn exchange<T>(&self, body: impl FnOnce(&Exchange) -> Result<T>) -> Result<T> {
+        match &*self.exchange.read() {
+            Some(exchange) => body(exchange),
+            None => Err(Error::new(Status::NotAllowed, format!("agent {} is closed", self.inner.name))),
+        }
+    }
+
     /// Ends the agent below: transfers are cancelled and drain, peers are told. What is asked of the agent afterwards is an error.
     pub fn close(&self) {
-        self.exchange.stop();
+        drop(self.exchange.write().take());
         let network = self.inner.backends.read().network.clone();
         if let Some(agent) = network
             && let Err(error) = agent.close()

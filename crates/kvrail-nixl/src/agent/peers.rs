@@ -10,7 +10,7 @@ use kvrail::{ConnectError, Generation, Peer, Region, RegionId};
 use super::{Agent, Handle, Inner};
 use crate::backend::BackendSet;
 use crate::error::{Error, Result, Status};
-use crate::exchange::{Destination, Host};
+use crate::exchange::{Destination, Exchange, Host};
 use crate::list::{Desc, MemoryKind, RegList, XferList};
 use crate::metadata::{self, Class};
 use crate::prepared::{Pieces, Prepared, Side};
@@ -115,10 +115,14 @@ impl Agent {
         if name == &*self.inner.name {
             return Err(Error::new(Status::InvalidParam, "an agent cannot forget itself"));
         }
-        match self.inner.lose(name) {
-            true => Ok(()),
-            false => Err(unknown(name)),
+        if !self.inner.lose(name) {
+            return Err(unknown(name));
         }
+        // A store that still has it may say so without anybody here being interested.
+        self.exchange(|exchange| {
+            exchange.unwatch(name);
+            Ok(())
+        })
     }
 
     /// Whether metadata of that agent is known and covers all of `list`.
@@ -166,7 +170,10 @@ impl Agent {
     /// # Errors
     /// As [`Agent::metadata`]; [`Status::InvalidParam`] when there is neither.
     pub fn send_metadata(&self, to: &Destination) -> Result<()> {
-        self.exchange.send(self.metadata()?, to)
+        self.exchange(|exchange| {
+            exchange.check(to)?;
+            exchange.send(self.metadata()?, to)
+        })
     }
 
     /// The same with some of what is registered: see [`Agent::partial_metadata`].
@@ -180,7 +187,10 @@ impl Agent {
         handles: &[Handle],
         to: &Destination,
     ) -> Result<()> {
-        self.exchange.send(self.partial_metadata(list, with_connection, handles)?, to)
+        self.exchange(|exchange| {
+            exchange.check(to)?;
+            exchange.send_partial(self.partial_metadata(list, with_connection, handles)?, to)
+        })
     }
 
     /// Asks for another agent's metadata; it is imported when it comes.
@@ -188,7 +198,7 @@ impl Agent {
     /// # Errors
     /// [`Status::InvalidParam`] when there is neither an address nor a store.
     pub fn fetch_metadata(&self, remote: &str, from: &Destination) -> Result<()> {
-        self.exchange.fetch(remote, from)
+        self.exchange(|exchange| exchange.fetch(remote, from))
     }
 
     /// Takes this agent's metadata back from another agent, or from the store.
@@ -196,13 +206,13 @@ impl Agent {
     /// # Errors
     /// [`Status::InvalidParam`] when there is neither an address nor a store.
     pub fn invalidate_metadata(&self, at: &Destination) -> Result<()> {
-        self.exchange.invalidate(at)
+        self.exchange(|exchange| exchange.invalidate(at))
     }
 
     /// The port of this agent's listener.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
-        self.exchange.port()
+        self.exchange.read().as_ref().and_then(Exchange::port)
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvrail::Descriptors;
+use parking_lot::Mutex;
 
 use super::{Agent, Handle, Inner, LOCAL_SIDE, new_handle};
 use crate::backend::{BackendKind, BackendSet};
@@ -11,7 +12,7 @@ use crate::error::{Error, Result, Status};
 use crate::files::FileMove;
 use crate::list::{Desc, MemoryKind, XferList};
 use crate::loopback;
-use crate::prepared::{Pieces, Prepared, Side, common};
+use crate::prepared::{Pieces, Prepared, Side, common, look_up};
 use crate::request::{Direction, Parts, Progress, Request, Step, Timing, Work};
 
 /// What is told of a request's last posting.
@@ -354,9 +355,13 @@ impl Inner {
                 format!("descriptor {index} has {here} bytes here and {there} at {agent}"),
             ));
         }
+        let asked = self.asked(handles)?;
+        check_notification(notification, BackendKind::Ucx)?;
+        if let Some(request) = self.direct(direction, local, remote, agent, notification, &asked)? {
+            return Ok(self.keep(request));
+        }
         let remote = self.prepare(agent, remote.kind, Pieces::Each(&remote.descs), handles)?;
         let local = self.prepare(LOCAL_SIDE, local.kind, Pieces::Each(&local.descs), handles)?;
-        let asked = self.asked(handles)?;
         let Some(backend) = common(local.backends, remote.backends, &asked) else {
             return Err(Error::new(
                 Status::NotFound,
@@ -377,17 +382,8 @@ impl Inner {
         chosen: &Chosen<'_>,
         notification: &[u8],
     ) -> Result<Handle> {
-        let limit = kvrail_core::limits::NOTIFICATION_BYTES_MAX;
-        if notification.len() > limit {
-            return Err(Error::new(
-                Status::InvalidParam,
-                format!("a notification of {} bytes; the limit is {limit}", notification.len()),
-            ));
-        }
+        check_notification(notification, backend)?;
         let files = backend == BackendKind::Posix;
-        if files && !notification.is_empty() {
-            return Err(Error::new(Status::Backend, "backend POSIX has no notifications"));
-        }
         let (name, generation) = match &chosen.remote.0.side {
             Side::Remote { name, generation } => (name.clone(), *generation),
             _ => (self.name.clone(), 0),
@@ -412,32 +408,70 @@ impl Inner {
             notification: notification.to_vec(),
             work,
         });
+        Ok(self.keep(request))
+    }
+
+    fn keep(&self, request: Request) -> Handle {
         let handle = new_handle();
         self.requests.write().insert(handle, Arc::new(request));
-        Ok(handle)
+        handle
     }
 
     fn fabric_work(&self, name: &str, chosen: &Chosen<'_>) -> Result<(u64, u64, Work)> {
         let remote = self.remote(name)?;
         let Some(peer) = &remote.peer else { return Err(super::peers::unknown(name)) };
         let agent = self.network()?;
-        let local: Descriptors = chosen.local.0.descriptors(chosen.local.1, "local")?;
-        let far: Descriptors = chosen.remote.0.descriptors(chosen.remote.1, "remote")?;
-        let plan = agent.prepare(peer, &local, &far).map_err(|error| {
-            use kvrail::engine_error::PlanError as Refused;
-            let status = match &error {
-                kvrail::PrepareError::Plan { error: Refused::UnknownPeer(_), .. } => Status::RemoteDisconnect,
-                kvrail::PrepareError::Plan { error: Refused::UnknownRegion { .. }, .. } => Status::NotFound,
-                kvrail::PrepareError::Plan { .. } => Status::InvalidParam,
-                _ => Status::Backend,
-            };
-            Error::told(status, &error)
-        })?;
+        let mut scratch = self.scratch.take();
+        let (local, far) = &mut scratch.lists;
+        chosen.local.0.descriptors(chosen.local.1, "local", local)?;
+        chosen.remote.0.descriptors(chosen.remote.1, "remote", far)?;
+        let plan = plan(&agent, peer, local, far)?;
+        self.scratch.give_back(scratch);
         let descriptors = match chosen.local.1 {
             Some(_) => plan.ops() as u64,
             None => plan.descriptors(),
         };
         Ok((plan.bytes(), descriptors, Work::Fabric { plan, transfer: None }))
+    }
+
+    /// A request of two lists between agents, in one pass over each; none when it takes more than that to find a common backend, or what is wrong.
+    fn direct(
+        &self,
+        direction: Direction,
+        local: &XferList,
+        remote: &XferList,
+        agent: &str,
+        notification: &[u8],
+        asked: &[BackendKind],
+    ) -> Result<Option<Request>> {
+        let Some(known) = self.remotes.read().get(agent).cloned() else { return Ok(None) };
+        let Some(peer) = &known.peer else { return Ok(None) };
+        let section = self.section();
+        let (here, there) = (section.table(local.kind), known.section.table(remote.kind));
+        let Some(backend) = common(here.backends(), there.backends(), asked).filter(|kind| kind.is_network())
+        else {
+            return Ok(None);
+        };
+        let backends = BackendSet::of(backend);
+        let mut scratch = self.scratch.take();
+        let (near, far) = &mut scratch.lists;
+        let found = look_up(here, backends, &local.descs, near)
+            .and_then(|()| look_up(there, backends, &remote.descs, far));
+        if found.is_none() {
+            return Ok(None);
+        }
+        let plan = plan(&self.network()?, peer, near, far)?;
+        self.scratch.give_back(scratch);
+        Ok(Some(Request::new(Parts {
+            remote: agent.into(),
+            remote_generation: known.generation,
+            direction,
+            backend,
+            bytes: plan.bytes(),
+            descriptors: plan.descriptors(),
+            notification: notification.to_vec(),
+            work: Work::Fabric { plan, transfer: None },
+        })))
     }
 
     fn file_work(&self, chosen: &Chosen<'_>) -> Result<(u64, u64, Work)> {
@@ -468,6 +502,57 @@ impl Inner {
     }
 }
 
+/// Lists that plans are made of, kept from one plan to the next: fresh memory costs more than what is done with it.
+#[derive(Default)]
+pub(super) struct Scratches(Mutex<Vec<Scratch>>);
+
+#[derive(Default)]
+struct Scratch {
+    lists: (Descriptors, Descriptors),
+}
+
+/// Scratches that are kept: one for each thread that plans at a time, more or less.
+const SCRATCHES_MAX: usize = 4;
+/// Runs beyond which a list is not kept.
+const SCRATCH_RUNS_MAX: usize = 1 << 18;
+
+impl Scratches {
+    fn take(&self) -> Scratch {
+        self.0.lock().pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, mut scratch: Scratch) {
+        let (local, remote) = &mut scratch.lists;
+        if local.capacity().max(remote.capacity()) > SCRATCH_RUNS_MAX {
+            return;
+        }
+        local.clear();
+        remote.clear();
+        let mut kept = self.0.lock();
+        if kept.len() < SCRATCHES_MAX {
+            kept.push(scratch);
+        }
+    }
+}
+
+fn plan(
+    agent: &kvrail::Agent,
+    peer: &kvrail::Peer,
+    local: &Descriptors,
+    remote: &Descriptors,
+) -> Result<kvrail::Plan> {
+    agent.prepare(peer, local, remote).map_err(|error| {
+        use kvrail::engine_error::PlanError as Refused;
+        let status = match &error {
+            kvrail::PrepareError::Plan { error: Refused::UnknownPeer(_), .. } => Status::RemoteDisconnect,
+            kvrail::PrepareError::Plan { error: Refused::UnknownRegion { .. }, .. } => Status::NotFound,
+            kvrail::PrepareError::Plan { .. } => Status::InvalidParam,
+            _ => Status::Backend,
+        };
+        Error::told(status, &error)
+    })
+}
+
 fn loopback_work(direction: Direction, chosen: &Chosen<'_>) -> Result<(u64, u64, Work)> {
     let here = chosen.local.0.pieces(chosen.local.1, "local")?;
     let there = chosen.remote.0.pieces(chosen.remote.1, "remote")?;
@@ -476,6 +561,21 @@ fn loopback_work(direction: Direction, chosen: &Chosen<'_>) -> Result<(u64, u64,
         Direction::Read => loopback::pair(&there, &here)?,
     };
     Ok((total(&here), here.len() as u64, Work::Loopback(moves)))
+}
+
+/// Whether a backend can bring a notification.
+fn check_notification(notification: &[u8], backend: BackendKind) -> Result<()> {
+    let limit = kvrail_core::limits::NOTIFICATION_BYTES_MAX;
+    if notification.len() > limit {
+        return Err(Error::new(
+            Status::InvalidParam,
+            format!("a notification of {} bytes; the limit is {limit}", notification.len()),
+        ));
+    }
+    if !backend.is_network() && !notification.is_empty() {
+        return Err(Error::new(Status::Backend, format!("backend {backend} has no notifications")));
+    }
+    Ok(())
 }
 
 fn total(pieces: &[Desc]) -> u64 {

@@ -3,6 +3,7 @@
 //! No key without a lease, no deletion but of this run's own keys: what a killed run leaves behind is gone with its
 //! leases, and does no harm before.
 
+mod connection;
 mod health;
 mod session;
 mod tls;
@@ -19,6 +20,8 @@ use crate::key::Key;
 use crate::member::Incarnation;
 use crate::view::{Event, Shared};
 use session::Session;
+
+pub use connection::Connection;
 
 /// Pause before what failed for want of a connection is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -104,7 +107,7 @@ async fn watch(session: Arc<Session>, shared: Arc<Shared>, me: Incarnation, mut 
         match watch_once(&session, &shared, me, &mut from).await {
             Ok(()) => {}
             // The keep-alive knows whether the connection is coming back.
-            Err(error) if session::is_transient(&error) => {
+            Err(error) if Connection::is_transient(&error) => {
                 tracing::debug!("watch of {} broke: {error}", session.prefix());
             }
             Err(error) => return shared.fail(session.explain(error)),
@@ -174,7 +177,7 @@ async fn keep_alive(session: Arc<Session>, shared: Arc<Shared>) {
         };
         tracing::debug!("keeping the lease alive: {error}");
         if renewed.elapsed() >= session.lease() {
-            let (endpoint, detail) = (session.endpoint().into(), session::text(&error));
+            let (endpoint, detail) = (session.endpoint().into(), connection::text(&error));
             return shared.fail(ServiceError::Lost { endpoint, detail });
         }
         tokio::time::sleep(RETRY).await;

@@ -3,17 +3,16 @@
 use std::time::{Duration, Instant};
 
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, PutOptions, Txn, TxnOp,
-    TxnOpResponse, TxnResponse,
+    Client, Compare, CompareOp, Error, GetOptions, GetResponse, PutOptions, Txn, TxnOp, TxnOpResponse,
+    TxnResponse,
 };
 
-use super::{RETRY, health, tls};
+use super::RETRY;
+use super::connection::Connection;
 use crate::config::{Config, EtcdConfig};
 use crate::error::ServiceError;
 use crate::view::Event;
 
-/// Longest time that setting up one connection may take, so that a dead endpoint does not hide a living one.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// Keys that one page of the run's present state has: with the longest values still below what a client takes.
 const PAGE_KEYS: i64 = 32;
 const PAGE_BYTES_MAX: usize = 64 << 20;
@@ -23,19 +22,12 @@ const _: () = assert!(
     "any page is taken"
 );
 
-// gRPC's numbers of the statuses that matter here.
-const UNKNOWN: i32 = 2;
-const DEADLINE_EXCEEDED: i32 = 4;
-const UNAVAILABLE: i32 = 14;
-
 pub(super) struct Session {
     client: Client,
+    connection: Connection,
     prefix: String,
     lease_id: i64,
     lease: Duration,
-    endpoint: String,
-    user: Option<String>,
-    authenticated: bool,
 }
 
 impl Session {
@@ -49,49 +41,23 @@ impl Session {
         let local = |detail: String| ServiceError::Refused { endpoint: endpoint.clone(), detail };
         let run_id = config.run_id.as_ref().ok_or_else(|| local("no run id was given".into()))?;
         let prefix = etcd.prefix(run_id).map_err(|error| local(error.to_string()))?;
-        let tls = tls::Material::load(etcd)?;
-        let healthy = health::check(etcd, tls.as_ref(), until).await?;
+        let connection = Connection::open(etcd, &prefix, config.lease / 3, until).await?;
 
         // Whole seconds are all that etcd counts; a little less is what this member trusts in.
         let lease_s = i64::try_from(config.lease.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX);
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_MAX)
-            .with_keep_alive(config.lease / 3, config.lease / 3)
-            .with_keep_alive_while_idle(true)
-            .with_require_leader(true);
-        if let Some(tls) = &tls {
-            options = options.with_tls(tls.for_grpc(etcd));
-        }
-        let signed = etcd.user.as_ref().map(|(name, password)| {
-            options.clone().with_user(name, password.reveal()).with_auto_token_refresh(true)
-        });
-        let urls: Vec<String> = healthy.iter().map(ToString::to_string).collect();
-        let authenticated = signed.is_some();
-        let (client, authenticated) = match Client::connect(&urls, Some(signed.unwrap_or(options.clone())))
-            .await
-        {
-            Err(Error::GRpcStatus(status)) if status.message().contains("authentication is not enabled") => {
-                tracing::warn!("{endpoint} has no authentication; the user and password are not used");
-                (Client::connect(&urls, Some(options)).await, false)
-            }
-            connected => (connected, authenticated),
-        };
-        let user = etcd.user.as_ref().map(|(name, _)| name.clone());
-        let explain = |error| explain(&endpoint, &prefix, user.as_deref(), authenticated, error);
-        let mut client = client.map_err(explain)?;
-        let granted = client.lease_grant(lease_s, None).await.map_err(explain)?;
+        let mut client = connection.client();
+        let granted = client.lease_grant(lease_s, None).await.map_err(|error| connection.explain(&error))?;
+        let urls = connection.urls().join(",");
         let version = match client.status().await {
-            Ok(status) => format!("etcd {} at {}", status.version(), urls.join(",")),
-            Err(_) => format!("etcd at {}", urls.join(",")),
+            Ok(status) => format!("etcd {} at {urls}", status.version()),
+            Err(_) => format!("etcd at {urls}"),
         };
         let session = Self {
             client,
+            connection,
             prefix,
             lease_id: granted.id(),
             lease: Duration::from_secs(granted.ttl().clamp(1, lease_s.max(2)).unsigned_abs()),
-            endpoint,
-            user,
-            authenticated,
         };
         Ok((session, version))
     }
@@ -105,7 +71,7 @@ impl Session {
     }
 
     pub(super) fn endpoint(&self) -> &str {
-        &self.endpoint
+        self.connection.endpoint()
     }
 
     pub(super) fn lease(&self) -> Duration {
@@ -222,7 +188,7 @@ impl Session {
         loop {
             match client.txn(txn.clone()).await {
                 Ok(done) => return Ok(done),
-                Err(error) if is_transient(&error) && Instant::now() < until => {
+                Err(error) if Connection::is_transient(&error) && Instant::now() < until => {
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => return Err(self.explain(error)),
@@ -231,74 +197,17 @@ impl Session {
     }
 
     pub(super) fn expired(&self) -> ServiceError {
-        ServiceError::Expired { endpoint: self.endpoint.clone() }
+        ServiceError::Expired { endpoint: self.endpoint().into() }
     }
 
     pub(super) fn explain(&self, error: Error) -> ServiceError {
-        explain(&self.endpoint, &self.prefix, self.user.as_deref(), self.authenticated, error)
+        self.connection.explain(&error)
     }
 }
 
 /// A lease as the view knows owners.
 pub(super) fn owner(lease: i64) -> u64 {
     u64::from_ne_bytes(lease.to_ne_bytes())
-}
-
-/// Whether the same request may succeed over another connection or a moment later.
-pub(super) fn is_transient(error: &Error) -> bool {
-    match error {
-        Error::GRpcStatus(status) => match i32::from(status.code()) {
-            UNAVAILABLE | DEADLINE_EXCEEDED => true,
-            // What tonic makes of a broken connection; etcd's own errors have a text of theirs.
-            UNKNOWN => !status.message().contains("etcdserver"),
-            _ => {
-                status.message().contains("h2 protocol error") || status.message().contains("transport error")
-            }
-        },
-        Error::TransportError(_) | Error::IoError(_) | Error::LeaseKeepAliveError(_) => true,
-        _ => false,
-    }
-}
-
-/// An error's own words.
-pub(super) fn text(error: &Error) -> String {
-    let text = match error {
-        Error::GRpcStatus(status) => status.message().to_string(),
-        other => other.to_string(),
-    };
-    crate::member::tame(&text, 512)
-}
-
-fn explain(
-    endpoint: &str,
-    prefix: &str,
-    user: Option<&str>,
-    authenticated: bool,
-    error: Error,
-) -> ServiceError {
-    let endpoint = endpoint.to_string();
-    let detail = text(&error);
-    let says = |words: &str| detail.contains(words);
-    if says("user name is empty") {
-        return ServiceError::AuthenticationNeeded { endpoint };
-    }
-    if says("authentication failed") {
-        return ServiceError::AuthenticationDenied { endpoint, user: user.unwrap_or_default().into() };
-    }
-    if says("permission denied") || says("PermissionDenied") {
-        let user = user.filter(|_| authenticated).map(Into::into);
-        return ServiceError::PermissionDenied { endpoint, user, prefix: prefix.into() };
-    }
-    if says("lease not found") {
-        return ServiceError::Expired { endpoint };
-    }
-    if says("database space exceeded") || says("no leader") {
-        return ServiceError::Unhealthy { endpoint, detail };
-    }
-    if is_transient(&error) {
-        return ServiceError::Lost { endpoint, detail };
-    }
-    ServiceError::Refused { endpoint, detail }
 }
 
 /// The first key after all that begin with `prefix`: its last byte, which is `/`, is one more.

@@ -267,7 +267,7 @@ class nixl_agent:
         """
         if agent_name == "NIXL_INIT_AGENT":
             agent_name = nixlBind.NIXL_INIT_AGENT
-        handles = self._handles(backends)
+        handles = self._handles(backends) if backends else []
         if _inputs.is_strided(xfer_list):
             if mem_type is None:
                 raise ValueError("descriptors of an N×5 array need a mem_type")
@@ -378,7 +378,9 @@ class nixl_agent:
 
     def check_xfer_state(self, handle: nixl_xfer_handle) -> str:
         """How far a transfer is: "DONE", "PROC" while it runs, or "ERR"."""
-        return _state(self.agent.getXferStatus(handle._handle))
+        # Called in loops, by some callers thousands of times for each transfer.
+        status = self.agent.getXferStatus(handle._handle)
+        return "DONE" if status == _DONE else _state(status)
 
     def get_xfer_telemetry(self, handle: nixl_xfer_handle) -> nixlBind.nixlXferTelemetry:
         """Times in microseconds, bytes and descriptors of a transfer's latest run; the agent has to
@@ -430,11 +432,11 @@ class nixl_agent:
 
     def get_new_notifs(self, backends: list[str] = []) -> dict[str, list[bytes]]:
         """The notifications that came since the last call, by the agent that sent them."""
-        return self.agent.getNotifs({}, self._handles(backends))
+        return self.agent.getNotifs({}, self._handles(backends) if backends else [])
 
     def update_notifs(self, backends: list[str] = []) -> dict[str, list[bytes]]:
         """Add new notifications to `notifs`, and return all that were not taken out of it."""
-        fresh = self.agent.getNotifs({}, self._handles(backends))
+        fresh = self.get_new_notifs(backends)
         if fresh:
             # A new dictionary, as other threads may iterate over the old one.
             notifs = dict(self.notifs)

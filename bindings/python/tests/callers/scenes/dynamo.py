@@ -1,4 +1,5 @@
-"""Dynamo's connector: an operation is described to the peer as text, keyword arguments everywhere, notifications kept until asked for."""
+"""Dynamo's connector: an operation is described to the peer as text, keyword arguments everywhere,
+notifications kept until asked for."""
 
 from __future__ import annotations
 
@@ -133,7 +134,8 @@ def frontend(stage: Stage, by_tensor: bool) -> dict[str, Any]:
     states.append(operation("WRITE", writes, descriptors[1]))
     stage.links["worker"].receive(PATIENCE_S)
     if by_tensor:
-        # Columns are no memory of one piece: refused by giving nothing back, which the caller checks.
+        # Columns are no memory of one piece: refused by giving nothing back, which the caller
+        # checks.
         assert agent.get_xfer_descs(descs=descriptors[0].tensor_rows(0, 3).transposed) is None
     agent.remove_remote_agent(agent=remote)
     for descriptor in descriptors:

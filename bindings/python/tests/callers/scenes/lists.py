@@ -1,10 +1,12 @@
-"""LMCache's channel and TensorRT-LLM's transfer agent: prepared lists reposted, tags awaited, and the search for an import package."""
+"""LMCache's channel and TensorRT-LLM's transfer agent: prepared lists reposted, tags awaited, and
+the search for an import package."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from memory import Memory, pattern
@@ -16,14 +18,16 @@ ROUNDS = 12
 
 
 def _slots(round_: int) -> tuple[list[int], list[int]]:
-    """Where a round's chunks come from and where they go; every round overwrites some of the one before."""
+    """Where a round's chunks come from and where they go; every round overwrites some of the one
+    before."""
     source = [(5 * i + round_) % CHUNKS for i in range(9)]
     target = [(7 * i + 3 * round_ + 1) % CHUNKS for i in range(9)]
     return source, target
 
 
 def sender(stage: Stage, plant: bool) -> int:
-    """LMCache: one prepared list a side with the old names of memory types; a request is posted again and again."""
+    """LMCache: one prepared list a side with the old names of memory types; a request is posted
+    again and again."""
     config = stage.api.nixl_agent_config(backends=["UCX"], num_threads=4)
     agent = stage.api.nixl_agent("lmcache-sender", config)
     pages = Memory(CHUNK * CHUNKS)
@@ -72,7 +76,7 @@ def receiver(stage: Stage, plant: bool) -> dict[str, Any]:
         for again in range(3):
             prefix = f"round-{round_}|{again}|".encode()
             until(
-                lambda prefix=prefix: agent.check_remote_xfer_done(sender_name, prefix),
+                partial(agent.check_remote_xfer_done, sender_name, prefix),
                 f"the notification {prefix!r}",
             )
             assert not agent.check_remote_xfer_done(sender_name, prefix), "a tag was found twice"
@@ -85,7 +89,8 @@ def receiver(stage: Stage, plant: bool) -> dict[str, Any]:
 
 
 def requester(stage: Stage) -> dict[str, Any]:
-    """TensorRT-LLM: finds the package, one agent with eight threads, memory and descriptors as objects, a sync message as the tag."""
+    """TensorRT-LLM: finds the package, one agent with eight threads, memory and descriptors as
+    objects, a sync message as the tag."""
     found = None
     for package in ("nixl", "nixl_cu12", "nixl_cu13"):
         try:
@@ -135,7 +140,7 @@ def requester(stage: Stage) -> dict[str, Any]:
         started = time.monotonic()
         status = agent.transfer(handle)
         assert status != "ERR"
-        until(lambda handle=handle: agent.check_xfer_state(handle) == "DONE", "the transfer")
+        assert finish(agent, handle) == "DONE"
         durations.append(time.monotonic() - started)
         agent.release_xfer_handle(handle)
     agent.send_notif("trtllm-gen", b"end of request \0 17")

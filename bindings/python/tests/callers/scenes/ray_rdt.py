@@ -1,4 +1,5 @@
-"""Ray's direct transport of tensors: the consumer reads what the producer described, and objects are freed by the collector."""
+"""Ray's direct transport of tensors: the consumer reads what the producer described, and objects
+are freed by the collector."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """SGLang: prefill writes KV with one request per chunk; HiCache keeps pages in files.
 
-Backends are created by name with string parameters, threads share an agent in the strict mode, descriptor lists are N×3 arrays and
-what arrived is told over SGLang's own side channel, never by a notification.
+Backends are created by name with string parameters, threads share an agent in the strict mode,
+descriptor lists are Nx3 arrays and what arrived is told over SGLang's own side channel, never by a
+notification.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from memory import Memory, pattern
 from role import Stage, finish, run
 
@@ -37,7 +37,7 @@ def _agent(stage: Stage, backend: str, params: dict[str, str]) -> Any:
 
 
 def _pages(base: int, tokens: list[int], run_tokens: int) -> npt.NDArray[np.uint64]:
-    """N×3 of runs of tokens, as SGLang groups contiguous indices."""
+    """Nx3 of runs of tokens, as SGLang groups contiguous indices."""
     starts = np.asarray(tokens, dtype=np.uint64) * np.uint64(TOKEN_BYTES) + np.uint64(base)
     lengths = np.full(len(tokens), run_tokens * TOKEN_BYTES, dtype=np.uint64)
     return np.column_stack((starts, lengths, np.zeros(len(tokens), dtype=np.uint64)))
@@ -46,7 +46,8 @@ def _pages(base: int, tokens: list[int], run_tokens: int) -> npt.NDArray[np.uint
 def prefill(
     stage: Stage, backend: str, params: dict[str, str], chunks: list[list[list[int]]]
 ) -> int:
-    """Each chunk: [source tokens, target tokens]. Two workers take chunks from a queue and write them."""
+    """Each chunk: [source tokens, target tokens]. Two workers take chunks from a queue and write
+    them."""
     agent = _agent(stage, backend, params)
     layers = [Memory(TOKENS * TOKEN_BYTES) for _ in range(LAYERS)]
     for number, layer in enumerate(layers):
@@ -65,7 +66,7 @@ def prefill(
     except TypeError:
         pass
     else:
-        raise AssertionError("N×4 descriptors were accepted")
+        raise AssertionError("Nx4 descriptors were accepted")
 
     todo: queue.Queue[list[list[int]] | None] = queue.Queue()
     ended: queue.Queue[str] = queue.Queue()
@@ -136,7 +137,7 @@ def decode(
 
 
 def hicache(stage: Stage, directory: str, plant: bool) -> dict[str, Any]:
-    """Pages of host memory to files and back, by an agent whose native part the caller made itself."""
+    """Pages of host memory to files and back, by a native agent that the caller made itself."""
     api, bind = stage.api, stage.bindings
     name = f"hicache_nixl_{uuid.uuid4().hex[:8]}"
     agent = api.nixl_agent(name, api.nixl_agent_config(backends=[]))

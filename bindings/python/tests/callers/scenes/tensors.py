@@ -1,7 +1,9 @@
-"""What NIXL's API asks of a tensor, without torch: a module that stands in for it, over NumPy memory.
+"""What NIXL's API asks of a tensor, without torch: a module that stands in for it, over NumPy
+memory.
 
-The package may not import torch, and finds tensors by looking for torch among the loaded modules; installing this one gives callers
-that pass tensors a way to be played where torch is too large to be had.
+The package may not import torch, and finds tensors by looking for torch among the loaded modules;
+installing this one gives callers that pass tensors a way to be played where torch is too large to
+be had.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
-
 from memory import Bytes
 
 

@@ -1,6 +1,7 @@
 """vLLM's NixlConnector, pulling: prefill ranks fill and lease blocks, decode ranks read them.
 
-The calls, their order, their argument types and the threads that make them are the connector's; scheduling is left out.
+The calls, their order, their argument types and the threads that make them are the connector's;
+scheduling is left out.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Handshakes(threading.Thread):
 def prefill(
     stage: Stage, shape: dict[str, Any], rank: int, requests: list[dict[str, Any]], readers: int
 ) -> dict[str, Any]:
-    """Fills its blocks, answers handshakes, and frees each request at the last reader's notification."""
+    """Fills its blocks, answers handshakes, and frees each request at the last reader's
+    notification."""
     cache = Cache(Shape(**shape), rank)
     wanted = {request["name"]: Request(**request) for request in requests}
     for request in wanted.values():
@@ -111,7 +113,7 @@ class Decode:
             self.local[share.target_offset, share.length] = self.agent.prep_xfer_dlist(
                 "NIXL_INIT_AGENT", rows, "DRAM"
             )
-        self.remote: dict[tuple[str, int], tuple[str, Any]] = {}
+        self.remote: dict[tuple[str, int], tuple[bytes, Any]] = {}
         self.receiving: dict[str, list[Any]] = defaultdict(list)
         self.telemetry: list[tuple[int, int, int, int]] = []
 
@@ -135,7 +137,8 @@ class Decode:
             name, remote = self.remote[engine, share.source_rank]
             notif = f"{request.name}:{self.cache.shape.tp}".encode()
             if not request.target_blocks:
-                # The whole prompt was in the local prefix cache: nothing to read, and blocks to be freed all the same.
+                # The whole prompt was in the local prefix cache: nothing to read, and blocks to be
+                # freed all the same.
                 self.agent.send_notif(name, notif_msg=notif)
                 continue
             source_blocks = list(request.source_blocks)
@@ -200,20 +203,17 @@ def decode(
     engines: dict[str, list[dict[str, Any]]],
     plant: str | None = None,
 ) -> dict[str, Any]:
-    """Reads the requests of each engine as soon as its handshake is through, and polls meanwhile."""
+    """Reads the requests of each engine once its handshake is through, and polls meanwhile."""
     worker = Decode(stage, Cache(Shape(**shape), rank), Shape(**prefill_shape), plant)
     addresses = {peer: stage.links[peer].receive() for peer in stage.peers("prefill")}
-    handshakes: dict[Future[list[None]], str] = {}
+    handshakes: dict[Future[None], str] = {}
     with ThreadPoolExecutor(1, "vllm-nixl-handshake-initiator") as executor:
         for engine in engines:
 
-            def meet(engine: str = engine) -> list[None]:
-                return [
-                    worker.handshake(
-                        engine, addresses[f"prefill-{engine}-{share.source_rank}"], share
-                    )
-                    for share in worker.shares
-                ]
+            def meet(engine: str = engine) -> None:
+                for share in worker.shares:
+                    address = addresses[f"prefill-{engine}-{share.source_rank}"]
+                    worker.handshake(engine, address, share)
 
             handshakes[executor.submit(meet)] = engine
         waiting = {name["name"] for requests in engines.values() for name in requests}

@@ -1,7 +1,8 @@
-"""vLLM's NixlConnector, pushing: decode ranks announce their blocks, prefill ranks write them and say so.
+"""vLLM's NixlConnector, pushing: decode ranks announce their blocks, prefill ranks write them and
+say so.
 
-A decode rank looks at a request's blocks in the very step in which it has counted the last writer's notification: that is all that
-tells it that the bytes are there.
+A decode rank looks at a request's blocks in the very step in which it has counted the last writer's
+notification: that is all that tells it that the bytes are there.
 """
 
 from __future__ import annotations

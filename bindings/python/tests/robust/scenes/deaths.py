@@ -1,7 +1,8 @@
 """A peer that is killed or stopped, and the one that survives it.
 
-The survivor asks the test to kill (or stop) the victim at a step of its choice, goes on with what it was doing until there is an
-error, and notes how long each call took. Then it must be able to go on with another peer, and with a successor of the victim.
+The survivor asks the test to kill (or stop) the victim at a step of its choice, goes on with what
+it was doing until there is an error, and notes how long each call took. Then it must be able to go
+on with another peer, and with a successor of the victim.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Ways in which a program that uses an agent ends: each shape leaves something alive that the exit must cope with.
+"""Ways in which a program that uses an agent ends: each shape leaves something alive that the exit
+must cope with.
 
-The script does not end by the scenes' common way, because the way is what is tested: a shape returns, raises or exits, and the
-interpreter does the rest.
+The script does not end by the scenes' common way, because the way is what is tested: a shape
+returns, raises or exits, and the interpreter does the rest.
 """
 
 from __future__ import annotations
@@ -27,14 +28,18 @@ class World:
 
     def __init__(self, stage: role.Stage, **config: Any):
         self.stage = stage
-        self.agent = stage.api.nixl_agent(f"ending-{os.getpid()}", stage.api.nixl_agent_config(**config))
+        self.agent = stage.api.nixl_agent(
+            f"ending-{os.getpid()}", stage.api.nixl_agent_config(**config)
+        )
         self.memory = Memory(SIZE)
         self.memory.fill("ends")
         self.registered = self.agent.register_memory([(self.memory.address, SIZE, 0, "")], "DRAM")
         meta = stage.links["peer"].receive()
         stage.links["peer"].send(self.agent.get_agent_metadata())
         self.remote = self.agent.add_remote_agent(meta["agent"])
-        rows = [(at, BLOCK, 0) for at in range(self.memory.address, self.memory.address + SIZE, BLOCK)]
+        rows = [
+            (at, BLOCK, 0) for at in range(self.memory.address, self.memory.address + SIZE, BLOCK)
+        ]
         theirs = [(at, BLOCK, 0) for at in range(meta["base"], meta["base"] + SIZE, BLOCK)]
         self.local_list = self.agent.prep_xfer_dlist("", rows, "DRAM")
         self.remote_list = self.agent.prep_xfer_dlist(self.remote, theirs, "DRAM")
@@ -67,7 +72,9 @@ def in_mid_transfer(stage: role.Stage) -> None:
 
 def agent_before_its_handles(stage: role.Stage) -> None:
     world = World(stage)
-    kept.extend([world.posted(), world.request(), world.local_list, world.remote_list, world.registered])
+    kept.extend(
+        [world.posted(), world.request(), world.local_list, world.remote_list, world.registered]
+    )
     del world.agent
 
 
@@ -209,7 +216,7 @@ def an_interrupt(stage: role.Stage) -> None:
 
 
 def peer(stage: role.Stage) -> dict[str, Any]:
-    """Outlives the other; whatever that one left half done, this one goes on and ends as it should."""
+    """Outlives the other; whatever that one left half done, this one goes on, and ends."""
     agent = stage.api.nixl_agent("peer")
     memory = Memory(SIZE)
     agent.register_memory([(memory.address, SIZE, 0, "")], "DRAM")

@@ -1,4 +1,5 @@
-"""A process that forks: the child may not use its parent's agent, may have one of its own, and harms nobody when it ends."""
+"""A process that forks: the child may not use its parent's agent, may have one of its own, and
+harms nobody when it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ class Parent:
 
     def __init__(self, stage: Stage):
         self.stage = stage
-        self.agent = stage.api.nixl_agent("parent", stage.api.nixl_agent_config(enable_listen_thread=True, listen_port=0))
+        self.agent = stage.api.nixl_agent(
+            "parent", stage.api.nixl_agent_config(enable_listen_thread=True, listen_port=0)
+        )
         self.source, self.target = Memory(SIZE), Memory(SIZE)
         self.source.fill("forks")
         rows = [(m.address, SIZE, 0, "") for m in (self.source, self.target)]
@@ -59,7 +62,9 @@ class Parent:
         return {
             "transfer": lambda: agent.transfer(self.handle),
             "check_xfer_state": lambda: agent.check_xfer_state(self.handle),
-            "register_memory": lambda: agent.register_memory([(other.address, 4096, 0, "")], "DRAM"),
+            "register_memory": lambda: agent.register_memory(
+                [(other.address, 4096, 0, "")], "DRAM"
+            ),
             "deregister_memory": lambda: agent.deregister_memory(self.registered),
             "get_new_notifs": agent.get_new_notifs,
             "update_notifs": agent.update_notifs,
@@ -80,7 +85,8 @@ class Parent:
 
 
 def _in_child(body: Callable[[], int], leave: Callable[[int], Any]) -> int:
-    """Forks; the child's status. A child that hangs is ended by its alarm, and so has another status."""
+    """Forks; the child's status. A child that hangs is ended by its alarm, and so has another
+    status."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -125,8 +131,8 @@ def parents_agent_in_a_child_that_exits_at_once(world: Parent) -> int:
 
 
 def parents_agent_in_a_child_that_ends_as_python_does(world: Parent) -> int:
-    # sys.exit would be caught by the role; what the interpreter does at its end is done here by hand as far as it concerns us:
-    # handles and agents are finalised in the child.
+    # sys.exit would be caught by the role; what the interpreter does at its end is done here by
+    # hand as far as it concerns us: handles and agents are finalised in the child.
     def leave(status: int) -> None:
         world.__dict__.clear()
         os._exit(status)

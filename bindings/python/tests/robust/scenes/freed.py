@@ -1,4 +1,5 @@
-"""Memory that goes away under a transfer: unmapped before, between and while; on this side, on the other and in one process."""
+"""Memory that goes away under a transfer: unmapped before, between and while; on this side, on the
+other and in one process."""
 
 from __future__ import annotations
 
@@ -8,8 +9,7 @@ import threading
 from typing import Any
 
 import numpy as np
-
-from memory import Memory, pattern
+from memory import Memory, pattern, wrong_bytes
 from role import Stage, finish, run
 
 SIZE = 8 << 20
@@ -18,7 +18,14 @@ _MAP_FIXED = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -37,7 +44,8 @@ class Mapping:
         ctypes.memmove(self.address, content.ctypes.data, self.nbytes)
 
     def free(self, offset: int = 0) -> None:
-        """The pages go; the addresses stay reserved, so that no other allocation makes them valid again."""
+        """The pages go; the addresses stay reserved, so that no other allocation makes them valid
+        again."""
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
         start = self.address + offset
         assert _libc.mmap(start, self.nbytes - offset, 0, flags, -1, 0) == start
@@ -103,8 +111,8 @@ def owner(stage: Stage) -> int:
             stage.links["mover"].send(kept.wrong_bytes())
             continue
         stage.links["mover"].send("so it is")
-    content = (ctypes.c_char * SIZE).from_address(readonly.address)
-    return int(np.count_nonzero(np.frombuffer(content, np.uint8) != pattern(SIZE, "readonly")))
+    content = np.frombuffer(ctypes.string_at(readonly.address, SIZE), np.uint8)
+    return wrong_bytes(content, pattern(SIZE, "readonly"))
 
 
 def mover(stage: Stage) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""Bytes from a peer that wishes us ill, or from a cable that lost some: metadata and serialised descriptors.
+"""Bytes from a peer that wishes us ill, or from a cable that lost some: metadata and serialised
+descriptors.
 
-Each mutation is of something real. What comes of it is an error of NIXL's kind (or, for pickles, of pickle's), or nothing at all, where
-the bytes that changed carry no meaning; and the peer that the agent knew before is as good as it was.
+Each mutation is of something real. What comes of it is an error of NIXL's kind (or, for pickles, of
+pickle's), or nothing at all, where the bytes that changed carry no meaning; and the peer that the
+agent knew before is as good as it was.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-
 from memory import Memory, pattern
 from role import Stage, finish, run
 
@@ -27,12 +28,15 @@ MUTATIONS = int(os.environ.get("KVRAIL_HOSTILE_MUTATIONS", "1000"))
 
 @st.composite
 def mutated(draw: st.DrawFn, originals: list[bytes]) -> bytes:
-    """One of the originals, with some of: bits turned, a piece cut out, repeated, replaced, the end lost, lengths made absurd."""
+    """One of the originals, with some of: bits turned, a piece cut out, repeated, replaced, the end
+    lost, lengths made absurd."""
     data = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
         length = draw(st.integers(0, 64))
-        kind = draw(st.sampled_from(["bits", "cut", "end", "repeat", "replace", "number", "splice"]))
+        kind = draw(
+            st.sampled_from(["bits", "cut", "end", "repeat", "replace", "number", "splice"])
+        )
         if kind == "bits" and data:
             data[at] ^= draw(st.integers(1, 255))
         elif kind == "cut":

@@ -1,4 +1,5 @@
-"""An agent under load: other Python threads run while it works, many threads share it, and nothing is left behind."""
+"""An agent under load: other Python threads run while it works, many threads share it, and nothing
+is left behind."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Pair:
 
 
 def partner(stage: Stage, size: int) -> int:
-    """Memory to be written and read; the number of notifications that came, once the other has said how many it sent."""
+    """Memory to be written and read; the number of notifications that came, once the other has said
+    how many it sent."""
     agent = stage.api.nixl_agent("partner")
     memory = Memory(size)
     memory.fill("partner")
@@ -65,8 +67,9 @@ def partner(stage: Stage, size: int) -> int:
 def interpreter_lock(stage: Stage, size: int) -> dict[str, list[float]]:
     """What another thread counted during each call, and how long the call took.
 
-    The interpreter takes the lock from nobody here (its switch interval is set to an hour), and the counting thread gives it up after
-    each step: so that it counts during a call is possible only if the call itself lets go.
+    The interpreter takes the lock from nobody here (its switch interval is set to an hour), and the
+    counting thread gives it up after each step: so that it counts during a call is possible only if
+    the call itself lets go.
     """
     pair = Pair(stage, size)
     agent = pair.agent
@@ -122,7 +125,8 @@ def interpreter_lock(stage: Stage, size: int) -> dict[str, list[float]]:
 
 
 def threads(stage: Stage, size: int, strict: bool, rounds: int) -> dict[str, Any]:
-    """Eight threads on one agent: reads and writes of each one's own blocks, registrations, notifications, lists, polls."""
+    """Eight threads on one agent: reads and writes of each one's own blocks, registrations,
+    notifications, lists, polls."""
     sync = stage.api.nixl_thread_sync_t
     mode = sync.NIXL_THREAD_SYNC_STRICT if strict else sync.NIXL_THREAD_SYNC_NONE
     pair = Pair(stage, size, sync_mode=mode, num_threads=4)
@@ -187,7 +191,9 @@ def threads(stage: Stage, size: int, strict: bool, rounds: int) -> dict[str, Any
             problems.append(f"{body.__name__} {number}: {type(error).__name__}: {error}")
 
     movers = [threading.Thread(target=guarded, args=(mover, i)) for i in range(6)]
-    rest = [threading.Thread(target=guarded, args=(b, 6 + i)) for i, b in enumerate((registrar, talker))]
+    rest = [
+        threading.Thread(target=guarded, args=(b, 6 + i)) for i, b in enumerate((registrar, talker))
+    ]
     for thread in movers + rest:
         thread.start()
     for thread in movers:
@@ -196,7 +202,11 @@ def threads(stage: Stage, size: int, strict: bool, rounds: int) -> dict[str, Any
     for thread in rest:
         thread.join()
     stage.links["partner"].send(sum(sent))
-    return {"problems": problems, "states": sorted(set(done) - {"registered"}), "done": done["DONE"]}
+    return {
+        "problems": problems,
+        "states": sorted(set(done) - {"registered"}),
+        "done": done["DONE"],
+    }
 
 
 def _resident_kib() -> int:
@@ -218,7 +228,8 @@ def _held() -> dict[str, int]:
 
 
 def leaks(stage: Stage, size: int, transfers: int) -> dict[str, Any]:
-    """Transfers of every kind, each with handles of its own; what the process holds after a tenth and at the end."""
+    """Transfers of every kind, each with handles of its own; what the process holds after a tenth
+    and at the end."""
     pair = Pair(stage, size, capture_telemetry=True)
     agent = pair.agent
     blocks = list(range(size // BLOCK))
@@ -316,9 +327,11 @@ def agents(stage: Stage, size: int, count: int) -> dict[str, Any]:
 
 
 def release_in_flight(stage: Stage, size: int, rounds: int) -> dict[str, int]:
-    """Releases transfers that run. What was released is over: the source may be overwritten at once, and nothing of that arrives.
+    """Releases transfers that run. What was released is over: the source may be overwritten at
+    once, and nothing of that arrives.
 
-    A release may refuse instead, and then the handle is as good as before: its owner keeps it and the blocks.
+    A release may refuse instead, and then the handle is as good as before: its owner keeps it and
+    the blocks.
     """
     pair = Pair(stage, size)
     agent = pair.agent

@@ -1,16 +1,19 @@
-"""Every kind of wrong argument, at every call that takes it: an exception each time, and no byte out of place.
+"""Every kind of wrong argument, at every call that takes it: an exception each time, and no byte
+out of place.
 
-A case is one call that must raise. Its name is written before it is tried, so that after a crash the last line says which one it was.
-Around the cases a canary looks at all memory: nothing may have been copied by a call that was refused.
+A case is one call that must raise. Its name is written before it is tried, so that after a crash
+the last line says which one it was. Around the cases a canary looks at all memory: nothing may have
+been copied by a call that was refused.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
-
 from memory import Memory, pattern
 from role import Stage, finish, run
 
@@ -81,27 +84,30 @@ def handles(w: World) -> Iterator[Case]:
     prepared = {**made_up, "a request": w.request._handle}
     for name, number in request.items():
         for call in ("postXferReq", "getXferStatus", "getXferTelemetry", "estimateXferCost"):
-            yield f"{call} of {name}", lambda c=call, n=number: getattr(raw, c)(n)
-        yield f"queryXferBackend of {name}", lambda n=number: raw.queryXferBackend(n)
-        yield f"releaseXferReq of {name}", lambda n=number: raw.releaseXferReq(n)
+            yield f"{call} of {name}", partial(getattr(raw, call), number)
+        yield f"queryXferBackend of {name}", partial(raw.queryXferBackend, number)
+        yield f"releaseXferReq of {name}", partial(raw.releaseXferReq, number)
     op, lists = w.bind.NIXL_WRITE, (w.local_list._handle, w.remote_list._handle)
     for name, number in prepared.items():
-        yield f"makeXferReq from {name}", lambda n=number: raw.makeXferReq(op, n, [0], lists[1], [0])
-        yield f"makeXferReq to {name}", lambda n=number: raw.makeXferReq(op, lists[0], [0], n, [0])
+        yield (
+            f"makeXferReq from {name}",
+            partial(raw.makeXferReq, op, number, [0], lists[1], [0]),
+        )
+        yield f"makeXferReq to {name}", partial(raw.makeXferReq, op, lists[0], [0], number, [0])
         if number:
-            yield f"releasedDlistH of {name}", lambda n=number: raw.releasedDlistH(n)
+            yield f"releasedDlistH of {name}", partial(raw.releasedDlistH, number)
     backends = {**made_up, "another agent's backend": w.foreign_backend, "a list": lists[0]}
     del backends["a backend"]
     row = w.agent.get_reg_descs([(w.base, 4096, 0, "")], "DRAM")
     for name, number in backends.items():
-        yield f"getBackendParams of {name}", lambda n=number: raw.getBackendParams(n)
-        yield f"registerMem with {name}", lambda n=number: raw.registerMem(row, [n])
-        yield f"prepXferDlist with {name}", lambda n=number: raw.prepXferDlist("", w.near, [n])
-        yield f"getNotifs from {name}", lambda n=number: raw.getNotifs({}, [n])
-        yield f"genNotif by {name}", lambda n=number: raw.genNotif("other", b"x", [n])
+        yield f"getBackendParams of {name}", partial(raw.getBackendParams, number)
+        yield f"registerMem with {name}", partial(raw.registerMem, row, [number])
+        yield f"prepXferDlist with {name}", partial(raw.prepXferDlist, "", w.near, [number])
+        yield f"getNotifs from {name}", partial(raw.getNotifs, {}, [number])
+        yield f"genNotif by {name}", partial(raw.genNotif, "other", b"x", [number])
     for wrong in BEYOND:
         for call in ("postXferReq", "getXferStatus", "releaseXferReq", "releasedDlistH"):
-            yield f"{call} of {wrong!r}", lambda c=call, n=wrong: getattr(raw, c)(n)
+            yield f"{call} of {wrong!r}", partial(getattr(raw, call), wrong)
     swapped = w.agent.make_prepped_xfer
     yield "the sides swapped", lambda: swapped("WRITE", w.remote_list, [0], w.local_list, [0])
     yield "two local sides", lambda: swapped("WRITE", w.local_list, [0], w.local_list, [0])
@@ -164,8 +170,8 @@ def indices(w: World) -> Iterator[Case]:
     }
     for name, value in wrong.items():
         if name not in ("a dict", "a memoryview"):
-            yield f"local indices: {name}", lambda v=value: make(v, good)
-            yield f"remote indices: {name}", lambda v=value: make(good, v)
+            yield f"local indices: {name}", partial(make, value, good)
+            yield f"remote indices: {name}", partial(make, good, value)
 
 
 def descriptors(w: World) -> Iterator[Case]:
@@ -175,9 +181,12 @@ def descriptors(w: World) -> Iterator[Case]:
             row = [base, 64, 0]
             row[column] = number  # type: ignore[call-overload]
             rows = [tuple(row)]
-            yield f"{number!r} in column {column}", lambda r=rows: agent.get_xfer_descs(r, "DRAM")
+            yield f"{number!r} in column {column}", partial(agent.get_xfer_descs, rows, "DRAM")
             full = [(*row, "")]
-            yield f"{number!r} registered in {column}", lambda r=full: agent.get_reg_descs(r, "DRAM")
+            yield (
+                f"{number!r} registered in {column}",
+                partial(agent.get_reg_descs, full, "DRAM"),
+            )
     outside = {
         "one byte beyond the end": (base, SIZE + 1, 0),
         "the byte after the end": (base + SIZE, 1, 0),
@@ -194,18 +203,18 @@ def descriptors(w: World) -> Iterator[Case]:
     for length in HUGE:
         outside[f"a length of {length:#x}"] = (base, length, 0)
         outside[f"a length of {length:#x} from the middle"] = (base + 4096, length, 0)
-    for name, row in outside.items():
+    for name, place in outside.items():
         for kind in ("tuples", "array"):
-            rows: Any = [row] if kind == "tuples" else np.array([row], dtype=np.uint64)
+            some: Any = [place] if kind == "tuples" else np.array([place], dtype=np.uint64)
 
-            def local(r: Any = rows) -> Any:
+            def local(r: Any = some) -> Any:
                 return agent.prep_xfer_dlist("", r, "DRAM")
 
-            def remote(r: Any = rows) -> Any:
+            def remote(r: Any = some) -> Any:
                 shifted = [(r[0][0] - base + w.far) % 2**64, r[0][1], r[0][2]]
                 return agent.prep_xfer_dlist("other", [tuple(map(int, shifted))], "DRAM")
 
-            def oneshot(r: Any = rows) -> Any:
+            def oneshot(r: Any = some) -> Any:
                 descs = agent.get_xfer_descs(r, "DRAM")
                 return agent.initialize_xfer("READ", descs, descs, "other")
 
@@ -227,49 +236,55 @@ def descriptors(w: World) -> Iterator[Case]:
         "a length of 2**64-1": (base, 2**64 - 1, 0, 2**64 - 1, 1),
     }
     for name, row5 in strided.items():
-        rows = np.array([row5], dtype=np.uint64)
-        yield f"strided: {name}", lambda r=rows: agent.prep_xfer_dlist("", r, "DRAM")
+        single = np.array([row5], dtype=np.uint64)
+        yield f"strided: {name}", partial(agent.prep_xfer_dlist, "", single, "DRAM")
         good = (base, 256, 0, 256, 4)
         pair = np.array([good, row5], dtype=np.uint64)
-        yield f"strided, second: {name}", lambda r=pair: agent.prep_xfer_dlist("", r, "DRAM")
+        yield f"strided, second: {name}", partial(agent.prep_xfer_dlist, "", pair, "DRAM")
     five = np.array([(base, 256, 0, 256, 4)], dtype=np.uint64)
     prep = agent.prep_xfer_dlist
     yield "strided without a memory type", lambda: prep("", five)
     yield "strided, every other row", lambda: prep("", np.repeat(five, 4, 0)[::2], "DRAM")
-    yield "strided, columns first", lambda: prep("", np.asfortranarray(np.repeat(five, 3, 0)), "DRAM")
+    yield (
+        "strided, columns first",
+        lambda: prep("", np.asfortranarray(np.repeat(five, 3, 0)), "DRAM"),
+    )
     for dtype in ("f8", "u4", "i4", ">u8", "?", "O", "U5", "c16", "M8[s]", "V8"):
         if dtype not in ("M8[s]", "V8"):
-            yield f"strided of {dtype}", lambda d=dtype: prep("", five.astype(d), "DRAM")
+            yield f"strided of {dtype}", partial(prep, "", five.astype(dtype), "DRAM")
         three = np.zeros((2, 3), dtype=dtype)
-        yield f"N×3 of {dtype}", lambda t=three: agent.get_xfer_descs(t, "DRAM")
+        yield f"Nx3 of {dtype}", partial(agent.get_xfer_descs, three, "DRAM")
     yield "a field of numbers that are none", lambda: prep("", np.full((2, 5), np.nan), "DRAM")
-    yield "N×3, reversed", lambda: agent.get_xfer_descs(np.zeros((3, 3), "u8")[::-1], "DRAM")
-    yield "N×3, columns first", lambda: agent.get_xfer_descs(np.zeros((3, 3), "u8").T, "DRAM")
+    yield "Nx3, reversed", lambda: agent.get_xfer_descs(np.zeros((3, 3), "u8")[::-1], "DRAM")
+    yield "Nx3, columns first", lambda: agent.get_xfer_descs(np.zeros((3, 3), "u8").T, "DRAM")
     for shape in ((3,), (2, 4), (2, 6), (2, 2), (1, 2, 3), (0, 5), (2, 0)):
-        yield f"an array of {shape}", lambda s=shape: prep("", np.zeros(s, dtype="u8"), "DRAM")
+        yield f"an array of {shape}", partial(prep, "", np.zeros(shape, dtype="u8"), "DRAM")
 
 
 def names_and_kinds(w: World) -> Iterator[Case]:
     agent = w.agent
     for name in ("nobody", "NIXL_INIT_AGENT", "", None, 5, b"\xff"):
-        yield f"initialize_xfer to {name!r}", lambda n=name: agent.initialize_xfer(
-            "WRITE", w.near, w.there, n
+        yield (
+            f"initialize_xfer to {name!r}",
+            partial(agent.initialize_xfer, "WRITE", w.near, w.there, name),
         )
-        yield f"send_notif to {name!r}", lambda n=name: agent.send_notif(n, b"x")
+        yield f"send_notif to {name!r}", partial(agent.send_notif, name, b"x")
     for kind in ("VRAM", "BLOCK", "OBJ", "cuda", "dram", "", None, 5):
-        yield f"prep as {kind!r}", lambda k=kind: agent.prep_xfer_dlist("", w.near_rows, k)
+        yield f"prep as {kind!r}", partial(agent.prep_xfer_dlist, "", w.near_rows, kind)
     for op in ("write", b"WRITE", "", None, 0, "RW"):
-        yield f"the operation {op!r}", lambda o=op: agent.initialize_xfer(
-            o, w.near, w.there, "other"
+        yield (
+            f"the operation {op!r}",
+            partial(agent.initialize_xfer, op, w.near, w.there, "other"),
         )
     for message in (None, 5, 1.5, ["x"], object()):
-        yield f"the message {message!r}", lambda m=message: agent.send_notif("other", m)
-        yield f"the notification {message!r}", lambda m=message: agent.transfer(w.request, m)
+        yield f"the message {message!r}", partial(agent.send_notif, "other", message)
+        yield f"the notification {message!r}", partial(agent.transfer, w.request, message)
     wrong_lists: tuple[Any, ...] = (w.registered, w.near_rows, None, 5, "descs", w.local_list)
     for lists in wrong_lists:
         name = type(lists).__name__
-        yield f"initialize_xfer from a {name}", lambda v=lists: agent.initialize_xfer(
-            "WRITE", v, w.there, "other"
+        yield (
+            f"initialize_xfer from a {name}",
+            partial(agent.initialize_xfer, "WRITE", lists, w.there, "other"),
         )
     uneven = agent.get_xfer_descs([(w.far, 255, 0)], "DRAM")
     even = agent.get_xfer_descs([(w.base, 256, 0)], "DRAM")
@@ -278,17 +293,17 @@ def names_and_kinds(w: World) -> Iterator[Case]:
     empty = w.bind.nixlXferDList(w.bind.DRAM_SEG)
     yield "no descriptors", lambda: agent.initialize_xfer("WRITE", empty, empty, "other")
     for raw_kind in (9, -1, 2**40, "DRAM_SEG", None):
-        yield f"a list of kind {raw_kind!r}", lambda k=raw_kind: w.bind.nixlXferDList(k)
+        yield f"a list of kind {raw_kind!r}", partial(w.bind.nixlXferDList, raw_kind)
     for size in (-1, 2**31 - 1, 2**63, 2**64, 1.5, "3"):
-        yield f"a list of size {size!r}", lambda s=size: w.bind.nixlXferDList(w.bind.DRAM_SEG, s)
+        yield f"a list of size {size!r}", partial(w.bind.nixlXferDList, w.bind.DRAM_SEG, size)
     for index in (16, 2**31, 2**63, 2**64, -1, "0", 0.0, None, slice(0, 1)):
-        yield f"[{index!r}]", lambda i=index: w.near[i]
-        yield f"[{index!r}] =", lambda i=index: w.near.__setitem__(i, (1, 2, 3))
+        yield f"[{index!r}]", partial(operator.getitem, w.near, index)
+        yield f"[{index!r}] =", partial(w.near.__setitem__, index, (1, 2, 3))
     for index in (16, -1, 2**40, None, "1"):
-        yield f"remDesc({index!r})", lambda i=index: w.near.remDesc(i)
+        yield f"remDesc({index!r})", partial(w.near.remDesc, index)
     for metadata in (b"", b"x", "text", None, 5, memoryview(b"x"), [1], b"\0" * 100_000):
         what = type(metadata).__name__
-        yield f"the metadata of a {what}", lambda m=metadata: agent.add_remote_agent(m)
+        yield f"the metadata of a {what}", partial(agent.add_remote_agent, metadata)
     yield "its own metadata", lambda: agent.add_remote_agent(agent.get_agent_metadata())
 
 
@@ -305,8 +320,9 @@ def memory_of_nobody(w: World) -> Iterator[Case]:
     yield "register the last page", register((2**64 - 4096, 4096, 0, ""))
     yield "register GPU memory", lambda: agent.register_memory([(w.base, 64, 0, "")], "VRAM")
     yield "register with meta of None", register((w.base, 64, 0, None))
-    yield "deregister what is not", lambda: agent.deregister_memory(
-        agent.get_reg_descs([(w.base, 4096, 0, "")], "DRAM")
+    yield (
+        "deregister what is not",
+        lambda: agent.deregister_memory(agent.get_reg_descs([(w.base, 4096, 0, "")], "DRAM")),
     )
     twice = agent.get_reg_descs([(w.base, SIZE, 0, ""), (w.base, SIZE, 0, "")], "DRAM")
     yield "deregister one twice in a list", lambda: agent.deregister_memory(twice)

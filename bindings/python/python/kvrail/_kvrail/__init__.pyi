@@ -1,0 +1,1 @@
+from kvrail._kvrail import native as native
