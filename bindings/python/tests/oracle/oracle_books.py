@@ -1,7 +1,8 @@
-"""What a driver knows of the objects that it has made: enough to tell what would be undefined in the real NIXL.
+"""What a driver knows of the objects that it has made: enough to tell what would be undefined in
+the real NIXL.
 
-Everything here follows from the operations and their success, not from the implementation, so that both drivers come to the
-same judgement as long as they behave alike.
+Everything here follows from the operations and their success, not from the implementation, so that
+both drivers come to the same judgement as long as they behave alike.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import index
 from typing import Any
 
 Operation = dict[str, Any]
@@ -44,9 +46,10 @@ class Books:
         """Why this operation is undefined in the real one, if it is."""
         call, on = operation["call"], operation["on"]
         if call in ("__getitem__", "__setitem__") and hasattr(target, "descCount"):
-            index = arguments[0]
-            if isinstance(index, int) and index >= target.descCount():
+            if hasattr(arguments[0], "__index__") and index(arguments[0]) >= target.descCount():
                 return "an index out of range of a list"
+        if call.startswith("get_") and call.endswith("_descs") and _takes_an_item(call, arguments):
+            return "an index out of range of a list"
         if call == "deregister_memory" and arguments and hasattr(arguments[0], "descCount"):
             ranges = _ranges(arguments[0])
             if len(set(ranges)) < len(ranges):
@@ -118,11 +121,24 @@ class Books:
         if call == "make_prepped_xfer":
             direction, _local, ours, _remote, theirs, *rest = arguments
             near, far = self._handles_in(operation)
-            local_ranges = [near.ranges[int(index)] for index in ours]
-            remote_ranges = [far.ranges[int(index)] for index in theirs]
+            # As the real one takes them: cut to 32 bits.
+            local_ranges = [near.ranges[int(which) & 0xFFFF_FFFF] for which in ours]
+            remote_ranges = [far.ranges[int(which) & 0xFFFF_FFFF] for which in theirs]
             told = bool(rest and rest[0])
             return Handle(on, far.remote, local_ranges, remote_ranges, direction, told)
         return None
+
+
+def _takes_an_item(call: str, arguments: list) -> bool:
+    """Whether the first element of an empty list is looked at, to see what it is a list of."""
+    kind = type(arguments[0]).__name__
+    known = {
+        "get_remote_descs": ("nixlRemoteDList",),
+        "get_xfer_descs": ("nixlXferDList", "nixlRegDList"),
+        "get_reg_descs": ("nixlXferDList", "nixlRegDList"),
+    }
+    is_list = hasattr(arguments[0], "descCount")
+    return is_list and kind not in known.get(call, ()) and arguments[0].descCount() == 0
 
 
 def _is_reference(raw: Any) -> bool:
@@ -139,7 +155,9 @@ def _ranges(descs: Any) -> list[Range]:
 
 
 def _ranges_of_argument(descs: Any) -> list[Range]:
-    """What a descriptor list, a list of tuples, an N×3 or a strided N×5 array covers, in the order of the indices."""
+    """What a descriptor list, a list of tuples, an Nx3 or a strided Nx5 array covers, in the order
+    of the indices.
+    """
     if hasattr(descs, "descCount"):
         return _ranges(descs)
     rows = [[int(number) for number in row] for row in descs]

@@ -1,7 +1,8 @@
 """Values between the test and a driver: JSON, with names for what JSON cannot say.
 
-The test writes arguments with the small constructors below, a driver turns them into the implementation's own objects and
-turns results back. A result never names an implementation: a list of descriptors is its contents, a handle is "a handle".
+The test writes arguments with the small constructors below, a driver turns them into the
+implementation's own objects and turns results back. A result never names an implementation: a list
+of descriptors is its contents, a handle is "a handle".
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def octets(value: bytes) -> dict[str, Any]:
 
 
 def array(rows: list, dtype: str = "uint64", shape: list[int] | None = None, layout: str = "c"):
-    """A NumPy array; layout `c`, `f` (Fortran order), `strided` (every other row) or `read-only`."""
+    """A NumPy array; layout `c`, `f` (Fortran), `strided` (every other row) or `read-only`."""
     return {"array": {"rows": rows, "dtype": dtype, "shape": shape, "layout": layout}}
 
 
