@@ -246,7 +246,12 @@ def while_it_is_stopped(world: Survivor, theirs: dict[str, Any]) -> None:
 
     def again() -> bool:
         world.errors.clear()
-        return bool(world.attempt(name, theirs["base"]) == "DONE")
+        if world.attempt(name, theirs["base"]) == "DONE":
+            return True
+        # It was given up meanwhile: it is met anew.
+        world.agent.remove_remote_agent("victim")
+        world.agent.add_remote_agent(theirs["agent"])
+        return False
 
     until(again, "a transfer with a peer that goes on", pause_s=0.1)
     world.errors = stopped_errors
