@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-# Above the deadlines of a scene, which say more about what did not come.
-SECONDS_MAX = 120
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "callers"))
 
 import implementations
 from processes import Implementation
+
+# Above the deadlines of a scene, which say more about what did not come.
+SECONDS_MAX = 120
 
 
 @pytest.fixture(scope="session")
