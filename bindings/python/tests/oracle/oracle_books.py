@@ -16,6 +16,21 @@ from typing import Any
 Operation = dict[str, Any]
 Range = tuple[int, int]
 
+# What makes lists, with the classes that it knows.
+GETTERS = {
+    "get_remote_descs": ("nixlRemoteDList",),
+    "get_xfer_descs": ("nixlXferDList", "nixlRegDList"),
+    "get_reg_descs": ("nixlXferDList", "nixlRegDList"),
+}
+ON_LISTS = ("make_prepped_xfer",)
+ON_REQUESTS = (
+    "transfer",
+    "check_xfer_state",
+    "get_xfer_telemetry",
+    "query_xfer_backend",
+    "estimate_xfer_cost",
+    "cost_method",
+)
 RELEASES = ("release", "release_xfer_handle", "release_dlist_handle")
 
 
@@ -30,6 +45,10 @@ class Handle:
     operation: str = ""
     notification: bool = False
     released: bool = False
+
+    @property
+    def is_list(self) -> bool:
+        return not self.operation
 
 
 class Books:
@@ -48,7 +67,7 @@ class Books:
         if call in ("__getitem__", "__setitem__") and hasattr(target, "descCount"):
             if hasattr(arguments[0], "__index__") and index(arguments[0]) >= target.descCount():
                 return "an index out of range of a list"
-        if call.startswith("get_") and call.endswith("_descs") and _takes_an_item(call, arguments):
+        if call in GETTERS and _takes_an_item(call, arguments):
             return "an index out of range of a list"
         if call == "deregister_memory" and arguments and hasattr(arguments[0], "descCount"):
             ranges = _ranges(arguments[0])
@@ -59,6 +78,8 @@ class Books:
                 return "a handle after its release"
             if handle.owner != on and call not in RELEASES:
                 return "a handle of another agent"
+            if call in (ON_REQUESTS if handle.is_list else ON_LISTS):
+                return "a handle of another kind"
             if call == "transfer":
                 if not self._covered(handle):
                     return "memory that is no longer registered"
@@ -131,14 +152,10 @@ class Books:
 
 def _takes_an_item(call: str, arguments: list) -> bool:
     """Whether the first element of an empty list is looked at, to see what it is a list of."""
-    kind = type(arguments[0]).__name__
-    known = {
-        "get_remote_descs": ("nixlRemoteDList",),
-        "get_xfer_descs": ("nixlXferDList", "nixlRegDList"),
-        "get_reg_descs": ("nixlXferDList", "nixlRegDList"),
-    }
-    is_list = hasattr(arguments[0], "descCount")
-    return is_list and kind not in known.get(call, ()) and arguments[0].descCount() == 0
+    descs = arguments[0]
+    if not hasattr(descs, "descCount") or type(descs).__name__ in GETTERS[call]:
+        return False
+    return descs.descCount() == 0
 
 
 def _is_reference(raw: Any) -> bool:
