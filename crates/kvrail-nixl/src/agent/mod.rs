@@ -126,6 +126,10 @@ impl Agent {
             telemetry: Telemetry::for_agent(name, config.capture_telemetry)?,
             scratch: transfers::Scratches::default(),
         });
+        if let Some(telemetry) = &inner.telemetry {
+            let of = Arc::downgrade(&inner);
+            telemetry.below(move || Some(of.upgrade()?.backends.read().network.as_ref()?.stats()));
+        }
         let host: Weak<dyn Host> = Arc::<Inner>::downgrade(&inner);
         let mut exchange = ExchangeConfig::from_environment(name)?;
         exchange.listen = config.listen;
