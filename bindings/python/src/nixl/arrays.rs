@@ -85,6 +85,8 @@ pub(super) fn rows<const N: usize>(object: &Bound<'_, PyAny>) -> PyResult<Vec<[u
     if numpy_is_here(object.py())?
         && let Ok(array) = object.cast::<PyArray2<u64>>()
         && array.shape()[1] == N
+        // In C's order: `as_slice` gives the memory of Fortran's order too.
+        && array.is_c_contiguous()
         && let Ok(array) = array.try_readonly()
         && let Ok(numbers) = array.as_slice()
     {
