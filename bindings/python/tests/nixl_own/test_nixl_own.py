@@ -14,13 +14,16 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from nixl_own_process import Process, free_port
+from nixl_own_process import DEADLINE_S, Process, free_port
 
 # NIXL skips these itself: two unconditionally, one without two GPUs. One more that skips is a
 # failure here.
 SKIPPED_BY_NIXL = {"test_instantiate_all", "test_incorrect_plugin_env", "test_prep_mem_view"}
 
 DONE = "Test Complete."
+
+# Two processes one after the other, each with a deadline of its own.
+pytestmark = pytest.mark.timeout(2 * DEADLINE_S + 20)
 
 
 @pytest.fixture(scope="module")

@@ -404,13 +404,11 @@ def _backend(draw: Any, agent: str, _peer: str) -> Operation:
             draw(st.sampled_from(["UCX", "POSIX", "NOPE", "", "ucx", None, 5])),
             draw(st.sampled_from([other("dict"), other("dict", "x", 1), None])),
         )
-    looks = [
-        "get_plugin_mem_types",
-        "get_plugin_params",
-        "get_backend_mem_types",
-        "get_backend_params",
-    ]
-    return call(agent, draw(st.sampled_from(looks)), draw(st.sampled_from(["UCX", "NOPE"])))
+    if draw(st.booleans()):
+        name = draw(st.sampled_from(["get_plugin_params", "get_backend_params"]))
+        return call(agent, name, draw(st.sampled_from(["UCX", "POSIX", "NOPE"])))
+    name = draw(st.sampled_from(["get_plugin_mem_types", "get_backend_mem_types"]))
+    return call(agent, name, draw(st.sampled_from(["POSIX", "NOPE"])))
 
 
 @st.composite

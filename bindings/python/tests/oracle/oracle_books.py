@@ -16,6 +16,24 @@ from typing import Any
 Operation = dict[str, Any]
 Range = tuple[int, int]
 
+# Not undefined, but open: see `test_a_removed_agent_is_still_heard`.
+HEARD_BY_NOBODY = "an agent that has removed the one that sends to it"
+
+# What makes lists, with the classes that it knows.
+GETTERS = {
+    "get_remote_descs": ("nixlRemoteDList",),
+    "get_xfer_descs": ("nixlXferDList", "nixlRegDList"),
+    "get_reg_descs": ("nixlXferDList", "nixlRegDList"),
+}
+ON_LISTS = ("make_prepped_xfer",)
+ON_REQUESTS = (
+    "transfer",
+    "check_xfer_state",
+    "get_xfer_telemetry",
+    "query_xfer_backend",
+    "estimate_xfer_cost",
+    "cost_method",
+)
 RELEASES = ("release", "release_xfer_handle", "release_dlist_handle")
 
 
@@ -31,6 +49,10 @@ class Handle:
     notification: bool = False
     released: bool = False
 
+    @property
+    def is_list(self) -> bool:
+        return not self.operation
+
 
 class Books:
     """Registrations, handles by the slots that they are bound to, and notifications under way."""
@@ -39,6 +61,8 @@ class Books:
         self.registered: dict[str, Counter[Range]] = {}
         self.handles: dict[str, Handle] = {}
         self.underway: Counter[str] = Counter()
+        # Who has removed whom.
+        self.removed: set[tuple[str, str]] = set()
 
     # --- what is undefined
 
@@ -48,7 +72,7 @@ class Books:
         if call in ("__getitem__", "__setitem__") and hasattr(target, "descCount"):
             if hasattr(arguments[0], "__index__") and index(arguments[0]) >= target.descCount():
                 return "an index out of range of a list"
-        if call.startswith("get_") and call.endswith("_descs") and _takes_an_item(call, arguments):
+        if call in GETTERS and _takes_an_item(call, arguments):
             return "an index out of range of a list"
         if call == "deregister_memory" and arguments and hasattr(arguments[0], "descCount"):
             ranges = _ranges(arguments[0])
@@ -59,11 +83,17 @@ class Books:
                 return "a handle after its release"
             if handle.owner != on and call not in RELEASES:
                 return "a handle of another agent"
+            if call in (ON_REQUESTS if handle.is_list else ON_LISTS):
+                return "a handle of another kind"
             if call == "transfer":
                 if not self._covered(handle):
                     return "memory that is no longer registered"
                 if _overlap(handle):
                     return "parts of a transfer that overlap"
+                if (handle.remote, on) in self.removed:
+                    return HEARD_BY_NOBODY
+        if call == "send_notif" and arguments and (_name(arguments[0]), on) in self.removed:
+            return HEARD_BY_NOBODY
         return None
 
     def _handles_in(self, operation: Operation) -> list[Handle]:
@@ -89,6 +119,10 @@ class Books:
             left = self.registered.setdefault(on, Counter())
             left.subtract(_ranges(arguments[0]))
             self.registered[on] = +left
+        elif call == "remove_remote_agent":
+            self.removed.add((on, _name(arguments[0])))
+        elif call == "add_remote_agent":
+            self.removed.discard((on, _name(result)))
         elif call == "transfer":
             self._note_transfer(operation, arguments, result)
         elif call == "send_notif":
@@ -131,14 +165,10 @@ class Books:
 
 def _takes_an_item(call: str, arguments: list) -> bool:
     """Whether the first element of an empty list is looked at, to see what it is a list of."""
-    kind = type(arguments[0]).__name__
-    known = {
-        "get_remote_descs": ("nixlRemoteDList",),
-        "get_xfer_descs": ("nixlXferDList", "nixlRegDList"),
-        "get_reg_descs": ("nixlXferDList", "nixlRegDList"),
-    }
-    is_list = hasattr(arguments[0], "descCount")
-    return is_list and kind not in known.get(call, ()) and arguments[0].descCount() == 0
+    descs = arguments[0]
+    if not hasattr(descs, "descCount") or type(descs).__name__ in GETTERS[call]:
+        return False
+    return descs.descCount() == 0
 
 
 def _is_reference(raw: Any) -> bool:

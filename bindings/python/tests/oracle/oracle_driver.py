@@ -41,6 +41,7 @@ OWN_AFFAIR = {
     "__hash__",
     "estimate_xfer_cost",
     "get_agent_metadata",
+    "get_backend_params",
     "get_partial_agent_metadata",
     "get_plugin_list",
     "get_plugin_params",

@@ -97,8 +97,11 @@ class Decoder:
     def _array(rows: list, dtype: str, shape: list[int] | None, layout: str) -> Any:
         # Only here: the drivers import it, what reads this module elsewhere need not have it.
         numpy = importlib.import_module("numpy")
-        # Through 64 bits: an address in an array that is too narrow for it is the caller's mistake.
-        made = numpy.array(rows, dtype=None if rows else "uint64").astype(dtype)
+        try:
+            made = numpy.array(rows, dtype=dtype)
+        except OverflowError:
+            # Addresses in an array that is too narrow for them are the caller's mistake to make.
+            made = numpy.array(rows, dtype="int64").astype(dtype)
         if shape is not None:
             made = made.reshape(shape)
         if layout == "f":

@@ -11,11 +11,15 @@ import json
 import os
 from typing import Any
 
+import pytest
 from differences import MAY_WORK, SAME_MISTAKE
 from hypothesis import HealthCheck, given, note, settings
 from oracle_agents import AGENT_SEQUENCES
 from oracle_lists import LIST_SEQUENCES
 from oracle_process import Implementation
+
+# Each sequence makes agents of the real one, which take their time on a busy machine.
+pytestmark = pytest.mark.timeout(86_400 if "KVRAIL_ORACLE_EXAMPLES" in os.environ else 300)
 
 SEARCH = os.environ.get("KVRAIL_ORACLE_EXAMPLES")
 

@@ -190,11 +190,10 @@ class nixl_agent:
         """What a backend knows of memory or files: a dictionary for each descriptor, None for what
         does not exist.
         """
+        descs = _inputs.or_raise(_inputs.reg_list, reg_list, mem_type)
         if backend not in self.backends:
             raise ValueError(f"backend {backend!r} is none of {list(self.backends)}")
-        return self.agent.queryMem(
-            _inputs.or_raise(_inputs.reg_list, reg_list, mem_type), self.backends[backend]
-        )
+        return self.agent.queryMem(descs, self.backends[backend])
 
     # Descriptor lists
 
