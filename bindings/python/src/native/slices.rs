@@ -29,13 +29,16 @@ pub(crate) struct Slices {
     side: Own<Side>,
 }
 
+/// A region's number and its tenant.
+pub(crate) type Key = (RegionId, Generation);
+
 /// Whose regions the slices are of.
 #[derive(Clone, Debug)]
 pub(crate) enum Side {
     /// This process's; they stay registered as long as nobody deregisters them.
     Local(Vec<Arc<RegionCell>>),
     /// A peer's, in the life and the generations that are meant.
-    Remote { peer_name: Arc<str>, incarnation: Incarnation, regions: Vec<(RegionId, Generation)> },
+    Remote { peer_name: Arc<str>, incarnation: Incarnation, regions: Vec<Key> },
 }
 
 /// A region whose slices are taken.
@@ -287,7 +290,7 @@ impl<'a> Given<'a> {
     }
 
     /// The slices and their regions, which have to be this peer's.
-    pub(crate) fn remote(&self, peer: &Peer) -> Result<(&Descriptors, &[(RegionId, Generation)]), Failure> {
+    pub(crate) fn remote(&self, peer: &Peer) -> Result<(&Descriptors, &[Key]), Failure> {
         let refused = |message: String| Failure::new("PrepareError", message).fact("peer_name", peer.name());
         match &*self.side {
             Side::Local(_) => Err(refused("the remote slices are of this process's regions".into())
