@@ -26,7 +26,9 @@ def ours_source(address: str) -> None:
         peer = agent.connect(address, timeout=PATIENCE)
         # The last block first.
         order = list(reversed(range(BLOCKS)))
-        plan = agent.prepare(peer, source.blocks(BLOCK, order), peer.region(0).blocks(BLOCK, range(BLOCKS)))
+        plan = agent.prepare(
+            peer, source.blocks(BLOCK, order), peer.region(0).blocks(BLOCK, range(BLOCKS))
+        )
         plan.write(notify=b"request 42").wait(timeout=PATIENCE)
 
 
@@ -56,7 +58,9 @@ def nixl() -> None:
     agent = nixl_agent("decode-0", nixl_agent_config(backends=["UCX"]))
     assert agent.register_memory([(target.address, BLOCK * BLOCKS, 0, "")], "DRAM") is not None
     command = [sys.executable, "-I", __file__, "nixl", ""]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as prefill:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as prefill:
         assert prefill.stdout and prefill.stdin
         base, metadata = prefill.stdout.readline().split()
         peer = agent.add_remote_agent(bytes.fromhex(metadata))

@@ -42,7 +42,8 @@ if __name__ == "__main__":
     spawn = multiprocessing.get_context("spawn")
     ends = spawn.Pipe()
     workers = [
-        spawn.Process(target=role, args=(end,)) for role, end in zip((decode, prefill), ends)
+        spawn.Process(target=role, args=(end,))
+        for role, end in zip((decode, prefill), ends, strict=True)
     ]
     for worker in workers:
         worker.start()

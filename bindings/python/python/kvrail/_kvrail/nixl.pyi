@@ -1,1 +1,1 @@
-from kvrail.nixl._bindings import *
+from kvrail.nixl._bindings import *  # noqa: F403
