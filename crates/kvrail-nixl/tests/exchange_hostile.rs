@@ -4,7 +4,7 @@ mod exchange_common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use exchange_common::{Call, Fake, LONG, eventually, metadata};
@@ -129,6 +129,44 @@ fn an_end_in_the_middle_of_connections_is_an_end() {
         let _ = stream.read_to_end(&mut Vec::new());
     }
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "the port is closed");
+}
+
+/// Keeps the lines that agent `noisy` logs.
+struct Lines(Mutex<Vec<String>>);
+
+impl log::Log for Lines {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = record.args().to_string();
+        if line.contains("agent noisy:") {
+            self.0.lock().expect("no panic").push(line);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn what_is_wrong_is_logged_once_and_a_flood_of_it_does_not_fill_the_log() {
+    static LINES: Lines = Lines(Mutex::new(Vec::new()));
+    log::set_logger(&LINES).expect("no other logger");
+    log::set_max_level(log::LevelFilter::Warn);
+    let agent = Fake::listening("noisy");
+    let logged = || LINES.0.lock().expect("no panic").clone();
+    assert_eq!(say(&agent, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), b"");
+    eventually("it is logged", || !logged().is_empty());
+    assert_eq!(say(&agent, b""), b"", "who says nothing did nothing wrong");
+    for _ in 0..100 {
+        refusal(&agent, &frame(Kind::Load, b"rubbish"));
+    }
+    let lines = logged();
+    assert!(lines[0].contains("127.0.0.1:") && lines[0].contains("GET "), "{}", lines[0]);
+    assert_eq!(lines.iter().filter(|line| line.contains("GET ")).count(), 1);
+    assert!(lines[1..].iter().all(|line| line.contains("no metadata")), "{lines:?}");
+    assert!((2..=20).contains(&lines.len()), "{} lines", lines.len());
 }
 
 /// One agent for all cases of the property tests.

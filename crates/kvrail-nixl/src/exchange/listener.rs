@@ -56,7 +56,8 @@ pub(super) async fn serve(context: Arc<Context>, listener: Arc<TcpListener>) {
         while connections.try_join_next().is_some() {}
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let (stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
+            // Peers of IPv4 come in as addresses of IPv6.
+            Ok((stream, from)) => (stream, SocketAddr::new(from.ip().to_canonical(), from.port())),
             Err(error) => {
                 context.complain(format_args!("accepting a connection for metadata: {error}"));
                 tokio::time::sleep(ACCEPT_RETRY).await;
