@@ -43,6 +43,11 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Backends {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(none) = object.cast::<PyList>()
+            && none.is_empty()
+        {
+            return Ok(Self(Vec::new()));
+        }
         if let Ok(one) = object.extract::<Handle>() {
             return Ok(Self(vec![one]));
         }

@@ -92,7 +92,6 @@ struct Inner {
     /// Notifications of this agent to itself.
     own: Mutex<VecDeque<Vec<u8>>>,
     telemetry: Option<Telemetry>,
-    scratch: transfers::Scratches,
 }
 
 /// An agent.
@@ -124,7 +123,6 @@ impl Agent {
             requests: RwLock::default(),
             own: Mutex::default(),
             telemetry: Telemetry::for_agent(name, config.capture_telemetry)?,
-            scratch: transfers::Scratches::default(),
         });
         if let Some(telemetry) = &inner.telemetry {
             let of = Arc::downgrade(&inner);
