@@ -226,29 +226,11 @@ impl Prepared {
         what: &str,
         list: &mut Descriptors,
     ) -> Result<()> {
-        let mut open: Option<Open> = None;
         self.walk(chosen, what, |run, piece, count| {
             let offset = run.offset + piece * run.stride;
-            let (region, len) = (region(run), run.piece.len);
-            if count > 1 {
-                if let Some(open) = open.take() {
-                    open.flush(list);
-                }
-                // Prepared lists are bounded, so that the count fits.
-                list.push_strided(region, offset, len, run.stride, count as u32);
-                return;
-            }
-            if open.as_mut().is_some_and(|open| open.takes(region, offset, len)) {
-                return;
-            }
-            if let Some(open) = open.replace(Open::new(region, offset, len)) {
-                open.flush(list);
-            }
-        })?;
-        if let Some(open) = open {
-            open.flush(list);
-        }
-        Ok(())
+            // Prepared lists are bounded, so that the count fits.
+            list.push_strided(region(run), offset, run.piece.len, run.stride, count as u32);
+        })
     }
 
     /// The chosen pieces by address.
@@ -271,19 +253,9 @@ pub(crate) fn look_up(
     list: &mut Descriptors,
 ) -> Option<()> {
     let mut near = 0;
-    let mut open: Option<Open> = None;
     for piece in pieces {
         let entry = table.find(piece, backends, &mut near)?;
-        let (region, offset) = (entry.region?, piece.addr - entry.desc.addr);
-        if open.as_mut().is_some_and(|open| open.takes(region, offset, piece.len)) {
-            continue;
-        }
-        if let Some(open) = open.replace(Open::new(region, offset, piece.len)) {
-            open.flush(list);
-        }
-    }
-    if let Some(open) = open {
-        open.flush(list);
+        list.push(entry.region?, piece.addr - entry.desc.addr, piece.len);
     }
     Some(())
 }
@@ -317,46 +289,6 @@ fn region(run: &Run) -> RegionId {
     run.region.expect("what a network backend knows has a region")
 }
 
-/// A run of chosen pieces that may go on.
-struct Open {
-    region: RegionId,
-    offset: u64,
-    len: u64,
-    stride: u64,
-    count: u32,
-    next: u64,
-}
-
-impl Open {
-    fn new(region: RegionId, offset: u64, len: u64) -> Self {
-        Self { region, offset, len, stride: 0, count: 1, next: 0 }
-    }
-
-    /// Takes the piece if it goes on as the run does.
-    #[inline]
-    fn takes(&mut self, region: RegionId, offset: u64, len: u64) -> bool {
-        if self.region != region || self.len != len || self.count == u32::MAX {
-            return false;
-        }
-        if self.count == 1 {
-            if offset <= self.offset {
-                return false;
-            }
-            self.stride = offset - self.offset;
-        } else if offset != self.next {
-            return false;
-        }
-        self.count += 1;
-        self.next = offset.wrapping_add(self.stride);
-        true
-    }
-
-    #[inline]
-    fn flush(self, list: &mut Descriptors) {
-        list.push_strided(self.region, self.offset, self.len, self.stride, self.count);
-    }
-}
-
 fn build(table: &Table, backends: BackendSet, pieces: Pieces<'_>) -> Result<(Vec<Run>, u64)> {
     let mut builder = Builder { table, backends, near: 0, runs: Vec::new(), count: 0 };
     let unknown = |index: usize, addr: u64, len: u64, device: u64| {
@@ -376,10 +308,14 @@ fn build(table: &Table, backends: BackendSet, pieces: Pieces<'_>) -> Result<(Vec
         Pieces::Strided(runs) => {
             builder.runs.reserve(runs.len());
             for (index, run) in runs.iter().enumerate() {
-                if run.count == 0 {
+                // As NIXL, which knows no such pieces: nothing to move, or pieces that overlap.
+                if run.count == 0 || run.len == 0 || run.stride < run.len {
                     return Err(Error::new(
-                        Status::InvalidParam,
-                        format!("strided descriptor {index} has a count of 0"),
+                        Status::NotFound,
+                        format!(
+                            "strided descriptor {index} is {} pieces of {} bytes every {}: pieces have bytes and do not overlap",
+                            run.count, run.len, run.stride
+                        ),
                     ));
                 }
                 if run.count > PIECES_MAX - builder.count {
@@ -461,7 +397,7 @@ mod tests {
             runs in prop::collection::vec((0..1000u64, 1..50u64, 0..60u64, 1..20u64), 1..20),
             chosen in prop::collection::vec((any::<prop::sample::Index>(), 1..40usize), 1..50),
         ) {
-            let runs: Vec<_> = runs.iter().map(|&(offset, len, stride, count)| Strided { addr: 1000 + offset, len, device: 0, stride, count }).collect();
+            let runs: Vec<_> = runs.iter().map(|&(offset, len, gap, count)| Strided { addr: 1000 + offset, len, device: 0, stride: len + gap, count }).collect();
             let each: Vec<_> = runs.iter().flat_map(|r| (0..r.count).map(|i| Desc { addr: r.addr + i * r.stride, len: r.len, device: 0 })).collect();
             let list = Prepared::new(Side::Local, MemoryKind::Dram, &table(), UCX, Pieces::Strided(&runs)).unwrap();
             prop_assert_eq!(list.count, each.len() as u64);

@@ -108,7 +108,7 @@ pub use peer::{
 };
 pub use plan::{Plan, Post, PrepareError};
 pub use progress::Progress;
-pub use region::{DeregisterError, MetadataError, Region, RegisterError, Slice};
+pub use region::{DeregisterError, Deregistration, MetadataError, Region, RegisterError, Slice};
 pub use silence::{Silence, SilentRail};
 pub use stats::Latency;
 pub use transfer::{PostError, Report, Transfer, TransferError};

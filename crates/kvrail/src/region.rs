@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kvrail_core::descriptor::Descriptors;
@@ -345,17 +346,49 @@ impl Region {
     ///
     /// # Errors
     /// [`DeregisterError`] after `timeout`; deregistration goes on by itself.
-    pub fn deregister(mut self, timeout: Duration) -> Result<Memory, DeregisterError> {
-        let handle = self.handle.clone();
-        let core = &handle.core;
+    pub fn deregister(self, timeout: Duration) -> Result<Memory, DeregisterError> {
+        self.condemn().wait(timeout)
+    }
+
+    /// Begins to end the registration; at once when nothing uses it.
+    #[must_use = "whoever does not wait may drop the region"]
+    pub fn condemn(mut self) -> Deregistration {
         let memory = self.memory.take().expect("taken only at the end");
+        let free = self.handle.core.condemn(self.info, memory.clone());
+        Deregistration { handle: self.handle.clone(), region: self.info.id, memory, free }
+    }
+}
+
+/// A registration that is about to end, or has.
+#[derive(Debug)]
+pub struct Deregistration {
+    handle: Arc<Handle>,
+    region: RegionId,
+    memory: Memory,
+    /// Set once nothing touches the memory any more; `None` when nothing did.
+    free: Option<Arc<AtomicBool>>,
+}
+
+impl Deregistration {
+    /// Whether nothing touches the memory any more.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.free.as_ref().is_none_or(|free| free.load(Ordering::Acquire))
+    }
+
+    /// Waits until nothing touches the memory any more; then returns it.
+    ///
+    /// # Errors
+    /// [`DeregisterError`] after `timeout`; deregistration goes on by itself.
+    pub fn wait(self, timeout: Duration) -> Result<Memory, DeregisterError> {
+        let core = &self.handle.core;
+        let Some(free) = &self.free else { return Ok(self.memory) };
         let started = core.clock.now();
-        let Some(free) = core.condemn(self.info, memory.clone()) else { return Ok(memory) };
-        if core.wait_until(started + timeout, core.graveyard.until(&free)).is_some() {
-            return Ok(memory);
+        if core.wait_until(core.clock.after(timeout), core.graveyard.until(free)).is_some() {
+            return Ok(self.memory);
         }
-        let reason = core.held_up_by(&free).unwrap_or(RemoveRegionError::Busy(self.info.id));
-        Err(DeregisterError { region: self.info.id, waited: core.clock.now().since(started), reason })
+        let reason = core.held_up_by(free).unwrap_or(RemoveRegionError::Busy(self.region));
+        Err(DeregisterError { region: self.region, waited: core.clock.now().since(started), reason })
     }
 }
 

@@ -1,18 +1,17 @@
 """Moves LLM KV-cache blocks between processes and hosts over many rails.
 
-    import kvrail, numpy as np
+    import kvrail
 
-    with kvrail.Agent("decode-0") as agent, agent.serve(5555) as server:    # one process
-        target = agent.register(np.zeros((1024, 32 << 10), np.uint8))
-        prefill = server.accept(timeout=30)
-        print(agent.wait_notification(timeout=30).message)                  # every byte is there
+    with kvrail.Agent("decode-0") as agent, agent.serve(5555):       # one process
+        agent.register(cache)                                        # array, tensor, buffer
+        print(agent.wait_notification(timeout=30))                   # every byte is visible
 
-    with kvrail.Agent("prefill-0") as agent:                                # another one
-        source = agent.register(kv_cache)                                   # array, tensor, buffer
+    with kvrail.Agent("prefill-0") as agent:                         # another one
+        source = agent.register(kv_cache)
         peer = agent.connect("127.0.0.1:5555", timeout=30)
         plan = agent.prepare(peer, source.blocks(32 << 10, [7, 3, 9]),
-                             peer.region(0).blocks(32 << 10, [0, 1, 2]))
-        print(plan.write(notify=b"request 42").wait())                      # or: await plan.write()
+                             peer.region(0).blocks(32 << 10, range(3)))
+        print(plan.write(notify="request 42").wait())                # or: await plan.write()
 
 Neither NumPy nor torch is imported by this package; it takes their arrays where it is given them.
 """

@@ -1,7 +1,7 @@
 """Awaiting in asyncio: one eventfd per event loop, no thread per transfer.
 
-A wait is a future under a number. The rails' owner notes the number and makes the loop's eventfd readable, without
-the GIL; the loop reads the numbers and resolves the futures.
+A wait is a future under a number. The rails' owner notes the number and makes the loop's eventfd
+readable, without the GIL; the loop reads the numbers and resolves the futures.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def _waits_of(loop: asyncio.AbstractEventLoop) -> _Waits:
 async def wait_for_transfer(transfer: Transfer) -> Report:
     """What `await transfer` does.
 
-    Cancelling the task cancels the transfer and waits for its drain: when this has ended, in whichever way, no byte of the
-    transfer moves any more; unless the task is cancelled once more meanwhile.
+    Cancelling the task cancels the transfer and waits for its drain: when this has ended, in
+    whichever way, no byte of the transfer moves any more; unless the task is cancelled once more
+    meanwhile.
     """
     try:
         await _end(transfer)
@@ -81,7 +82,8 @@ async def _end(transfer: Transfer) -> None:
 
 
 async def next_notification(agent: Agent, timeout: float | None) -> Notification:
-    """The next notification, or `WaitTimeout`. A task that is cancelled takes none with it: nothing is awaited between
+    """The next notification, or `WaitTimeout`. A task that is cancelled takes none with it:
+    nothing is awaited between
     taking one and returning it."""
     loop = asyncio.get_running_loop()
     waits = _waits_of(loop)

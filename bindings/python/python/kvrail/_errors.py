@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
 
 class Error(Exception):
@@ -50,7 +52,10 @@ class WaitTimeout(Error, TimeoutError):
 
 
 class BuildError(Error):
-    """The agent could not be built: a transport that was asked for, or a setting, is not possible."""
+    """The agent could not be built.
+
+    A transport that was asked for, or a setting, is not possible.
+    """
 
 
 class CloseError(Error):
@@ -66,7 +71,10 @@ class RegisterError(Error):
 
 
 class UnsuitableMemory(RegisterError, ValueError):
-    """The object's memory cannot be a region: it has gaps, is read-only, or is on an unknown device."""
+    """The object's memory cannot be a region.
+
+    It has gaps, is read-only, or is on an unknown device.
+    """
 
 
 class AccessError(Error, IndexError):

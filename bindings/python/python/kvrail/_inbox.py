@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from kvrail._errors import Closed
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvrail import Agent, Notification
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Notifications:
     """Iterates over an agent's notifications, by `for` or `async for`, until the agent is closed.
 
-    With a timeout, each step waits at most that long and raises `WaitTimeout`; iterating on is fine.
+    With a timeout, each step waits at most that long and raises `WaitTimeout`; iterating on is
+    fine.
     """
 
     def __init__(self, agent: Agent, timeout: float | None) -> None:

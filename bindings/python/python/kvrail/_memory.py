@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from typing import Any, Literal
+from importlib import import_module
 
 from kvrail._kvrail.native import Allocation
 
-# Typestrings of NumPy's array interface. Types that NumPy does not have are opaque bytes to it; torch knows them by name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Literal
+
+# Typestrings of NumPy's array interface. Types that NumPy does not have are opaque bytes to it;
+# torch knows them by name.
 _TYPES = {
     "bool": "|b1",
     "uint8": "|u1",
@@ -35,7 +40,7 @@ class SharedMemory(Allocation):
     """Zeroed memory of kvrail: peers of the same host map it and copy without a system call.
 
     Made by `kvrail.shared`. `numpy.asarray(memory)` is a view, and so are `memory.numpy()`,
-    `memory.torch()` and `memory.memoryview()`; each keeps the memory alive.
+    `memory.torch()` and `memory.view()`; each keeps the memory alive.
     """
 
     shape: tuple[int, ...]
@@ -67,27 +72,24 @@ class SharedMemory(Allocation):
 
     def numpy(self) -> Any:
         """A NumPy view."""
-        import numpy
-
-        return numpy.asarray(self)
+        return import_module("numpy").asarray(self)
 
     def torch(self) -> Any:
         """A torch view."""
-        import torch
+        torch = import_module("torch")
+        return torch.frombuffer(self.view(), dtype=getattr(torch, self.dtype)).reshape(self.shape)
 
-        return torch.frombuffer(self.memoryview(), dtype=getattr(torch, self.dtype)).reshape(self.shape)
-
-    def memoryview(self) -> memoryview:
+    def view(self) -> memoryview:
         """The bytes, writable."""
         import ctypes
 
         array = (ctypes.c_char * self.nbytes).from_address(self.address)
-        array._kvrail_memory = self  # type: ignore[attr-defined]
+        array._kvrail_memory = self  # type: ignore[attr-defined]  # Kept by its views.
         return memoryview(array).cast("B")
 
     def __buffer__(self, flags: int, /) -> memoryview:
         """The buffer protocol, from Python 3.12 on."""
-        return self.memoryview()
+        return self.view()
 
     def __repr__(self) -> str:
         return f"<kvrail.SharedMemory {self.dtype}{list(self.shape)}: {self.nbytes} bytes>"
@@ -105,8 +107,9 @@ def shared(
 ) -> SharedMemory:
     """Memory that peers of the same host can map: the fastest there is on one host.
 
-    `dtype` is a name ("float16", "bfloat16") or a type of NumPy or torch. With `huge_pages` "prefer",
-    they are used where there are any; `prefault` touches every page now, so that no transfer pays.
+    `dtype` is a name ("float16", "bfloat16") or a type of NumPy or torch. With `huge_pages`
+    "prefer", they are used where there are any; `prefault` touches every page now, so that no
+    transfer pays.
     """
     dims = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
     if any(n < 0 for n in dims):

@@ -1,21 +1,22 @@
 //! The agent: one process's endpoint.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
-use kvrail::WaitNotificationError;
+use kvrail::{CloseError, WaitNotificationError};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use super::build::{self, Options};
-use super::error::{Failure, raised};
+use super::error::{Failure, closed, raised};
 use super::facts;
 use super::foreign::{self, name_of};
 use super::inbox::{self, Notification};
 use super::peer::{Peer, Server};
-use super::region::{Region, RegionCell};
+use super::region::{Region, RegionCell, Registry};
 use super::slices::Given;
 use super::transfer::{Plan, message};
 use super::value::dict;
@@ -26,8 +27,8 @@ use crate::own::Own;
 /// One process's endpoint: owns rails, regions and the acquaintance with peers.
 ///
 /// A context manager; usable from any thread. Settings that are not given have the defaults that
-/// `config()` shows; the environment overrides them unless `ignore_environment` is set. Times are in
-/// seconds.
+/// `config()` shows; the environment overrides them unless `ignore_environment` is set. Times are
+/// in seconds.
 #[pyclass(frozen, weakref, subclass, module = "kvrail")]
 pub(crate) struct Agent {
     shared: Own<Arc<Shared>>,
@@ -35,11 +36,23 @@ pub(crate) struct Agent {
 
 struct Shared {
     agent: kvrail::Agent,
+    registry: Arc<Registry>,
+    closed: AtomicBool,
     /// Tasks that wait for a notification.
     subscribers: Arc<Subscribers>,
     /// Always the same, so that it is registered once.
     waker: Waker,
     inline: bool,
+}
+
+impl Shared {
+    /// Ends the agent, and then what it registered: before, a peer would have to be cut off.
+    fn close(&self) -> Result<(), CloseError> {
+        self.closed.store(true, Ordering::Release);
+        let ended = self.agent.close();
+        self.registry.clear();
+        ended
+    }
 }
 
 /// Agents that may have to say goodbye when the interpreter ends, each with its process.
@@ -53,7 +66,7 @@ pub(crate) fn close_all(py: Python<'_>) {
     let alive = ALIVE.try_lock().map(|mut list| std::mem::take(&mut *list)).unwrap_or_default();
     for shared in alive.into_iter().filter(|(process, _)| *process == own).filter_map(|(_, s)| s.upgrade()) {
         // Nobody is left to be told that transfers had not drained; the log has it.
-        let _ = py.detach(move || shared.agent.close());
+        let _ = py.detach(move || shared.close());
     }
 }
 
@@ -104,7 +117,14 @@ impl Agent {
         let agent = build::build(py, name, options)?;
         let subscribers = Arc::<Subscribers>::default();
         let waker = subscribers.waker();
-        let shared = Arc::new(Shared { agent, subscribers, waker, inline });
+        let shared = Arc::new(Shared {
+            agent,
+            registry: Arc::default(),
+            closed: AtomicBool::new(false),
+            subscribers,
+            waker,
+            inline,
+        });
         if let Some(mut alive) = ALIVE.try_lock_for(std::time::Duration::from_secs(1)) {
             alive.retain(|(_, shared)| shared.strong_count() > 0);
             alive.push((std::process::id(), Arc::downgrade(&shared)));
@@ -132,9 +152,10 @@ impl Agent {
 
     /// Registers memory with every transport.
     ///
-    /// Takes NumPy arrays, torch tensors, whatever speaks DLPack, the CUDA array interface or the buffer
-    /// protocol, and `kvrail.shared`. The memory is kept alive as long as it is registered. It must be
-    /// writable, and one block without gaps (in any order of dimensions).
+    /// Takes NumPy arrays, torch tensors, whatever speaks DLPack, the CUDA array interface or the
+    /// buffer protocol, and `kvrail.shared`. It stays registered, and is kept alive, until
+    /// `Region.deregister` or the agent's end. It must be writable, and one block without gaps (in
+    /// any order of dimensions).
     fn register(&self, py: Python<'_>, memory: Bound<'_, PyAny>) -> PyResult<Region> {
         let mut regions = self.register_list(py, vec![memory])?;
         regions.pop().ok_or_else(|| PyValueError::new_err("nothing to register"))
@@ -146,7 +167,9 @@ impl Agent {
         self.register_list(py, list)
     }
 
-    /// What a peer imports with `connect`: this agent's addresses and its regions, or only some of them.
+    /// What a peer imports with `connect`.
+    ///
+    /// This agent's addresses and its regions, or only some of them.
     #[pyo3(signature = (regions=None))]
     fn metadata<'py>(
         &self,
@@ -165,7 +188,7 @@ impl Agent {
         Ok(PyBytes::new(py, &bytes.map_err(raised)?))
     }
 
-    /// Listens for peers that `connect`: at "HOST:PORT", or at a port of loopback. Port 0 is any.
+    /// Listens for peers that `connect`: at "HOST:PORT", or at a port of loopback (0: any).
     ///
     /// Anyone who reaches the port may connect: choose the address accordingly.
     fn serve(&self, py: Python<'_>, address: &Bound<'_, PyAny>) -> PyResult<Server> {
@@ -183,8 +206,8 @@ impl Agent {
 
     /// Connects to a peer: by its metadata, or by the "HOST:PORT" where it serves.
     ///
-    /// An address is tried until somebody answers, at most for `timeout`. Metadata of a known peer adds
-    /// its regions to what is known; metadata of a restarted one makes a new peer.
+    /// An address is tried until somebody answers, at most for `timeout`. Metadata of a known peer
+    /// adds its regions to what is known; metadata of a restarted one makes a new peer.
     #[pyo3(signature = (target, *, timeout=30.0))]
     fn connect(&self, py: Python<'_>, target: &Bound<'_, PyAny>, timeout: f64) -> PyResult<Peer> {
         let agent = self.agent()?;
@@ -214,9 +237,10 @@ impl Agent {
         peer.ok_or_else(|| PyKeyError::new_err(name.to_owned()))
     }
 
-    /// Pairs local with remote slices, one by one, of equal lengths: checked, coalesced, divided among rails.
+    /// Pairs local with remote slices, one by one, of equal lengths.
     ///
-    /// Everything that can be decided before the first byte moves is decided here, once.
+    /// They are checked, coalesced and divided among rails: everything that can be decided before
+    /// the first byte moves is decided here, once.
     fn prepare(
         &self,
         py: Python<'_>,
@@ -225,10 +249,14 @@ impl Agent {
         remote: &Bound<'_, PyAny>,
     ) -> PyResult<Plan> {
         let (agent, peer) = (self.agent()?, peer.get().peer()?);
-        let (local, cells) = Given::read(local)?.local(agent.incarnation())?;
-        let (remote, meant) = Given::read(remote)?.remote(peer)?;
+        // Its regions are gone too; that the agent is closed says more.
+        if self.shared.get()?.closed.load(Ordering::Acquire) {
+            return Err(closed().into());
+        }
+        let (local, remote) = (Given::read(local)?, Given::read(remote)?);
+        let ((local, cells), (remote, meant)) = (local.local(agent.incarnation())?, remote.remote(peer)?);
         let plan = py.detach(|| -> Result<_, Failure> {
-            let plan = agent.prepare(peer, &local, &remote)?;
+            let plan = agent.prepare(peer, local, remote)?;
             // Generations only grow, on either side: those that are current now were so when the plan bound them (KR-9).
             if let Some(cell) = cells.iter().find(|cell| !cell.is_registered()) {
                 return Err(cell.gone());
@@ -246,10 +274,12 @@ impl Agent {
                 }
             }
         })?;
-        Ok(Plan::new(plan, cells))
+        Ok(Plan::new(plan, cells.to_vec()))
     }
 
-    /// Sends a message: it arrives exactly once, as a notification, independently of transfers.
+    /// Sends a message.
+    ///
+    /// It arrives exactly once, as a notification, independently of transfers.
     fn send(&self, py: Python<'_>, peer: &Bound<'_, Peer>, message: &Bound<'_, PyAny>) -> PyResult<()> {
         let (agent, peer) = (self.agent()?, peer.get().peer()?);
         let message = self::message(message)?;
@@ -322,7 +352,9 @@ impl Agent {
         Ok(())
     }
 
-    /// News of peers since the last call: ready, lost, routes down and up, transfers that failed there.
+    /// News of peers since the last call.
+    ///
+    /// Ready, lost, routes down and up, transfers that failed there.
     fn events<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let agent = self.agent()?;
         // Only those that are there now: who reads on while more comes would never end.
@@ -361,10 +393,12 @@ impl Agent {
         dict(py, &facts::config(self.agent()?.config()))
     }
 
-    /// Ends the agent: cancels its transfers, tells its peers, waits for the drain. Twice is harmless.
+    /// Ends the agent.
+    ///
+    /// Cancels its transfers, tells its peers, waits for the drain. Twice is harmless.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let agent = self.agent()?;
-        py.detach(|| agent.close()).map_err(raised)
+        let shared = self.shared.get()?;
+        py.detach(|| shared.close()).map_err(raised)
     }
 
     fn __enter__(this: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -398,11 +432,11 @@ impl Agent {
         let memory = list.iter().map(foreign::memory_of).collect::<PyResult<Vec<_>>>()?;
         let regions = py.detach(|| agent.register_many(memory)).map_err(raised)?;
         let sources = list.into_iter().map(Bound::unbind);
-        let life = agent.incarnation();
+        let (registry, life) = (&self.shared.get()?.registry, agent.incarnation());
         Ok(regions
             .into_iter()
             .zip(sources)
-            .map(|(region, source)| Region::new(region, life, source))
+            .map(|(region, source)| Region::new(registry, region, life, source))
             .collect())
     }
 }

@@ -5,7 +5,6 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_void};
-use std::ptr;
 
 use kvrail::Device;
 use pyo3::exceptions::PyTypeError;
@@ -96,8 +95,8 @@ fn read(object: &Bound<'_, PyAny>, capsule: &Bound<'_, PyCapsule>) -> PyResult<(
     if capsule.is_valid_checked(Some(VERSIONED)) {
         let pointer = capsule.pointer_checked(Some(VERSIONED))?.cast::<Versioned>().as_ptr();
         // SAFETY: a capsule of this name points to a `DLManagedTensorVersioned` as long as it is not consumed, and this one was
-        // made for this call. All major versions begin with the version, so these two fields may be read of any of them.
-        let major = unsafe { ptr::addr_of!((*pointer).major).read_unaligned() };
+        // made for this call. Every major version begins with its number.
+        let major = unsafe { pointer.cast::<u32>().read_unaligned() };
         if major != MAJOR {
             return Err(unsuitable(object, &format!("its DLPack is of version {major}, not {MAJOR}")).into());
         }
@@ -138,5 +137,5 @@ fn list(from: *const i64, count: usize) -> Vec<i64> {
         return Vec::new();
     }
     // SAFETY: DLPack promises `ndim` entries at both pointers as long as the tensor lives, which the caller's capsule sees to.
-    (0..count).map(|i| unsafe { from.add(i).read_unaligned() }).collect()
+    (0..count).map(|i| unsafe { from.wrapping_add(i).read_unaligned() }).collect()
 }

@@ -35,12 +35,12 @@ pub(crate) fn many(object: &Bound<'_, PyAny>, what: &str) -> PyResult<Vec<u64>> 
         return numbers.enumerate().map(|(i, n)| positive(i, n, what)).collect();
     }
     // A torch tensor is a NumPy array in disguise; without NumPy, and for array.array and memoryview, a list is next best.
-    if object.hasattr("data_ptr")? && object.hasattr("numpy")? {
-        if let Ok(view) = object.call_method0("numpy")
-            && let Some(interface) = interface(&view, "__array_interface__")?
-        {
-            return array(&view, &interface, what);
-        }
+    if object.hasattr("data_ptr")?
+        && object.hasattr("numpy")?
+        && let Ok(view) = object.call_method0("numpy")
+        && let Some(interface) = interface(&view, "__array_interface__")?
+    {
+        return array(&view, &interface, what);
     }
     let list = if object.hasattr("tolist")? { object.call_method0("tolist")? } else { object.clone() };
     let Ok(items) = list.try_iter() else {

@@ -3,7 +3,7 @@
 //! Each class is a thin handle to its twin in Rust. Three rules hold throughout:
 //! * Whatever waits, copies, or takes a lock that another thread may hold does so without the GIL; and the rails' owner never waits for
 //!   the GIL: event loops are woken by an eventfd (`wake`), memory of other libraries is given back by whichever thread next has it.
-//! * Handles hold what they need: slices and plans their regions, regions the object whose memory they are (KR-7).
+//! * A registration holds the object whose memory it is, and lasts until it is ended or its agent is (KR-7).
 //! * A handle that a fork brought into another process is an error there, and its end there is to be forgotten (`crate::own`).
 
 mod agent;

@@ -69,7 +69,9 @@ impl Peer {
         })
     }
 
-    /// Waits until both agents know each other. Nobody has to: what is posted earlier begins then.
+    /// Waits until both agents know each other.
+    ///
+    /// Nobody has to: what is posted earlier begins then.
     #[pyo3(signature = (timeout=30.0))]
     fn wait_ready(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let peer = self.peer()?;
@@ -144,7 +146,9 @@ impl Peer {
     }
 }
 
-/// Where peers meet an agent, until it is closed; peers that came stay connected. A context manager.
+/// Where peers meet an agent, until it is closed.
+///
+/// Peers that came stay connected. A context manager.
 #[pyclass(frozen, module = "kvrail")]
 pub(crate) struct Server {
     server: Own<Mutex<Option<Arc<rendezvous::Server>>>>,

@@ -1,6 +1,7 @@
 //! Regions of this agent and of its peers.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kvrail::memory::AccessError;
@@ -16,13 +17,37 @@ use super::slices::{Side, Sliced, Slices, key};
 use super::wait;
 use crate::own::Own;
 
-/// A registration that its Python handle, slices and plans share.
+/// The registrations of one agent: they last until they are deregistered or the agent ends, whatever handles are dropped. A peer
+/// would notice the end of a registration only as a failure, far from its cause.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    cells: Mutex<HashMap<(RegionId, Generation), Arc<RegionCell>>>,
+}
+
+impl Registry {
+    pub(crate) fn add(self: &Arc<Self>, region: kvrail::Region, agent: Incarnation) -> Arc<RegionCell> {
+        let (id, generation) = (region.id(), region.generation());
+        let registry = Arc::downgrade(self);
+        let cell = Arc::new(RegionCell { id, generation, agent, registry, region: Mutex::new(Some(region)) });
+        self.cells.lock().insert((id, generation), cell.clone());
+        cell
+    }
+
+    /// Ends all of them, as far as nothing uses them; the rest ends by itself.
+    pub(crate) fn clear(&self) {
+        let cells = std::mem::take(&mut *self.cells.lock());
+        cells.into_values().for_each(|cell| drop(cell.take()));
+    }
+}
+
+/// A registration that its agent, its Python handle, slices and plans share.
 #[derive(Debug)]
 pub(crate) struct RegionCell {
     pub(crate) id: RegionId,
     pub(crate) generation: Generation,
     /// The life of the agent that registered it.
     pub(crate) agent: Incarnation,
+    registry: Weak<Registry>,
     /// Until it is deregistered.
     region: Mutex<Option<kvrail::Region>>,
 }
@@ -30,6 +55,15 @@ pub(crate) struct RegionCell {
 impl RegionCell {
     pub(crate) fn is_registered(&self) -> bool {
         self.region.lock().is_some()
+    }
+
+    /// Takes the registration out, to end it.
+    fn take(&self) -> Option<kvrail::Region> {
+        let region = self.region.lock().take();
+        if let Some(registry) = self.registry.upgrade() {
+            registry.cells.lock().remove(&(self.id, self.generation));
+        }
+        region
     }
 
     /// A share of its memory, while it is registered. Bytes are copied without the lock.
@@ -55,13 +89,15 @@ impl RegionCell {
     }
 
     pub(crate) fn gone(&self) -> Failure {
-        Failure::new("AccessError", format!("{} was deregistered", self.id)).fact("region", self.id.0)
+        Failure::new("AccessError", format!("{} was deregistered, or its agent was closed", self.id))
+            .fact("region", self.id.0)
     }
 }
 
-/// Registered memory. It holds the memory; its slices and plans hold it; dropping the last deregisters.
+/// Registered memory.
 ///
-/// A context manager: leaving it deregisters.
+/// It stays registered, and kept alive, until `deregister` or the end of its agent. A context
+/// manager: leaving it deregisters.
 #[pyclass(frozen, weakref, module = "kvrail")]
 pub(crate) struct Region {
     cell: Own<Arc<RegionCell>>,
@@ -72,15 +108,14 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    pub(crate) fn new(region: kvrail::Region, agent: Incarnation, source: Py<PyAny>) -> Self {
+    pub(crate) fn new(
+        registry: &Arc<Registry>,
+        region: kvrail::Region,
+        agent: Incarnation,
+        source: Py<PyAny>,
+    ) -> Self {
         let (address, nbytes, device) = (region.base(), region.len(), region.device());
-        let cell = RegionCell {
-            id: region.id(),
-            generation: region.generation(),
-            agent,
-            region: Mutex::new(Some(region)),
-        };
-        Self { cell: Own::new(Arc::new(cell)), source, address, nbytes, device }
+        Self { cell: Own::new(registry.add(region, agent)), source, address, nbytes, device }
     }
 
     pub(crate) fn cell(&self) -> PyResult<&Arc<RegionCell>> {
@@ -98,7 +133,9 @@ impl Region {
 
 #[pymethods]
 impl Region {
-    /// Number and generation: by it another process finds the region, with `peer.region(key)`.
+    /// Number and generation.
+    ///
+    /// By it another process finds the region, with `peer.region(key)`.
     #[getter]
     fn key<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let cell = self.cell.get()?;
@@ -139,8 +176,9 @@ impl Region {
         self.sliced()?.item(item)
     }
 
-    /// Blocks of one size by index: block `i` begins at `start + i * stride`. Default: all that fit.
+    /// Blocks of one size by index.
     ///
+    /// Block `i` begins at `start + i * stride`. Default: all that fit.
     /// `indices` may be a NumPy array; there is no Python loop over it.
     #[pyo3(signature = (block_bytes, indices=None, *, start=0, stride=None))]
     fn blocks(
@@ -183,16 +221,22 @@ impl Region {
         py.detach(|| memory.write(offset, bytes)).map_err(raised)
     }
 
-    /// Ends the registration and waits until nothing touches the memory any more. Twice is harmless.
+    /// Ends the registration, and waits until nothing touches the memory any more.
     ///
-    /// After `WaitTimeout` it goes on by itself, and the memory is kept until then.
+    /// After `WaitTimeout` it goes on by itself, and the memory is kept until then. Twice is
+    /// harmless.
     #[pyo3(signature = (timeout=30.0))]
     fn deregister(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout: Duration = wait::timeout(timeout)?;
         let cell = self.cell.get()?;
-        let Some(region) = py.detach(|| cell.region.lock().take()) else { return Ok(()) };
-        let ended = wait::aside(py, move || region.deregister(timeout))?;
-        // The memory's last share may be dropped here: without the GIL it would be dropped later.
+        let ending = py.detach(|| cell.take().map(kvrail::Region::condemn));
+        let Some(ending) = ending else { return Ok(()) };
+        // Mostly nothing uses it; only a wait needs a thread of its own.
+        let ended = if ending.is_ended() {
+            py.detach(|| ending.wait(Duration::ZERO))
+        } else {
+            wait::aside(py, move || ending.wait(timeout))?
+        };
         ended.map(drop).map_err(raised)
     }
 
@@ -294,7 +338,9 @@ impl RemoteRegion {
         self.sliced().item(item)
     }
 
-    /// Blocks of one size by index: block `i` begins at `start + i * stride`. Default: all that fit.
+    /// Blocks of one size by index.
+    ///
+    /// Block `i` begins at `start + i * stride`. Default: all that fit.
     #[pyo3(signature = (block_bytes, indices=None, *, start=0, stride=None))]
     fn blocks(
         &self,

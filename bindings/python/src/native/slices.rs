@@ -3,6 +3,7 @@
 //! Slices remember whose regions they are of, in which life and generation, and local ones keep their region registered. So slices of
 //! another agent, of a restarted peer, or of a region that was replaced are errors when a plan is made, never other bytes (KR-9, KR-11).
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -17,22 +18,27 @@ use super::integers::{self, Integers};
 use super::region::{Region, RegionCell, RemoteRegion};
 use crate::own::Own;
 
-/// An ordered list of slices of one side: slice `i` of one side is paired with slice `i` of the other.
+/// An ordered list of slices of one side.
 ///
-/// Made by `region[start:stop]`, `region.blocks(…)` and `region.slices(…)`; joined by `+` and `concat`.
+/// Slice `i` of one side of a plan is paired with slice `i` of the other.
+/// Made by `region[start:stop]`, `region.blocks(…)` and `region.slices(…)`; joined by `+` and
+/// `concat`.
 #[pyclass(frozen, module = "kvrail")]
 pub(crate) struct Slices {
     list: Descriptors,
     side: Own<Side>,
 }
 
+/// A region's number and its tenant.
+pub(crate) type Key = (RegionId, Generation);
+
 /// Whose regions the slices are of.
 #[derive(Clone, Debug)]
 pub(crate) enum Side {
-    /// This process's; they stay registered as long as this lives.
+    /// This process's; they stay registered as long as nobody deregisters them.
     Local(Vec<Arc<RegionCell>>),
     /// A peer's, in the life and the generations that are meant.
-    Remote { peer_name: Arc<str>, incarnation: Incarnation, regions: Vec<(RegionId, Generation)> },
+    Remote { peer_name: Arc<str>, incarnation: Incarnation, regions: Vec<Key> },
 }
 
 /// A region whose slices are taken.
@@ -55,10 +61,10 @@ impl Sliced {
     }
 
     /// All of it, as one slice.
-    pub(crate) fn whole(self) -> Slices {
+    fn whole_list(&self) -> Descriptors {
         let mut list = Descriptors::with_capacity(1);
         list.push(self.id, 0, self.nbytes);
-        self.with(list)
+        list
     }
 
     /// `region[start:stop]`, exactly: bounds are not clamped, for a short block would be a wrong copy.
@@ -217,13 +223,16 @@ fn join(lists: &[&Slices]) -> PyResult<Slices> {
         }
         match (&mut side, part.side.get()?) {
             (Side::Local(all), Side::Local(more)) => {
-                all.extend(more.iter().filter(|cell| seen.insert((cell.id, cell.generation))).cloned());
+                all.extend(
+                    more.iter().filter(|cell| seen.insert((cell.agent, cell.id, cell.generation))).cloned(),
+                );
             }
             (
                 Side::Remote { incarnation, regions, .. },
                 Side::Remote { incarnation: other, regions: more, .. },
             ) if incarnation == other => {
-                regions.extend(more.iter().filter(|region| seen.insert(**region)));
+                regions
+                    .extend(more.iter().filter(|(id, generation)| seen.insert((*other, *id, *generation))));
             }
             _ => return Err(PyValueError::new_err("slices of one list are all local, or all of one peer")),
         }
@@ -238,17 +247,17 @@ fn join(lists: &[&Slices]) -> PyResult<Slices> {
     Ok(Slices { list, side: Own::new(side) })
 }
 
-/// One side of a plan as it was given: slices, or a whole region.
-pub(crate) struct Given {
-    pub(crate) list: Descriptors,
-    pub(crate) side: Side,
+/// One side of a plan as it was given: slices, or a whole region. Lists are long and stay where they are.
+pub(crate) struct Given<'a> {
+    list: Cow<'a, Descriptors>,
+    side: Cow<'a, Side>,
 }
 
-impl Given {
-    pub(crate) fn read(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+impl<'a> Given<'a> {
+    pub(crate) fn read(object: &'a Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok(slices) = object.cast::<Slices>() {
             let slices = slices.get();
-            return Ok(Self { list: slices.list.clone(), side: slices.side.get()?.clone() });
+            return Ok(Self { list: Cow::Borrowed(&slices.list), side: Cow::Borrowed(slices.side.get()?) });
         }
         let whole = if let Ok(region) = object.cast::<Region>() {
             region.get().sliced()?
@@ -260,18 +269,18 @@ impl Given {
                 format!("a plan pairs slices of regions (region[a:b], region.blocks(…)), not a {kind}");
             return Err(PyTypeError::new_err(message));
         };
-        let whole = whole.whole();
-        Ok(Self { list: whole.list.clone(), side: whole.side.get()?.clone() })
+        let list = whole.whole_list();
+        Ok(Self { list: Cow::Owned(list), side: Cow::Owned(whole.side) })
     }
 
-    /// The regions of this agent, if that is what they are.
-    pub(crate) fn local(self, agent: Incarnation) -> Result<(Descriptors, Vec<Arc<RegionCell>>), Failure> {
-        match self.side {
+    /// The slices and their regions, which have to be this agent's.
+    pub(crate) fn local(&self, agent: Incarnation) -> Result<(&Descriptors, &[Arc<RegionCell>]), Failure> {
+        match &*self.side {
             Side::Local(cells) => match cells.iter().find(|cell| cell.agent != agent) {
                 Some(cell) => Err(Failure::new("PrepareError", format!("{} is another agent's", cell.id))
                     .hint("slice regions that this agent registered")
                     .fact("region", cell.id.0)),
-                None => Ok((self.list, cells)),
+                None => Ok((&self.list, cells)),
             },
             Side::Remote { peer_name, .. } => {
                 let message = format!("the local slices are of {peer_name}'s regions");
@@ -280,15 +289,15 @@ impl Given {
         }
     }
 
-    /// The regions of this peer, if that is what they are.
-    pub(crate) fn remote(self, peer: &Peer) -> Result<(Descriptors, Vec<(RegionId, Generation)>), Failure> {
+    /// The slices and their regions, which have to be this peer's.
+    pub(crate) fn remote(&self, peer: &Peer) -> Result<(&Descriptors, &[Key]), Failure> {
         let refused = |message: String| Failure::new("PrepareError", message).fact("peer_name", peer.name());
-        match self.side {
+        match &*self.side {
             Side::Local(_) => Err(refused("the remote slices are of this process's regions".into())
                 .hint("the order is prepare(peer, local, remote)")),
-            Side::Remote { incarnation, peer_name, .. } if incarnation != peer.incarnation() => {
+            Side::Remote { incarnation, peer_name, .. } if *incarnation != peer.incarnation() => {
                 let name = peer.name();
-                let who = if *peer_name == *name {
+                let who = if **peer_name == *name {
                     format!("{name} in an earlier life")
                 } else {
                     format!("{peer_name}, not {name}")
@@ -296,7 +305,7 @@ impl Given {
                 Err(refused(format!("the remote slices are of {who}"))
                     .hint("take the slices from the regions of the peer that the plan is for"))
             }
-            Side::Remote { regions, .. } => Ok((self.list, regions)),
+            Side::Remote { regions, .. } => Ok((&self.list, regions)),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::wait;
 use super::wake::{Subscribers, Wakeups};
 use crate::own::Own;
 
-/// Local slices paired with a peer's, prepared once and posted as often as wanted, from any thread.
+/// Local slices paired with a peer's: prepared once, posted as often as wanted.
 #[pyclass(frozen, weakref, module = "kvrail")]
 pub(crate) struct Plan {
     held: Own<Arc<Held>>,
@@ -91,8 +91,8 @@ impl Plan {
 impl Plan {
     /// Moves bytes from the local slices to the remote ones.
     ///
-    /// `notify` is delivered at the peer once every byte is visible there. A transfer that has not ended
-    /// within `timeout` fails; default: the agent's.
+    /// `notify` is delivered at the peer once every byte is visible there. A transfer that has not
+    /// ended within `timeout` fails; default: the agent's.
     #[pyo3(signature = (*, notify=None, timeout=None))]
     fn write(
         &self,
@@ -103,7 +103,9 @@ impl Plan {
         self.post(py, Direction::Write, notify, timeout)
     }
 
-    /// Moves bytes from the remote slices to the local ones. `notify` tells the peer that they have left.
+    /// Moves bytes from the remote slices to the local ones.
+    ///
+    /// `notify` tells the peer that they have left.
     #[pyo3(signature = (*, notify=None, timeout=None))]
     fn read(
         &self,
@@ -213,7 +215,9 @@ impl Transfer {
         }
     }
 
-    /// Asks for an early end and returns at once. The transfer drains and then ends as cancelled.
+    /// Asks for an early end and returns at once.
+    ///
+    /// The transfer drains and then ends as cancelled.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         let flight = self.flight.get()?;
         py.detach(|| flight.transfer.cancel());

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{bindings, in_ci, process, site, told, venv};
+use super::{bindings, in_ci, nixl_source, process, site, told, venv};
 
 /// What a whole suite may take; each of its tests has a limit of its own (`pyproject.toml`).
 const SUITE_DEADLINE: Duration = Duration::from_secs(600);
@@ -28,6 +28,11 @@ pub(crate) fn run(suite: &str) -> Result<(), String> {
     match real_nixl()? {
         Ok(python) => command.env("KVRAIL_REAL_NIXL_PYTHON", python),
         Err(why) => command.env("KVRAIL_REAL_NIXL_MISSING", why),
+    };
+    // Where it is not to be had, the tests that need it are skipped, by their names.
+    match nixl_source::checkout() {
+        Ok(checkout) => command.env("KVRAIL_NIXL_SOURCE", checkout),
+        Err(why) => command.env("KVRAIL_NIXL_SOURCE_MISSING", why),
     };
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let said = process::succeed(&mut command, SUITE_DEADLINE)?;

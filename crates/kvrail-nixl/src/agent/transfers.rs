@@ -360,6 +360,9 @@ impl Inner {
         if let Some(request) = self.direct(direction, local, remote, agent, notification, &asked)? {
             return Ok(self.keep(request));
         }
+        if agent == LOCAL_SIDE {
+            return Err(super::peers::unknown(agent));
+        }
         let remote = self.prepare(agent, remote.kind, Pieces::Each(&remote.descs), handles)?;
         let local = self.prepare(LOCAL_SIDE, local.kind, Pieces::Each(&local.descs), handles)?;
         let Some(backend) = common(local.backends, remote.backends, &asked) else {

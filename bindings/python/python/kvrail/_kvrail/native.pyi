@@ -4,13 +4,13 @@ from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, final
 
-from typing_extensions import Buffer, Self
-
 from kvrail._inbox import Notifications
 from kvrail._transports import Ofi, Shm, Tcp
+from typing_extensions import Buffer, Self
 
 __version__: str
 NOTIFICATION_BYTES_MAX: int
+__all__: list[str]
 
 class _HasArray(Protocol):
     @property
@@ -107,8 +107,8 @@ class Agent:
     """One process's endpoint: owns rails, regions and the acquaintance with peers.
 
     A context manager; usable from any thread. Settings that are not given have the defaults that
-    `config()` shows; the environment overrides them unless `ignore_environment` is set. Times are in
-    seconds.
+    `config()` shows; the environment overrides them unless `ignore_environment` is set. Times are
+    in seconds.
     """
 
     def __new__(
@@ -142,19 +142,23 @@ class Agent:
     def register(self, memory: _Memory) -> Region:
         """Registers memory with every transport.
 
-        Takes NumPy arrays, torch tensors, whatever speaks DLPack, the CUDA array interface or the buffer
-        protocol, and `kvrail.shared`. The memory is kept alive as long as it is registered. It must be
-        writable, and one block without gaps (in any order of dimensions).
+        Takes NumPy arrays, torch tensors, whatever speaks DLPack, the CUDA array interface or the
+        buffer protocol, and `kvrail.shared`. It stays registered, and is kept alive, until
+        `Region.deregister` or the agent's end. It must be writable, and one block without gaps (in
+        any order of dimensions).
         """
 
     def register_many(self, memory: Iterable[_Memory]) -> list[Region]:
         """Registers a list at once: much cheaper than one by one, and all or nothing."""
 
     def metadata(self, regions: Sequence[Region] | None = None) -> bytes:
-        """What a peer imports with `connect`: this agent's addresses and its regions, or only some of them."""
+        """What a peer imports with `connect`.
+
+        This agent's addresses and its regions, or only some of them.
+        """
 
     def serve(self, address: str | int) -> Server:
-        """Listens for peers that `connect`: at "HOST:PORT", or at a port of loopback. Port 0 is any.
+        """Listens for peers that `connect`: at "HOST:PORT", or at a port of loopback (0: any).
 
         Anyone who reaches the port may connect: choose the address accordingly.
         """
@@ -162,8 +166,8 @@ class Agent:
     def connect(self, target: bytes | str, *, timeout: float = 30.0) -> Peer:
         """Connects to a peer: by its metadata, or by the "HOST:PORT" where it serves.
 
-        An address is tried until somebody answers, at most for `timeout`. Metadata of a known peer adds
-        its regions to what is known; metadata of a restarted one makes a new peer.
+        An address is tried until somebody answers, at most for `timeout`. Metadata of a known peer
+        adds its regions to what is known; metadata of a restarted one makes a new peer.
         """
 
     @property
@@ -179,13 +183,17 @@ class Agent:
         local: Slices | Region,
         remote: Slices | RemoteRegion,
     ) -> Plan:
-        """Pairs local with remote slices, one by one, of equal lengths: checked, coalesced, divided among rails.
+        """Pairs local with remote slices, one by one, of equal lengths.
 
-        Everything that can be decided before the first byte moves is decided here, once.
+        They are checked, coalesced and divided among rails: everything that can be decided before
+        the first byte moves is decided here, once.
         """
 
     def send(self, peer: Peer, message: bytes | str) -> None:
-        """Sends a message: it arrives exactly once, as a notification, independently of transfers."""
+        """Sends a message.
+
+        It arrives exactly once, as a notification, independently of transfers.
+        """
 
     def poll_notification(self) -> Notification | None:
         """The next notification, if there is one."""
@@ -202,7 +210,10 @@ class Agent:
     def _next_notification(self, wakeups: Wakeups, number: int) -> Notification | None: ...
     def _unwatch(self, wakeups: Wakeups, number: int) -> None: ...
     def events(self) -> list[dict[str, Any]]:
-        """News of peers since the last call: ready, lost, routes down and up, transfers that failed there."""
+        """News of peers since the last call.
+
+        Ready, lost, routes down and up, transfers that failed there.
+        """
 
     def progress(self) -> bool:
         """Makes progress once, for agents without a progress thread. True: call again."""
@@ -217,7 +228,10 @@ class Agent:
         """Every setting with its value, its unit, and where the value came from."""
 
     def close(self) -> None:
-        """Ends the agent: cancels its transfers, tells its peers, waits for the drain. Twice is harmless."""
+        """Ends the agent.
+
+        Cancels its transfers, tells its peers, waits for the drain. Twice is harmless.
+        """
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -288,7 +302,10 @@ class Peer:
         """How far the acquaintance goes."""
 
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Waits until both agents know each other. Nobody has to: what is posted earlier begins then."""
+        """Waits until both agents know each other.
+
+        Nobody has to: what is posted earlier begins then.
+        """
 
     @property
     def regions(self) -> list[RemoteRegion]:
@@ -304,17 +321,20 @@ class Peer:
 
 @final
 class Plan:
-    """Local slices paired with a peer's, prepared once and posted as often as wanted, from any thread."""
+    """Local slices paired with a peer's: prepared once, posted as often as wanted."""
 
     def write(self, *, notify: bytes | str | None = None, timeout: float | None = None) -> Transfer:
         """Moves bytes from the local slices to the remote ones.
 
-        `notify` is delivered at the peer once every byte is visible there. A transfer that has not ended
-        within `timeout` fails; default: the agent's.
+        `notify` is delivered at the peer once every byte is visible there. A transfer that has not
+        ended within `timeout` fails; default: the agent's.
         """
 
     def read(self, *, notify: bytes | str | None = None, timeout: float | None = None) -> Transfer:
-        """Moves bytes from the remote slices to the local ones. `notify` tells the peer that they have left."""
+        """Moves bytes from the remote slices to the local ones.
+
+        `notify` tells the peer that they have left.
+        """
 
     @property
     def nbytes(self) -> int:
@@ -332,14 +352,18 @@ class Plan:
 
 @final
 class Region:
-    """Registered memory. It holds the memory; its slices and plans hold it; dropping the last deregisters.
+    """Registered memory.
 
-    A context manager: leaving it deregisters.
+    It stays registered, and kept alive, until `deregister` or the end of its agent. A context
+    manager: leaving it deregisters.
     """
 
     @property
     def key(self) -> tuple[int, int]:
-        """Number and generation: by it another process finds the region, with `peer.region(key)`."""
+        """Number and generation.
+
+        By it another process finds the region, with `peer.region(key)`.
+        """
 
     @property
     def nbytes(self) -> int:
@@ -361,7 +385,7 @@ class Region:
     def registered(self) -> bool:
         """Whether it still is."""
 
-    def __getitem__(self, item: slice) -> Slices: ...
+    def __getitem__(self, key: slice, /) -> Slices: ...
     def blocks(
         self,
         block_bytes: int,
@@ -370,8 +394,9 @@ class Region:
         start: int = 0,
         stride: int | None = None,
     ) -> Slices:
-        """Blocks of one size by index: block `i` begins at `start + i * stride`. Default: all that fit.
+        """Blocks of one size by index.
 
+        Block `i` begins at `start + i * stride`. Default: all that fit.
         `indices` may be a NumPy array; there is no Python loop over it.
         """
 
@@ -385,9 +410,10 @@ class Region:
         """Copies bytes in."""
 
     def deregister(self, timeout: float = 30.0) -> None:
-        """Ends the registration and waits until nothing touches the memory any more. Twice is harmless.
+        """Ends the registration, and waits until nothing touches the memory any more.
 
-        After `WaitTimeout` it goes on by itself, and the memory is kept until then.
+        After `WaitTimeout` it goes on by itself, and the memory is kept until then. Twice is
+        harmless.
         """
 
     def __enter__(self) -> Self: ...
@@ -424,7 +450,7 @@ class RemoteRegion:
     def device(self) -> str:
         """Where the bytes are: "cpu", "cuda:0"."""
 
-    def __getitem__(self, item: slice) -> Slices: ...
+    def __getitem__(self, key: slice, /) -> Slices: ...
     def blocks(
         self,
         block_bytes: int,
@@ -433,7 +459,10 @@ class RemoteRegion:
         start: int = 0,
         stride: int | None = None,
     ) -> Slices:
-        """Blocks of one size by index: block `i` begins at `start + i * stride`. Default: all that fit."""
+        """Blocks of one size by index.
+
+        Block `i` begins at `start + i * stride`. Default: all that fit.
+        """
 
     def slices(self, offsets: _Integers, lengths: _Integers | int) -> Slices:
         """Slices at these offsets, of one length or of one each."""
@@ -471,7 +500,10 @@ class Report:
 
 @final
 class Server:
-    """Where peers meet an agent, until it is closed; peers that came stay connected. A context manager."""
+    """Where peers meet an agent, until it is closed.
+
+    Peers that came stay connected. A context manager.
+    """
 
     @property
     def host(self) -> str:
@@ -502,9 +534,11 @@ class Server:
 
 @final
 class Slices:
-    """An ordered list of slices of one side: slice `i` of one side is paired with slice `i` of the other.
+    """An ordered list of slices of one side.
 
-    Made by `region[start:stop]`, `region.blocks(…)` and `region.slices(…)`; joined by `+` and `concat`.
+    Slice `i` of one side of a plan is paired with slice `i` of the other.
+    Made by `region[start:stop]`, `region.blocks(…)` and `region.slices(…)`; joined by `+` and
+    `concat`.
     """
 
     @property
@@ -532,7 +566,10 @@ class Transfer:
         """
 
     def cancel(self) -> None:
-        """Asks for an early end and returns at once. The transfer drains and then ends as cancelled."""
+        """Asks for an early end and returns at once.
+
+        The transfer drains and then ends as cancelled.
+        """
 
     @property
     def progress(self) -> _Progress | None:
