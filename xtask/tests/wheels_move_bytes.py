@@ -44,7 +44,7 @@ def ours() -> None:
 
 def nixl_source(_: str) -> None:
     memory = kvrail.shared(BLOCK * BLOCKS)
-    memory.memoryview()[:] = b"".join(map(pattern, range(BLOCKS)))
+    memory.view()[:] = b"".join(map(pattern, range(BLOCKS)))
     agent = nixl_agent("prefill-0", nixl_agent_config(backends=["UCX"]))
     where = [(memory.address, BLOCK * BLOCKS, 0, "")]
     assert agent.register_memory(where, "DRAM") is not None
@@ -78,7 +78,7 @@ def nixl() -> None:
         prefill.stdin.close()
         assert prefill.wait(timeout=PATIENCE) == 0
     expected = bytes(BLOCK) + b"".join(map(pattern, reversed(range(1, BLOCKS))))
-    assert bytes(target.memoryview()) == expected, "wrong bytes"
+    assert bytes(target.view()) == expected, "wrong bytes"
 
 
 if __name__ == "__main__":
