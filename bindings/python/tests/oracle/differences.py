@@ -257,6 +257,19 @@ OF_AGENTS = [
         raises("nixlBackendError"),
     ),
     Difference(
+        "memory of no bytes cannot be registered",
+        "there is nothing that a peer could reach",
+        [call("a", "register_memory", [tuple_of(address("a", 4096), 0, 0, "")], "DRAM")],
+        {
+            "ok": {
+                "descs": "nixlRegDList",
+                "type": {"enum": "nixl_mem_t.DRAM_SEG"},
+                "contents": [{"tuple": [address("a", 4096), 0, 0, {"bytes": ""}]}],
+            }
+        },
+        raises("nixlBackendError"),
+    ),
+    Difference(
         "an empty message is found once",
         "the documented meaning; the real one never takes it out",
         [
@@ -294,6 +307,16 @@ OF_AGENTS = [
         [call("api", "nixl_agent", "all", None, True)],
         raises("nixlBackendError"),
         {"ok": {"object": "nixl_agent"}},
+    ),
+    Difference(
+        "a list over memory that was deregistered makes no request",
+        "the real one makes and posts it, over memory that may be another's by then",
+        [
+            call("b", "deregister_memory", ref("reg_b")),
+            call("b", "make_prepped_xfer", "WRITE", ref("b_local"), [0], ref("b_remote"), [0]),
+        ],
+        UNDEFINED,
+        raises("nixlNotFoundError"),
     ),
     Difference(
         "a part of metadata is refused, and does no harm",

@@ -85,9 +85,9 @@ class Books:
                 return "a handle of another agent"
             if call in (ON_REQUESTS if handle.is_list else ON_LISTS):
                 return "a handle of another kind"
+            if call in ("transfer", "make_prepped_xfer") and not self._covered(handle):
+                return "memory that is no longer registered"
             if call == "transfer":
-                if not self._covered(handle):
-                    return "memory that is no longer registered"
                 if _overlap(handle):
                     return "parts of a transfer that overlap"
                 if (handle.remote, on) in self.removed:
@@ -101,7 +101,10 @@ class Books:
         return [self.handles[slot] for slot in slots if slot in self.handles]
 
     def _covered(self, handle: Handle) -> bool:
-        sides = ((handle.owner, handle.ranges), (handle.remote, handle.remote_ranges))
+        # A list is about one side's memory, a request about both.
+        whose = handle.owner if handle.remote in ("", "NIXL_INIT_AGENT") else handle.remote
+        near = whose if handle.is_list else handle.owner
+        sides = ((near, handle.ranges), (handle.remote, handle.remote_ranges))
         return all(
             any(start <= first and last <= end for start, end in self.registered.get(agent, ()))
             for agent, ranges in sides

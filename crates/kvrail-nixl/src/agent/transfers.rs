@@ -116,6 +116,9 @@ impl Agent {
         let inner = &*self.inner;
         let request = inner.request(handle)?;
         inner.counted(inner.current(&request))?;
+        if request.backend == BackendKind::Posix && notification.is_some() {
+            return inner.counted(Err(Error::new(Status::Backend, "backend POSIX has no notifications")));
+        }
         let step = request.post(notification);
         if let Err(error) = &step
             && error.status == Status::RemoteDisconnect
@@ -177,11 +180,15 @@ impl Agent {
     /// What a request is expected to take: its bytes at the rate of the rails that would carry it.
     ///
     /// # Errors
-    /// [`Status::InvalidParam`] for a handle of no request, [`Status::NotFound`] when the remote agent was removed since.
+    /// [`Status::InvalidParam`] for a handle of no request, [`Status::NotFound`] when the remote agent was removed since,
+    /// [`Status::NotSupported`] for files.
     pub fn estimate(&self, handle: Handle) -> Result<Cost> {
         let inner = &*self.inner;
         let request = inner.request(handle)?;
         inner.current(&request)?;
+        if request.backend == BackendKind::Posix {
+            return Err(Error::new(Status::NotSupported, "what a file takes is not known ahead"));
+        }
         let rate = request.plan().and_then(|plan| {
             let transport = plan.peer().transport();
             let facts = inner.network().ok()?.facts();
