@@ -308,10 +308,14 @@ fn build(table: &Table, backends: BackendSet, pieces: Pieces<'_>) -> Result<(Vec
         Pieces::Strided(runs) => {
             builder.runs.reserve(runs.len());
             for (index, run) in runs.iter().enumerate() {
-                if run.count == 0 {
+                if run.count == 0 || run.len == 0 || run.stride < run.len {
+                    let Strided { len, stride, count, .. } = run;
                     return Err(Error::new(
-                        Status::InvalidParam,
-                        format!("strided descriptor {index} has a count of 0"),
+                        Status::NotFound,
+                        format!(
+                            "strided descriptor {index} of {count} blocks of {len} bytes, {stride} bytes apart, \
+                             is none: blocks have bytes, are at least one, and do not overlap"
+                        ),
                     ));
                 }
                 if run.count > PIECES_MAX - builder.count {
@@ -393,7 +397,7 @@ mod tests {
             runs in prop::collection::vec((0..1000u64, 1..50u64, 0..60u64, 1..20u64), 1..20),
             chosen in prop::collection::vec((any::<prop::sample::Index>(), 1..40usize), 1..50),
         ) {
-            let runs: Vec<_> = runs.iter().map(|&(offset, len, stride, count)| Strided { addr: 1000 + offset, len, device: 0, stride, count }).collect();
+            let runs: Vec<_> = runs.iter().map(|&(offset, len, gap, count)| Strided { addr: 1000 + offset, len, device: 0, stride: len + gap, count }).collect();
             let each: Vec<_> = runs.iter().flat_map(|r| (0..r.count).map(|i| Desc { addr: r.addr + i * r.stride, len: r.len, device: 0 })).collect();
             let list = Prepared::new(Side::Local, MemoryKind::Dram, &table(), UCX, Pieces::Strided(&runs)).unwrap();
             prop_assert_eq!(list.count, each.len() as u64);
