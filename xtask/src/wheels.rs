@@ -62,7 +62,8 @@ fn wheels(args: &Args) -> Result<Vec<PathBuf>, String> {
     let out = args.out.clone().unwrap_or_else(|| target.join("wheels"));
     fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     let began = SystemTime::now();
-    let tools = install(&target.join("wheel-tools"), TOOLS)?;
+    let tools = install(&target.join("wheel-tools"), TOOLS)
+        .map_err(|error| format!("what builds wheels is not to be had: {error}"))?;
     native(args, &root, &tools, &out)?;
     pure(&root, &target, &tools, &out)?;
     made_since(&out, began)

@@ -19,6 +19,35 @@ pub struct Run {
     pub count: u32,
 }
 
+/// What a side of a plan is made of: slices in order, as runs. [`Descriptors`] are one; a list that has its slices in another form says them
+/// one after the other, and need not be copied.
+///
+/// Whatever an implementation says is checked against the regions.
+pub trait Slices {
+    /// Number of slices, runs expanded: the runs have as many.
+    fn count(&self) -> u64;
+
+    /// The runs, in order.
+    fn runs(&self) -> impl Iterator<Item = Run>;
+
+    /// How many of them will not extend the one before, more or less: room is taken for so many ops.
+    fn apart(&self) -> u64 {
+        self.count()
+    }
+}
+
+impl Slices for Descriptors {
+    #[inline]
+    fn count(&self) -> u64 {
+        self.len()
+    }
+
+    #[inline]
+    fn runs(&self) -> impl Iterator<Item = Run> {
+        self.runs.iter().copied()
+    }
+}
+
 /// One side of a plan: an ordered list of slices. Slice `i` here is paired with slice `i` of the other side.
 ///
 /// Building is infallible; [`crate::plan`] checks everything against the regions and names the slice at fault.
@@ -54,18 +83,6 @@ impl Descriptors {
             self.runs.push(Run { region, offset, len, stride, count });
             self.count += u64::from(count);
         }
-    }
-
-    /// Removes all slices and keeps the room: for a list that is built again and again.
-    pub fn clear(&mut self) {
-        self.runs.clear();
-        self.count = 0;
-    }
-
-    /// Calls of `push` that it has room for.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.runs.capacity()
     }
 
     /// Number of slices, strided runs expanded.

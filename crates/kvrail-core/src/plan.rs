@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::descriptor::{Descriptors, Run};
+use crate::descriptor::{Run, Slices};
 use crate::id::{Generation, PeerId, RailSet, RegionId};
 use crate::limits::PLAN_OPS_MAX;
 use crate::region::RegionView;
@@ -259,22 +259,23 @@ pub(crate) struct Inputs<'a> {
 pub(crate) fn prepare(
     inputs: &Inputs<'_>,
     lanes: &mut dyn Lanes,
-    local: &Descriptors,
-    remote: &Descriptors,
+    local: &impl Slices,
+    remote: &impl Slices,
 ) -> Result<Plan, PlanError> {
-    if local.is_empty() && remote.is_empty() {
+    let count = local.count();
+    if count == 0 && remote.count() == 0 {
         return Err(PlanError::Empty);
     }
-    if local.len() != remote.len() {
-        return Err(PlanError::CountMismatch { local: local.len(), remote: remote.len() });
+    if count != remote.count() {
+        return Err(PlanError::CountMismatch { local: count, remote: remote.count() });
     }
     let mut here = Cursor::new(SideName::Local, local.runs(), inputs.local);
     let mut there = Cursor::new(SideName::Remote, remote.runs(), inputs.remote);
-    let expected = usize::try_from(local.len()).unwrap_or(usize::MAX).min(1 << 20);
+    let expected = usize::try_from(local.apart().min(remote.apart())).unwrap_or(usize::MAX).min(1 << 20);
     let mut ops: Vec<Op> = Vec::with_capacity(expected);
     let mut bytes = 0u64;
     let mut index = 0;
-    while index < local.len() {
+    while index < count {
         let (mut l, mut r) = (here.next(index)?, there.next(index)?);
         if l.len != r.len {
             return Err(PlanError::LengthMismatch { index, local: l.len, remote: r.len });
@@ -305,7 +306,7 @@ pub(crate) fn prepare(
         local: here,
         remote: there,
         bytes,
-        descriptors: local.len(),
+        descriptors: count,
     })
 }
 
@@ -396,9 +397,9 @@ struct Slice {
 }
 
 /// Walks one side's runs, slice by slice, checking bounds.
-struct Cursor<'a> {
+struct Cursor<'a, I> {
     side: SideName,
-    runs: core::slice::Iter<'a, Run>,
+    runs: I,
     view: &'a RegionView,
     run: Run,
     left: u32,
@@ -408,10 +409,10 @@ struct Cursor<'a> {
     seen: Vec<u64>,
 }
 
-impl<'a> Cursor<'a> {
-    fn new(side: SideName, runs: &'a [Run], view: &'a RegionView) -> Self {
+impl<'a, I: Iterator<Item = Run>> Cursor<'a, I> {
+    fn new(side: SideName, runs: I, view: &'a RegionView) -> Self {
         let run = Run { region: RegionId(0), offset: 0, len: 0, stride: 0, count: 0 };
-        Self { side, runs: runs.iter(), view, run, left: 0, region: None, used: Vec::new(), seen: Vec::new() }
+        Self { side, runs, view, run, left: 0, region: None, used: Vec::new(), seen: Vec::new() }
     }
 
     #[inline]
@@ -451,7 +452,9 @@ impl<'a> Cursor<'a> {
 
     #[inline]
     fn enter_run(&mut self, index: u64) -> Result<(), PlanError> {
-        let run = self.runs.next().copied().unwrap_or(self.run); // the sides' counts were compared
+        // A list that has fewer slices than it says ends in one without bytes, which is an error.
+        let nothing = Run { len: 0, count: 1, ..self.run };
+        let run = self.runs.next().filter(|run| run.count > 0).unwrap_or(nothing);
         if self.region.is_none_or(|region| region.id != run.region) {
             let region = self.view.get(run.region).ok_or(PlanError::UnknownRegion {
                 side: self.side,
@@ -482,6 +485,7 @@ impl<'a> Cursor<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::descriptor::Descriptors;
     use crate::transport::Device;
     use proptest::prelude::*;
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use kvrail::{Descriptors, RegionId};
+use kvrail::{RegionId, Slices};
 
 use crate::backend::{BackendKind, BackendSet};
 use crate::error::{Error, Result, Status};
@@ -189,14 +189,12 @@ impl Prepared {
         self.runs.partition_point(|run| run.first <= index) - 1
     }
 
-    /// Calls `body` with each stretch of chosen pieces that follow each other in one run: the run, the first of them, how many.
-    #[inline]
-    fn walk(&self, chosen: Option<&[u32]>, what: &str, mut body: impl FnMut(&Run, u64, u64)) -> Result<()> {
-        let Some(chosen) = chosen else {
-            self.runs.iter().for_each(|run| body(run, 0, run.count));
-            return Ok(());
-        };
-        if let Some(position) = chosen.iter().position(|&index| u64::from(index) >= self.count) {
+    /// Chooses pieces by number, or all of them; `what` names the side in errors.
+    pub(crate) fn select<'a>(&'a self, chosen: Option<&'a [u32]>, what: &str) -> Result<Selection<'a>> {
+        let outside = |index: &u32| u64::from(*index) >= self.count;
+        if let Some(chosen) = chosen
+            && let Some(position) = chosen.iter().position(outside)
+        {
             return Err(Error::new(
                 Status::InvalidParam,
                 format!(
@@ -205,87 +203,107 @@ impl Prepared {
                 ),
             ));
         }
-        let (mut near, mut at) = (0, 0);
-        while at < chosen.len() {
-            let index = u64::from(chosen[at]);
-            near = self.locate(index, near);
-            let run = &self.runs[near];
-            let piece = index - run.first;
-            let most = usize::try_from(run.count - piece).unwrap_or(usize::MAX);
-            let count = ascending(&chosen[at..], most);
-            body(run, piece, count as u64);
-            at += count;
-        }
-        Ok(())
-    }
-
-    /// Appends the chosen pieces to what the planner reads.
-    pub(crate) fn descriptors(
-        &self,
-        chosen: Option<&[u32]>,
-        what: &str,
-        list: &mut Descriptors,
-    ) -> Result<()> {
-        let mut open: Option<Open> = None;
-        self.walk(chosen, what, |run, piece, count| {
-            let offset = run.offset + piece * run.stride;
-            let (region, len) = (region(run), run.piece.len);
-            if count > 1 {
-                if let Some(open) = open.take() {
-                    open.flush(list);
-                }
-                // Prepared lists are bounded, so that the count fits.
-                list.push_strided(region, offset, len, run.stride, count as u32);
-                return;
-            }
-            if open.as_mut().is_some_and(|open| open.takes(region, offset, len)) {
-                return;
-            }
-            if let Some(open) = open.replace(Open::new(region, offset, len)) {
-                open.flush(list);
-            }
-        })?;
-        if let Some(open) = open {
-            open.flush(list);
-        }
-        Ok(())
-    }
-
-    /// The chosen pieces by address.
-    pub(crate) fn pieces(&self, chosen: Option<&[u32]>, what: &str) -> Result<Vec<Desc>> {
-        let mut pieces = Vec::with_capacity(chosen.map_or(self.count as usize, <[u32]>::len));
-        self.walk(chosen, what, |run, first, count| {
-            let each = first..first + count;
-            pieces.extend(each.map(|piece| Desc { addr: run.piece.addr + piece * run.stride, ..run.piece }));
-        })?;
-        Ok(pieces)
+        Ok(Selection { list: self, chosen })
     }
 }
 
-/// Looks up pieces and appends them to what the planner reads: what a list that is used once does instead of being prepared. None when
-/// one of them lies in no one region that all of `backends` know.
-pub(crate) fn look_up(
-    table: &Table,
-    backends: BackendSet,
-    pieces: &[Desc],
-    list: &mut Descriptors,
-) -> Option<()> {
-    let mut near = 0;
-    let mut open: Option<Open> = None;
-    for piece in pieces {
-        let entry = table.find(piece, backends, &mut near)?;
-        let (region, offset) = (entry.region?, piece.addr - entry.desc.addr);
-        if open.as_mut().is_some_and(|open| open.takes(region, offset, piece.len)) {
-            continue;
+/// Pieces of a prepared list that were chosen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Selection<'a> {
+    list: &'a Prepared,
+    /// By number, each of which there is; else all.
+    chosen: Option<&'a [u32]>,
+}
+
+impl<'a> Selection<'a> {
+    /// Stretches of pieces that follow each other in one run: the run, the first of them, how many.
+    #[inline]
+    fn stretches(self) -> impl Iterator<Item = (&'a Run, u64, u64)> {
+        let (mut near, mut at) = (0, 0);
+        std::iter::from_fn(move || {
+            let Some(chosen) = self.chosen else {
+                let run = self.list.runs.get(at)?;
+                at += 1;
+                return Some((run, 0, run.count));
+            };
+            let rest = chosen.get(at..).filter(|rest| !rest.is_empty())?;
+            let index = u64::from(rest[0]);
+            near = self.list.locate(index, near);
+            let run = &self.list.runs[near];
+            let piece = index - run.first;
+            let count = ascending(rest, usize::try_from(run.count - piece).unwrap_or(usize::MAX));
+            at += count;
+            Some((run, piece, count as u64))
+        })
+    }
+
+    /// The pieces by address.
+    pub(crate) fn pieces(self) -> Vec<Desc> {
+        let mut pieces = Vec::with_capacity(self.count() as usize);
+        for (run, first, count) in self.stretches() {
+            let each = first..first + count;
+            pieces.extend(each.map(|piece| Desc { addr: run.piece.addr + piece * run.stride, ..run.piece }));
         }
-        if let Some(open) = open.replace(Open::new(region, offset, piece.len)) {
-            open.flush(list);
+        pieces
+    }
+}
+
+impl Slices for Selection<'_> {
+    #[inline]
+    fn count(&self) -> u64 {
+        self.chosen.map_or(self.list.count, |chosen| chosen.len() as u64)
+    }
+
+    #[inline]
+    fn runs(&self) -> impl Iterator<Item = kvrail::Run> {
+        self.stretches().map(|(run, piece, count)| kvrail::Run {
+            region: region(run),
+            offset: run.offset + piece * run.stride,
+            len: run.piece.len,
+            stride: run.stride,
+            // Prepared lists are bounded, so that it fits.
+            count: count as u32,
+        })
+    }
+
+    fn apart(&self) -> u64 {
+        match self.chosen {
+            // Blocks of one request lie together, or do not.
+            Some([first, second, rest @ ..]) if *second == first.wrapping_add(1) => {
+                rest.len() as u64 / 16 + 2
+            }
+            _ => self.count(),
         }
     }
-    if let Some(open) = open {
-        open.flush(list);
+}
+
+/// Pieces of a list that is used once, looked up while they are planned.
+pub(crate) struct LookedUp<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) backends: BackendSet,
+    pub(crate) pieces: &'a [Desc],
+}
+
+impl Slices for LookedUp<'_> {
+    #[inline]
+    fn count(&self) -> u64 {
+        self.pieces.len() as u64
     }
-    Some(())
+
+    #[inline]
+    fn runs(&self) -> impl Iterator<Item = kvrail::Run> {
+        let mut near = 0;
+        self.pieces.iter().map(move |piece| {
+            let found = self.table.find(piece, self.backends, &mut near);
+            let (region, offset) = match found {
+                Some(entry) => (entry.region, piece.addr - entry.desc.addr),
+                None => (None, 0),
+            };
+            // What lies in no region is said to lie in one that nobody has, and the planner refuses it.
+            let region = region.unwrap_or(RegionId(u32::MAX));
+            kvrail::Run { region, offset, len: piece.len, stride: 0, count: 1 }
+        })
+    }
 }
 
 /// How many numbers from the first on ascend by one; at most `most`, at least one.
@@ -317,46 +335,6 @@ fn region(run: &Run) -> RegionId {
     run.region.expect("what a network backend knows has a region")
 }
 
-/// A run of chosen pieces that may go on.
-struct Open {
-    region: RegionId,
-    offset: u64,
-    len: u64,
-    stride: u64,
-    count: u32,
-    next: u64,
-}
-
-impl Open {
-    fn new(region: RegionId, offset: u64, len: u64) -> Self {
-        Self { region, offset, len, stride: 0, count: 1, next: 0 }
-    }
-
-    /// Takes the piece if it goes on as the run does.
-    #[inline]
-    fn takes(&mut self, region: RegionId, offset: u64, len: u64) -> bool {
-        if self.region != region || self.len != len || self.count == u32::MAX {
-            return false;
-        }
-        if self.count == 1 {
-            if offset <= self.offset {
-                return false;
-            }
-            self.stride = offset - self.offset;
-        } else if offset != self.next {
-            return false;
-        }
-        self.count += 1;
-        self.next = offset.wrapping_add(self.stride);
-        true
-    }
-
-    #[inline]
-    fn flush(self, list: &mut Descriptors) {
-        list.push_strided(self.region, self.offset, self.len, self.stride, self.count);
-    }
-}
-
 fn build(table: &Table, backends: BackendSet, pieces: Pieces<'_>) -> Result<(Vec<Run>, u64)> {
     let mut builder = Builder { table, backends, near: 0, runs: Vec::new(), count: 0 };
     let unknown = |index: usize, addr: u64, len: u64, device: u64| {
@@ -376,10 +354,14 @@ fn build(table: &Table, backends: BackendSet, pieces: Pieces<'_>) -> Result<(Vec
         Pieces::Strided(runs) => {
             builder.runs.reserve(runs.len());
             for (index, run) in runs.iter().enumerate() {
-                if run.count == 0 {
+                // As NIXL, which knows no such pieces: nothing to move, or pieces that overlap.
+                if run.count == 0 || run.len == 0 || run.stride < run.len {
                     return Err(Error::new(
-                        Status::InvalidParam,
-                        format!("strided descriptor {index} has a count of 0"),
+                        Status::NotFound,
+                        format!(
+                            "strided descriptor {index} is {} pieces of {} bytes every {}: pieces have bytes and do not overlap",
+                            run.count, run.len, run.stride
+                        ),
                     ));
                 }
                 if run.count > PIECES_MAX - builder.count {
@@ -424,15 +406,19 @@ mod tests {
         Table::new(vec![entry(1000, 5000, 0), entry(10_000, 5000, 1)])
     }
 
-    fn expand(list: &Descriptors) -> Vec<(u32, u64, u64)> {
-        let runs = list.runs().iter();
-        runs.flat_map(|r| (0..u64::from(r.count)).map(move |i| (r.region.0, r.offset + i * r.stride, r.len)))
-            .collect()
+    fn expand(list: &Prepared, chosen: Option<&[u32]>) -> Vec<(u32, u64, u64)> {
+        let selection = list.select(chosen, "local").unwrap();
+        let runs: Vec<_> = selection.runs().collect();
+        let each = runs
+            .iter()
+            .flat_map(|r| (0..u64::from(r.count)).map(move |i| (r.region.0, r.offset + i * r.stride, r.len)));
+        let each: Vec<_> = each.collect();
+        assert_eq!(each.len() as u64, selection.count());
+        each
     }
 
-    fn select(list: &Prepared, chosen: Option<&[u32]>, what: &str) -> Result<Descriptors> {
-        let mut descriptors = Descriptors::new();
-        list.descriptors(chosen, what, &mut descriptors).map(|()| descriptors)
+    fn by_address(list: &Prepared, chosen: Option<&[u32]>) -> Vec<Desc> {
+        list.select(chosen, "local").unwrap().pieces()
     }
 
     proptest! {
@@ -447,13 +433,13 @@ mod tests {
             let wanted = |i: usize| (u32::from(pieces[i].0), pieces[i].1, pieces[i].2);
             let list = Prepared::new(Side::Local, MemoryKind::Dram, &table(), UCX, Pieces::Each(&descs)).unwrap();
             let all: Vec<_> = (0..descs.len()).map(wanted).collect();
-            prop_assert_eq!(expand(&select(&list, None, "local").unwrap()), all);
-            prop_assert_eq!(list.pieces(None, "local").unwrap(), descs.clone());
+            prop_assert_eq!(expand(&list, None), all);
+            prop_assert_eq!(by_address(&list, None), descs.clone());
             let chosen: Vec<u32> = chosen.iter().map(|i| i.index(descs.len()) as u32).collect();
             let some: Vec<_> = chosen.iter().map(|&i| wanted(i as usize)).collect();
-            prop_assert_eq!(expand(&select(&list, Some(&chosen), "local").unwrap()), some);
+            prop_assert_eq!(expand(&list, Some(&chosen)), some);
             let addrs: Vec<_> = chosen.iter().map(|&i| descs[i as usize]).collect();
-            prop_assert_eq!(list.pieces(Some(&chosen), "local").unwrap(), addrs);
+            prop_assert_eq!(by_address(&list, Some(&chosen)), addrs);
         }
 
         #[test]
@@ -461,7 +447,7 @@ mod tests {
             runs in prop::collection::vec((0..1000u64, 1..50u64, 0..60u64, 1..20u64), 1..20),
             chosen in prop::collection::vec((any::<prop::sample::Index>(), 1..40usize), 1..50),
         ) {
-            let runs: Vec<_> = runs.iter().map(|&(offset, len, stride, count)| Strided { addr: 1000 + offset, len, device: 0, stride, count }).collect();
+            let runs: Vec<_> = runs.iter().map(|&(offset, len, gap, count)| Strided { addr: 1000 + offset, len, device: 0, stride: len + gap, count }).collect();
             let each: Vec<_> = runs.iter().flat_map(|r| (0..r.count).map(|i| Desc { addr: r.addr + i * r.stride, len: r.len, device: 0 })).collect();
             let list = Prepared::new(Side::Local, MemoryKind::Dram, &table(), UCX, Pieces::Strided(&runs)).unwrap();
             prop_assert_eq!(list.count, each.len() as u64);
@@ -472,8 +458,8 @@ mod tests {
             }).collect();
             let wanted: Vec<_> = chosen.iter().map(|&i| each[i as usize]).collect();
             let offsets: Vec<_> = wanted.iter().map(|d| (0, d.addr - 1000, d.len)).collect();
-            prop_assert_eq!(expand(&select(&list, Some(&chosen), "local").unwrap()), offsets);
-            prop_assert_eq!(list.pieces(Some(&chosen), "local").unwrap(), wanted);
+            prop_assert_eq!(expand(&list, Some(&chosen)), offsets);
+            prop_assert_eq!(by_address(&list, Some(&chosen)), wanted);
         }
 
         #[test]
@@ -488,7 +474,7 @@ mod tests {
         let inside = Desc { addr: 1000, len: 100, device: 0 };
         let list =
             Prepared::new(Side::Local, MemoryKind::Dram, &table(), UCX, Pieces::Each(&[inside])).unwrap();
-        let error = select(&list, Some(&[0, 1]), "remote").unwrap_err();
+        let error = list.select(Some(&[0, 1]), "remote").unwrap_err();
         assert_eq!(error.status, Status::InvalidParam);
         assert!(error.what.contains("remote index 1 at position 1"), "{error}");
         for outside in [

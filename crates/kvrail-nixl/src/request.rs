@@ -290,10 +290,12 @@ impl State {
             Work::Fabric { transfer: Some(transfer), .. } => {
                 transfer.poll().map(|end| end.map(|report| report.total()).map_err(|error| ended(&error)))
             }
-            // When it ended is not known better than when it was seen.
-            Work::Files { job: Some(job), .. } => job
-                .poll()
-                .map(|end| end.map(|()| self.posted.map_or(Duration::ZERO, |posted| posted.elapsed()))),
+            Work::Files { job: Some(job), .. } => job.poll().map(|end| {
+                end.map(|()| match (self.posted, job.ended()) {
+                    (Some(posted), Some(ended)) => ended.saturating_duration_since(posted),
+                    _ => Duration::ZERO,
+                })
+            }),
             _ => None,
         };
         match end {

@@ -62,7 +62,7 @@ fn pattern(place: usize) -> u8 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn scattered_blocks_come_back_as_they_went(

@@ -114,7 +114,7 @@ pub use stats::Latency;
 pub use transfer::{PostError, Report, Transfer, TransferError};
 pub use transports::{OpenError, TransportConfig};
 
-pub use kvrail_core::descriptor::Descriptors;
+pub use kvrail_core::descriptor::{Descriptors, Run, Slices};
 pub use kvrail_core::engine::{PeerState, TransferProgress};
 pub use kvrail_core::error::{Awaited, PeerLostCause};
 pub use kvrail_core::id::{Generation, Incarnation, RegionId, Route};

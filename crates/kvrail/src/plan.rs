@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvrail_core::descriptor::Descriptors;
+use kvrail_core::descriptor::Slices;
 use kvrail_core::engine::PostOptions;
 use kvrail_core::plan::PlanError;
 use kvrail_core::transport::Direction;
@@ -95,8 +95,8 @@ impl Agent {
     pub fn prepare(
         &self,
         peer: &Peer,
-        local: &Descriptors,
-        remote: &Descriptors,
+        local: &impl Slices,
+        remote: &impl Slices,
     ) -> Result<Plan, PrepareError> {
         let core = self.core();
         let record = peer.record();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kvrail_core::descriptor::Descriptors;
+use kvrail_core::descriptor::{Descriptors, Run, Slices};
 use kvrail_core::error::RemoveRegionError;
 use kvrail_core::id::{Generation, RegionId};
 use kvrail_core::region::RegionError;
@@ -38,6 +38,16 @@ pub struct Slice {
     pub offset: u64,
     /// Bytes.
     pub len: u64,
+}
+
+impl Slices for Slice {
+    fn count(&self) -> u64 {
+        1
+    }
+
+    fn runs(&self) -> impl Iterator<Item = Run> {
+        std::iter::once(Run { region: self.region, offset: self.offset, len: self.len, stride: 0, count: 1 })
+    }
 }
 
 impl FromIterator<Slice> for Descriptors {

@@ -84,7 +84,7 @@ fn a_peer_that_never_answers_is_named_by_the_deadline_and_the_hint() {
         let metadata = there.metadata().unwrap();
         net.kill(1);
         let peer = here.connect(&metadata).unwrap();
-        let (local, remote) = (source.slice(0, 64).unwrap().into(), target.slice(0, 64).unwrap().into());
+        let (local, remote) = (source.slice(0, 64).unwrap(), target.slice(0, 64).unwrap());
         let plan = here.prepare(&peer, &local, &remote).unwrap();
         let error = plan.write().timeout(Duration::from_millis(20)).post().unwrap().wait().unwrap_err();
         let TransferError::Failed { error: cause, .. } = &error else { panic!("{error}") };
@@ -410,7 +410,7 @@ fn unread_notifications_hold_peers_back_but_no_transfer() {
         let (a, b) = (a.unwrap(), b.unwrap());
         let back = there.connect(&here.metadata().unwrap()).map(|again| (again == back, again)).unwrap();
         assert!(back.0);
-        let (local, remote) = (a.slice(0, 64).unwrap().into(), b.slice(0, 64).unwrap().into());
+        let (local, remote) = (a.slice(0, 64).unwrap(), b.slice(0, 64).unwrap());
         let transfer = there.prepare(&back.1, &local, &remote).unwrap().write().post().unwrap();
         while !transfer.is_ended() {
             here.progress();

@@ -110,7 +110,7 @@ fn the_first_transfer_to_a_new_peer_waits_for_no_timer() {
                     let started = Instant::now();
                     let peer = here.connect(&there.metadata().unwrap()).unwrap();
                     let (from, to) = (a.slice(0, 4096).unwrap(), b.slice(0, 4096).unwrap());
-                    let plan = here.prepare(&peer, &from.into(), &to.into()).unwrap();
+                    let plan = here.prepare(&peer, &from, &to).unwrap();
                     let transfer = plan.write().post().unwrap();
                     transfer.wait_timeout(PATIENCE).expect("nobody woke up").unwrap();
                     started.elapsed()
@@ -242,7 +242,7 @@ fn threads_hammer_one_agent_over_real_transports() {
                         for i in 0..40 {
                             let at = (thread * 40 + i) * 4096;
                             let (from, to) = (a.slice(at, 4096).unwrap(), b.slice(at, 4096).unwrap());
-                            let plan = here.prepare(peer, &from.into(), &to.into()).unwrap();
+                            let plan = here.prepare(peer, &from, &to).unwrap();
                             if i % 4 == 0 {
                                 drop(plan.write().post().unwrap());
                             }
@@ -264,8 +264,7 @@ fn a_region_that_is_dropped_during_a_transfer_goes_when_it_has_ended() {
         let a = here.register(Memory::shared(8 << 20).unwrap()).unwrap();
         let b = there.register(Memory::shared(8 << 20).unwrap()).unwrap();
         let peer = here.connect(&there.metadata().unwrap()).unwrap();
-        let plan =
-            here.prepare(&peer, &a.slice(0, 8 << 20).unwrap().into(), &b.slice(0, 8 << 20).unwrap().into());
+        let plan = here.prepare(&peer, &a.slice(0, 8 << 20).unwrap(), &b.slice(0, 8 << 20).unwrap());
         let transfer = plan.unwrap().write().post().unwrap();
         a.deregister(PATIENCE).unwrap();
         assert!(

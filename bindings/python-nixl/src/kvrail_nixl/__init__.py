@@ -72,10 +72,11 @@ def _installed() -> dict[str, str]:
     """The other distributions beside this one, with their versions, by a look at directory names only."""
     found = {}
     for entry in os.listdir(_SITE):
-        stem, extension = os.path.splitext(entry)
-        project, _, version = stem.partition("-")
-        if extension == ".dist-info" and project in _OTHERS:
-            found[_OTHERS[project]] = version
+        # Thousands of others may be there: nothing more is done with them.
+        if entry.startswith("nixl") and entry.endswith(".dist-info"):
+            project, _, version = entry.removesuffix(".dist-info").partition("-")
+            if project in _OTHERS:
+                found[_OTHERS[project]] = version
     return dict(sorted(found.items()))
 
 

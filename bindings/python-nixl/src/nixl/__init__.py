@@ -8,7 +8,7 @@ __provider__ = "kvrail-nixl"
 
 from typing import TYPE_CHECKING
 
-from . import _api, _bindings, _utils, logging
+from . import _api, _bindings, _utils, logging  # noqa: F401
 
 if TYPE_CHECKING:
     from kvrail.nixl import *  # noqa: F403

@@ -43,6 +43,11 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Backends {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(none) = object.cast::<PyList>()
+            && none.is_empty()
+        {
+            return Ok(Self(Vec::new()));
+        }
         if let Ok(one) = object.extract::<Handle>() {
             return Ok(Self(vec![one]));
         }
@@ -126,11 +131,6 @@ fn destination(ip_addr: String, port: i64, label: String) -> PyResult<Destinatio
     let port = u16::try_from(port)
         .map_err(|_| PyValueError::new_err(format!("port {port} is not one: they go from 0 to 65535")))?;
     Ok(Destination { address: Some((ip_addr, port)), label })
-}
-
-/// A message of a posting: an empty one is none.
-fn message(blob: Option<Blob>) -> Option<Vec<u8>> {
-    blob.map(|Blob(bytes)| bytes).filter(|bytes| !bytes.is_empty())
 }
 
 /// The arguments of NIXL's three forms of `prepXferDlist`.
@@ -301,7 +301,7 @@ impl Agent {
 
     /// Makes a transfer of chosen descriptors of two prepared lists, and returns its handle.
     #[pyo3(name = "makeXferReq", signature = (
-        operation, local_side, local_indices, remote_side, remote_indices, notif_msg=None, backend=None, skip_desc_merg=false
+        operation, local_side, local_indices, remote_side, remote_indices, notif_msg=Blob(Vec::new()), backend=None, skip_desc_merg=false
     ))]
     #[expect(clippy::too_many_arguments, reason = "NIXL's method has them")]
     fn make_request(
@@ -312,7 +312,7 @@ impl Agent {
         local_indices: &Bound<'_, PyAny>,
         remote_side: Handle,
         remote_indices: &Bound<'_, PyAny>,
-        notif_msg: Option<Blob>,
+        notif_msg: Blob,
         backend: Option<Backends>,
         skip_desc_merg: bool,
     ) -> PyResult<Handle> {
@@ -321,7 +321,7 @@ impl Agent {
         let local = arrays::indices(local_indices, "local")?;
         let remote = arrays::indices(remote_indices, "remote")?;
         let Backends(backends) = backend.unwrap_or(Backends(Vec::new()));
-        let message = message(notif_msg).unwrap_or_default();
+        let Blob(message) = notif_msg;
         self.call(py, |agent| {
             let (local, remote) = ((local_side, local.as_slice()), (remote_side, remote.as_slice()));
             agent.make_request(operation.into(), local, remote, &message, &backends)
@@ -329,7 +329,7 @@ impl Agent {
     }
 
     /// Makes a transfer of two lists, and returns its handle.
-    #[pyo3(name = "createXferReq", signature = (operation, local_descs, remote_descs, remote_agent, notif_msg=None, backend=None))]
+    #[pyo3(name = "createXferReq", signature = (operation, local_descs, remote_descs, remote_agent, notif_msg=Blob(Vec::new()), backend=None))]
     fn create_request(
         &self,
         py: Python<'_>,
@@ -337,12 +337,12 @@ impl Agent {
         local_descs: &XferDList,
         remote_descs: &XferDList,
         remote_agent: Name,
-        notif_msg: Option<Blob>,
+        notif_msg: Blob,
         backend: Option<Backends>,
     ) -> PyResult<Handle> {
         let (local, remote): (&XferList, &XferList) = (&local_descs.list, &remote_descs.list);
         let Backends(backends) = backend.unwrap_or(Backends(Vec::new()));
-        let message = message(notif_msg).unwrap_or_default();
+        let Blob(message) = notif_msg;
         self.call(py, |agent| {
             agent.create_request(operation.into(), local, remote, &remote_agent.0, &message, &backends)
         })
@@ -357,9 +357,10 @@ impl Agent {
     }
 
     /// Posts a transfer. A message that is given replaces the transfer's own from now on.
-    #[pyo3(name = "postXferReq", signature = (reqh, notif_msg=None))]
-    fn post(&self, py: Python<'_>, reqh: Handle, notif_msg: Option<Blob>) -> PyResult<Outcome> {
-        let message = message(notif_msg);
+    #[pyo3(name = "postXferReq", signature = (reqh, notif_msg=Blob(Vec::new())))]
+    fn post(&self, py: Python<'_>, reqh: Handle, notif_msg: Blob) -> PyResult<Outcome> {
+        // An empty message is none: the transfer keeps its own.
+        let message = Some(notif_msg.0).filter(|message| !message.is_empty());
         self.call(py, |agent| agent.post(reqh, message)).map(Outcome::done)
     }
 

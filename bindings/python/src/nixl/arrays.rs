@@ -85,6 +85,8 @@ pub(super) fn rows<const N: usize>(object: &Bound<'_, PyAny>) -> PyResult<Vec<[u
     if numpy_is_here(object.py())?
         && let Ok(array) = object.cast::<PyArray2<u64>>()
         && array.shape()[1] == N
+        // A slice is also had of an array whose columns lie one after the other, and would read those as rows.
+        && array.is_c_contiguous()
         && let Ok(array) = array.try_readonly()
         && let Ok(numbers) = array.as_slice()
     {

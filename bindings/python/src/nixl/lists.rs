@@ -56,6 +56,8 @@ fn number(tuple: &Bound<'_, PyTuple>, at: usize) -> PyResult<u64> {
 
 /// A descriptor of a tuple that is long enough; the error of a short one is Python's.
 fn parse<D: Python3>(tuple: &Bound<'_, PyTuple>) -> PyResult<D> {
+    // Its length first: a short tuple is an IndexError whatever its elements are.
+    tuple.get_item(D::WIDTH - 1)?;
     let desc = Desc { addr: number(tuple, 0)?, len: number(tuple, 1)?, device: number(tuple, 2)? };
     let text = if D::WIDTH > 3 { tuple.get_item(3)?.extract::<Blob>()?.0 } else { Vec::new() };
     Ok(D::of(desc, &text))

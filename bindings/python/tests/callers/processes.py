@@ -75,7 +75,7 @@ class Process:
     def send(self, message: object) -> None:
         self.link.send(("message", message))
 
-    def receive(self, timeout_s: float = 30.0) -> Any:
+    def receive(self, timeout_s: float = 60.0) -> Any:
         """The next message that the role sent to the test."""
         if self._backlog:
             return self._backlog.pop(0)
@@ -86,7 +86,7 @@ class Process:
             self._result = (value,)
             raise Failed(f"{self.name} ended with {value!r}; a message was awaited")
 
-    def result(self, timeout_s: float = 60.0) -> Any:
+    def result(self, timeout_s: float = 90.0) -> Any:
         """What the role's function returned, once its process has ended as it should."""
         while self._result is None:
             kind, value = self._read(timeout_s)
@@ -97,7 +97,7 @@ class Process:
         self.ended(timeout_s)
         return self._result[0]
 
-    def ended(self, timeout_s: float = 30.0, expected: int = 0) -> None:
+    def ended(self, timeout_s: float = 60.0, expected: int = 0) -> None:
         """Waits for the process and demands that it ended with that status (negative: by that
         signal)."""
         try:
@@ -129,7 +129,7 @@ class Scene:
         implementation: Implementation,
         script: str | Path,
         roles: Mapping[str, Role],
-        deadline_s: float = 60.0,
+        deadline_s: float = 90.0,
         environment: Mapping[str, str] | None = None,
     ):
         self.processes: dict[str, Process] = {}
@@ -187,7 +187,7 @@ class Scene:
     def __getitem__(self, name: str) -> Process:
         return self.processes[name]
 
-    def results(self, timeout_s: float = 50.0) -> dict[str, Any]:
+    def results(self, timeout_s: float = 90.0) -> dict[str, Any]:
         """Every role's result; the first failure ends the others and shows what all of them
         printed."""
         results: dict[str, Any] = {}

@@ -19,7 +19,8 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
-PATIENCE_S = 20.0
+#: Far beyond what a scene takes on an idle machine.
+PATIENCE_S = 40.0
 
 
 class Link:

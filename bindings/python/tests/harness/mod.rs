@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+pub(crate) mod nixl_source;
 pub(crate) mod process;
 pub(crate) mod pytest;
 pub(crate) mod site;

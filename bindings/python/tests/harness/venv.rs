@@ -10,7 +10,7 @@ use super::{lock, told, under_target};
 
 /// What the suites are written with.
 const OF_TESTS: &[&str] =
-    &["pytest==9.2.0", "pytest-timeout==2.4.0", "hypothesis==6.170.15", NUMPY, NUMPY_FOR_3_10];
+    &["pytest==9.2.0", "pytest-timeout==2.4.0", "hypothesis==6.170.15", "mypy==2.4.1", NUMPY, NUMPY_FOR_3_10];
 const NUMPY: &str = "numpy==2.4.6; python_version >= '3.11'";
 const NUMPY_FOR_3_10: &str = "numpy==2.2.6; python_version < '3.11'";
 /// The real NIXL without what it would bring for GPUs (torch): the meta package, its CPU and UCX half, and NumPy.

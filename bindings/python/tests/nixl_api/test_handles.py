@@ -1,4 +1,4 @@
-"""Handles of prepared lists and transfers: given back once, usable when that fails, quiet when collected."""
+"""Handles: given back once, usable when that fails, quiet when collected."""
 
 from __future__ import annotations
 

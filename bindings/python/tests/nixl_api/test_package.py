@@ -70,7 +70,8 @@ def test_who_asks_for_a_logger_gets_a_console():
 
 def test_an_applications_handlers_say_everything_once():
     code = (
-        "import logging, sys; logging.basicConfig(stream=sys.stdout, format='%(name)s %(message)s')\n"
+        "import logging, sys\n"
+        "logging.basicConfig(stream=sys.stdout, format='%(name)s %(message)s')\n"
         "import kvrail.nixl.logging as l; l.get_logger('_app').info('hello')"
     )
     done = program(code)

@@ -1,7 +1,9 @@
-"""Processes that run NIXL's own files: each has a deadline, a log of its own, and an end that is judged.
+"""Processes that run NIXL's own files: each has a deadline, a log of its own, and an end that is
+judged.
 
-The files are run from a checkout that `KVRAIL_NIXL_SOURCE` names, unmodified, by the Python that runs these tests, so on
-whatever provides `nixl` here: kvrail's packages, or the real one when the baseline is taken.
+The files are run from a checkout that `KVRAIL_NIXL_SOURCE` names, unmodified, by the Python that
+runs these tests, so on whatever provides `nixl` here: kvrail's packages, or the real one when the
+baseline is taken.
 """
 
 from __future__ import annotations
@@ -23,12 +25,16 @@ DEADLINE_S = 90.0
 
 
 def is_the_real_nixl() -> bool:
-    """Whether `nixl` here is NVIDIA's distribution. It crashes when the interpreter ends, which is then not held against a file."""
+    """Whether `nixl` here is NVIDIA's distribution. It crashes when the interpreter ends, which is
+    then not held against a file.
+    """
     return "nixl" in importlib.metadata.packages_distributions().get("nixl", [])
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a file of NIXL's: nothing that is set for the real one's metadata or telemetry, and a `torch`."""
+    """The environment of a file of NIXL's: nothing that is set for the real one's metadata or
+    telemetry, and a `torch`.
+    """
     env = {name: value for name, value in os.environ.items() if not name.startswith("NIXL_")}
     env["PYTHONDONTWRITEBYTECODE"] = "1"
     env["PYTHONUNBUFFERED"] = "1"
@@ -46,7 +52,9 @@ def free_port() -> int:
 
 
 class Process:
-    """One file of NIXL's as a process, its output in a file; killed when the block that made it ends."""
+    """One file of NIXL's as a process, its output in a file; killed when the block that made it
+    ends.
+    """
 
     def __init__(self, directory: Path, name: str, *arguments: str | Path, **more_environment: str):
         self.name = name
@@ -78,7 +86,9 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def wait_until_it_says(self, text: str) -> None:
-        """Returns when `text` is in the output; it is an error if the process ends or the deadline passes first."""
+        """Returns when `text` is in the output; it is an error if the process ends or the deadline
+        passes first.
+        """
         while text not in self.output():
             if self._child.poll() is not None:
                 raise AssertionError(f"{self.name} ended before it said {text!r}:\n{self.output()}")

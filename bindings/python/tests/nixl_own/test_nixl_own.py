@@ -1,7 +1,8 @@
 """NIXL's own Python tests and examples pass, unmodified, on what provides `nixl` here.
 
-They are not part of this repository: `KVRAIL_NIXL_SOURCE` names a checkout of NIXL (github.com/ai-dynamo/nixl). With the real
-wheels installed instead of kvrail's, this takes the baseline: 24 passed, 3 skipped, every example right.
+They are not part of this repository: `KVRAIL_NIXL_SOURCE` names a checkout of NIXL (github.com/ai-
+dynamo/nixl). With the real wheels installed instead of kvrail's, this takes the baseline: 24
+passed, 3 skipped, every example right.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from nixl_own_process import Process, free_port
+from nixl_own_process import DEADLINE_S, Process, free_port
 
-# NIXL skips these itself: two unconditionally, one without two GPUs. One more that skips is a failure here.
+# NIXL skips these itself: two unconditionally, one without two GPUs. One more that skips is a
+# failure here.
 SKIPPED_BY_NIXL = {"test_instantiate_all", "test_incorrect_plugin_env", "test_prep_mem_view"}
 
 DONE = "Test Complete."
+
+# Two processes one after the other, each with a deadline of its own.
+pytestmark = pytest.mark.timeout(2 * DEADLINE_S + 20)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,8 @@ def source() -> Path:
 
 @pytest.mark.parametrize("name", ["test_nixl_api", "test_nixl_bindings"])
 def test_its_tests_pass(source: Path, tmp_path: Path, name: str) -> None:
-    # Its tests mark their own time limits, which without the plug-in would be unknown marks that limit nothing.
+    # Its tests mark their own time limits, which without the plug-in would be unknown marks that
+    # limit nothing.
     assert importlib.util.find_spec("pytest_timeout"), (
         "pytest-timeout is not installed: python -m pip install pytest-timeout"
     )
@@ -54,9 +60,8 @@ def test_its_tests_pass(source: Path, tmp_path: Path, name: str) -> None:
     with Process(tmp_path, name, "-m", "pytest", *arguments) as process:
         process.succeeds(" passed")
         outcomes = _outcomes(report)
-        print(
-            f"{name}: {len(outcomes['passed'])} passed: {', '.join(outcomes['passed'])}; skipped: {', '.join(outcomes['skipped'])}"
-        )
+        for outcome, names in outcomes.items():
+            print(f"{name}: {len(names)} {outcome}: {', '.join(names)}")
         assert not outcomes["failed"], f"failed: {outcomes['failed']}\n{process.output()}"
         assert outcomes["passed"], process.output()
         assert set(outcomes["skipped"]) <= SKIPPED_BY_NIXL, process.output()

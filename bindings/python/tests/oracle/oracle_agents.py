@@ -1,7 +1,8 @@
-"""Random sequences of calls on agents: what a caller of NIXL may do over few names, so that the calls meet.
+"""Random sequences of calls on agents: what a caller of NIXL may do over few names, so that the
+calls meet.
 
-Two agents that know each other, a third one for files. What the two implementations answer differently on
-purpose is not drawn here; it has cases of its own in `differences`.
+Two agents that know each other, a third one for files. What the two implementations answer
+differently on purpose is not drawn here; it has cases of its own in `differences`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ BACKENDS = st.sampled_from(
     [[]] * 20 + [["UCX"]] * 4 + [["NOPE"], ["POSIX"], "UCX", tuple_of("UCX")]
 )
 MESSAGES = st.sampled_from(
-    ["", "text", "é\0x", octets(b""), octets(b"done"), octets(b"do\0\xff"), octets(b"x" * 70_000)]
+    ["", "text", "é\0x", octets(b""), octets(b"done"), octets(b"do\0\xff"), octets(b"x" * 8000)]
 )
 WRONG_MESSAGES = st.sampled_from([None, 5])
 
 
 def beginning() -> list[Operation]:
-    """Two agents with memory that know each other, the first with telemetry: where most sequences start."""
+    """Two agents with memory that know each other, the first with telemetry: where most sequences
+    start.
+    """
     telemetry = other("dict", "capture_telemetry", True)
     return [
         call("api", "nixl_agent", "a", telemetry, bind="a"),
@@ -91,7 +94,6 @@ RANGES = st.sampled_from(
         (0, 100),
         (16384, 512),
         (16896, 512),
-        (4096, 0),
         (0, 8192),
     ]
 )
@@ -108,7 +110,9 @@ def registrations(draw: Any, agent: str) -> Any:
 
 @st.composite
 def descriptors(draw: Any, agent: str) -> Any:
-    """What `prep_xfer_dlist` takes: blocks in the registered part, sometimes outside, in one of the forms."""
+    """What `prep_xfer_dlist` takes: blocks in the registered part, sometimes outside, in one of the
+    forms.
+    """
     start = draw(st.sampled_from([0, 0, 0, 1, BLOCKS, 2 * BLOCKS - 2, 2 * BLOCKS]))
     count = draw(st.integers(1, 5))
     form = draw(st.integers(0, 5))
@@ -146,7 +150,7 @@ INDICES = st.one_of(
     st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True),
     st.lists(st.integers(-1, BLOCKS), max_size=4),
     st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True).flatmap(
-        lambda chosen: st.sampled_from(["int32", "int64", "uint32", "uint8", "bool"]).map(
+        lambda chosen: st.sampled_from(["int32", "int64", "uint32", "uint8"]).map(
             lambda dtype: array(chosen, dtype)
         )
     ),
@@ -190,6 +194,9 @@ def agent_operations(draw: Any) -> Operation:
             ]
         )
     )
+    if agent == "c" and family == "metadata":
+        # It reaches nobody.
+        family = "file"
     return draw(globals()[f"_{family}"](agent, peer))
 
 
@@ -290,7 +297,7 @@ def _prepared(draw: Any, agent: str, peer: str) -> Operation:
 def _request(draw: Any, agent: str, peer: str) -> Operation:
     direction = draw(st.sampled_from(["WRITE", "WRITE", "READ", "READ", "write", None]))
     message = draw(st.one_of(MESSAGES, MESSAGES, WRONG_MESSAGES))
-    slot = draw(SLOTS)
+    slot = draw(st.sampled_from(SLOTS[agent]))
     if draw(st.integers(0, 2)):
         sides = [ref(f"{agent}_local"), ref(f"{agent}_remote")]
         if draw(st.integers(0, 9)) == 0:
@@ -338,9 +345,8 @@ def _request(draw: Any, agent: str, peer: str) -> Operation:
 
 @st.composite
 def _run(draw: Any, agent: str, _peer: str) -> Operation:
-    handle = draw(
-        st.one_of(SLOTS.map(ref), SLOTS.map(ref), SLOTS.map(ref), st.sampled_from([None, 5]))
-    )
+    own = [ref(slot) for slot in SLOTS[agent]]
+    handle = draw(st.sampled_from(own * 12 + [ref("h0"), ref("h2"), ref("a_local"), None, 5]))
     name = draw(
         st.sampled_from(
             ["transfer"] * 5
@@ -400,13 +406,11 @@ def _backend(draw: Any, agent: str, _peer: str) -> Operation:
             draw(st.sampled_from(["UCX", "POSIX", "NOPE", "", "ucx", None, 5])),
             draw(st.sampled_from([other("dict"), other("dict", "x", 1), None])),
         )
-    looks = [
-        "get_plugin_mem_types",
-        "get_plugin_params",
-        "get_backend_mem_types",
-        "get_backend_params",
-    ]
-    return call(agent, draw(st.sampled_from(looks)), draw(st.sampled_from(["UCX", "NOPE"])))
+    if draw(st.booleans()):
+        name = draw(st.sampled_from(["get_plugin_params", "get_backend_params"]))
+        return call(agent, name, draw(st.sampled_from(["UCX", "POSIX", "NOPE"])))
+    name = draw(st.sampled_from(["get_plugin_mem_types", "get_backend_mem_types"]))
+    return call(agent, name, draw(st.sampled_from(["POSIX", "NOPE"])))
 
 
 @st.composite

@@ -1,7 +1,8 @@
-"""What a driver knows of the objects that it has made: enough to tell what would be undefined in the real NIXL.
+"""What a driver knows of the objects that it has made: enough to tell what would be undefined in
+the real NIXL.
 
-Everything here follows from the operations and their success, not from the implementation, so that both drivers come to the
-same judgement as long as they behave alike.
+Everything here follows from the operations and their success, not from the implementation, so that
+both drivers come to the same judgement as long as they behave alike.
 """
 
 from __future__ import annotations
@@ -9,11 +10,30 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import index
 from typing import Any
 
 Operation = dict[str, Any]
 Range = tuple[int, int]
 
+# Not undefined, but open: see `test_a_removed_agent_is_still_heard`.
+HEARD_BY_NOBODY = "an agent that has removed the one that sends to it"
+
+# What makes lists, with the classes that it knows.
+GETTERS = {
+    "get_remote_descs": ("nixlRemoteDList",),
+    "get_xfer_descs": ("nixlXferDList", "nixlRegDList"),
+    "get_reg_descs": ("nixlXferDList", "nixlRegDList"),
+}
+ON_LISTS = ("make_prepped_xfer",)
+ON_REQUESTS = (
+    "transfer",
+    "check_xfer_state",
+    "get_xfer_telemetry",
+    "query_xfer_backend",
+    "estimate_xfer_cost",
+    "cost_method",
+)
 RELEASES = ("release", "release_xfer_handle", "release_dlist_handle")
 
 
@@ -29,6 +49,10 @@ class Handle:
     notification: bool = False
     released: bool = False
 
+    @property
+    def is_list(self) -> bool:
+        return not self.operation
+
 
 class Books:
     """Registrations, handles by the slots that they are bound to, and notifications under way."""
@@ -37,6 +61,8 @@ class Books:
         self.registered: dict[str, Counter[Range]] = {}
         self.handles: dict[str, Handle] = {}
         self.underway: Counter[str] = Counter()
+        # Who has removed whom.
+        self.removed: set[tuple[str, str]] = set()
 
     # --- what is undefined
 
@@ -44,9 +70,10 @@ class Books:
         """Why this operation is undefined in the real one, if it is."""
         call, on = operation["call"], operation["on"]
         if call in ("__getitem__", "__setitem__") and hasattr(target, "descCount"):
-            index = arguments[0]
-            if isinstance(index, int) and index >= target.descCount():
+            if hasattr(arguments[0], "__index__") and index(arguments[0]) >= target.descCount():
                 return "an index out of range of a list"
+        if call in GETTERS and _takes_an_item(call, arguments):
+            return "an index out of range of a list"
         if call == "deregister_memory" and arguments and hasattr(arguments[0], "descCount"):
             ranges = _ranges(arguments[0])
             if len(set(ranges)) < len(ranges):
@@ -56,11 +83,17 @@ class Books:
                 return "a handle after its release"
             if handle.owner != on and call not in RELEASES:
                 return "a handle of another agent"
+            if call in (ON_REQUESTS if handle.is_list else ON_LISTS):
+                return "a handle of another kind"
+            if call in ("transfer", "make_prepped_xfer") and not self._covered(handle):
+                return "memory that is no longer registered"
             if call == "transfer":
-                if not self._covered(handle):
-                    return "memory that is no longer registered"
                 if _overlap(handle):
                     return "parts of a transfer that overlap"
+                if (handle.remote, on) in self.removed:
+                    return HEARD_BY_NOBODY
+        if call == "send_notif" and arguments and (_name(arguments[0]), on) in self.removed:
+            return HEARD_BY_NOBODY
         return None
 
     def _handles_in(self, operation: Operation) -> list[Handle]:
@@ -68,7 +101,10 @@ class Books:
         return [self.handles[slot] for slot in slots if slot in self.handles]
 
     def _covered(self, handle: Handle) -> bool:
-        sides = ((handle.owner, handle.ranges), (handle.remote, handle.remote_ranges))
+        # A list is about one side's memory, a request about both.
+        whose = handle.owner if handle.remote in ("", "NIXL_INIT_AGENT") else handle.remote
+        near = whose if handle.is_list else handle.owner
+        sides = ((near, handle.ranges), (handle.remote, handle.remote_ranges))
         return all(
             any(start <= first and last <= end for start, end in self.registered.get(agent, ()))
             for agent, ranges in sides
@@ -86,6 +122,10 @@ class Books:
             left = self.registered.setdefault(on, Counter())
             left.subtract(_ranges(arguments[0]))
             self.registered[on] = +left
+        elif call == "remove_remote_agent":
+            self.removed.add((on, _name(arguments[0])))
+        elif call == "add_remote_agent":
+            self.removed.discard((on, _name(result)))
         elif call == "transfer":
             self._note_transfer(operation, arguments, result)
         elif call == "send_notif":
@@ -118,11 +158,20 @@ class Books:
         if call == "make_prepped_xfer":
             direction, _local, ours, _remote, theirs, *rest = arguments
             near, far = self._handles_in(operation)
-            local_ranges = [near.ranges[int(index)] for index in ours]
-            remote_ranges = [far.ranges[int(index)] for index in theirs]
+            # As the real one takes them: cut to 32 bits.
+            local_ranges = [near.ranges[int(which) & 0xFFFF_FFFF] for which in ours]
+            remote_ranges = [far.ranges[int(which) & 0xFFFF_FFFF] for which in theirs]
             told = bool(rest and rest[0])
             return Handle(on, far.remote, local_ranges, remote_ranges, direction, told)
         return None
+
+
+def _takes_an_item(call: str, arguments: list) -> bool:
+    """Whether the first element of an empty list is looked at, to see what it is a list of."""
+    descs = arguments[0]
+    if not hasattr(descs, "descCount") or type(descs).__name__ in GETTERS[call]:
+        return False
+    return descs.descCount() == 0
 
 
 def _is_reference(raw: Any) -> bool:
@@ -139,7 +188,9 @@ def _ranges(descs: Any) -> list[Range]:
 
 
 def _ranges_of_argument(descs: Any) -> list[Range]:
-    """What a descriptor list, a list of tuples, an N×3 or a strided N×5 array covers, in the order of the indices."""
+    """What a descriptor list, a list of tuples, an Nx3 or a strided Nx5 array covers, in the order
+    of the indices.
+    """
     if hasattr(descs, "descCount"):
         return _ranges(descs)
     rows = [[int(number) for number in row] for row in descs]

@@ -1,8 +1,9 @@
 """One implementation of NIXL's Python API as a process that does what it is told.
 
-`python oracle_driver.py --module nixl` reads operations as JSON lines and answers each with its outcome: `{"ok": value}`,
-`{"raises": type}`, `{"unbound": slot}`, or `{"hazard": why}` for what would be undefined in the real NIXL, which then is not done
-there. The process is single-threaded and deterministic as far as the implementation is.
+`python oracle_driver.py --module nixl` reads operations as JSON lines and answers each with its
+outcome: `{"ok": value}`, `{"raises": type}`, `{"unbound": slot}`, or `{"hazard": why}` for what
+would be undefined in the real NIXL, which then is not done there. The process is single-threaded
+and deterministic as far as the implementation is.
 """
 
 from __future__ import annotations
@@ -34,6 +35,19 @@ from oracle_value import (
 ARRIVAL_S = 5.0
 TRANSFER_S = 10.0
 
+# Results that each implementation fills as it likes; only what they are is compared.
+OWN_AFFAIR = {
+    "__getstate__",
+    "__hash__",
+    "estimate_xfer_cost",
+    "get_agent_metadata",
+    "get_backend_params",
+    "get_partial_agent_metadata",
+    "get_plugin_list",
+    "get_plugin_params",
+    "get_serialized_descs",
+}
+
 # Numbers of file descriptors that mean the same file in every driver.
 FILES = {200: 8192, 201: 100}
 
@@ -46,7 +60,12 @@ class Driver:
         self.bindings = importlib.import_module(f"{module}._bindings")
         # `nixl` leaves an attribute of the same name that is the standard library's module.
         importlib.import_module(f"{module}.logging")
-        self.modules = {"api": self.api, "bindings": self.bindings, "driver": self}
+        self.modules = {
+            "api": self.api,
+            "bindings": self.bindings,
+            "utils": importlib.import_module(f"{module}._utils"),
+            "driver": self,
+        }
         self.may_crash = may_crash
         self.slots: dict[str, Any] = {}
         self.decode = Decoder(self.bindings, self.slots)
@@ -107,6 +126,14 @@ class Driver:
         """A digest of a file's contents."""
         return hashlib.sha256(os.pread(number, 1 << 20, 0)).hexdigest()[:16]
 
+    def cut(self, data: bytes, end: int) -> bytes:
+        """Part of what was bound."""
+        return data[:end]
+
+    def serialized(self, agent: Any, descs: Any) -> bytes:
+        """A list as this implementation sends it."""
+        return agent.get_serialized_descs(descs)
+
     # --- operations
 
     def outcome(self, operation: dict[str, Any]) -> dict[str, Any]:
@@ -156,16 +183,10 @@ class Driver:
 
     @staticmethod
     def _shown(call: str, result: Any) -> Any:
-        if call in ("get_agent_metadata", "get_partial_agent_metadata", "__getstate__", "__hash__"):
+        if call in OWN_AFFAIR:
             return {"opaque": type(result).__name__}
-        if call in (
-            "getPluginParams",
-            "get_plugin_params",
-            "get_plugin_list",
-            "estimate_xfer_cost",
-        ):
-            return {"opaque": type(result).__name__}
-        return encode(result)
+        # The real one lists the same kinds in one order for a plug-in, in another for its backend.
+        return encode(sorted(result) if call.endswith("_mem_types") else result)
 
     # --- operations whose result depends on time: they end when what was begun has ended
 
@@ -177,6 +198,9 @@ class Driver:
             if time.monotonic() > deadline:
                 return "PROC for ever"
         return state
+
+    def _cost_method(self, _name: str, agent: Any, handle: Any) -> Any:
+        return agent.estimate_xfer_cost(handle)[2]
 
     def _get_new_notifs(self, name: str, agent: Any, *rest: Any) -> Any:
         found: dict[str, list[bytes]] = {}
@@ -205,7 +229,7 @@ class Driver:
             agent.update_notifs(*rest)
 
     def _until_arrived(self, name: str, count: Any) -> Any:
-        """Once at least, then until what was sent to the agent has arrived or the deadline passed."""
+        """Once at least, then until what was sent to the agent has arrived, or the deadline."""
         awaited = self.books.underway[name]
         deadline = time.monotonic() + ARRIVAL_S
         yield

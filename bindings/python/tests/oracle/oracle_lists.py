@@ -1,4 +1,6 @@
-"""Random operations on descriptor lists: every way to make one, rightly and wrongly, and all that they can do."""
+"""Random operations on descriptor lists: every way to make one, rightly and wrongly, and all that
+they can do.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,16 @@ DTYPES = st.sampled_from(
     ["uint64"] * 4 + ["int64"] * 3 + ["uint32", "int32", "float64", ">u8", "bool", "object", "int8"]
 )
 LAYOUTS = st.sampled_from(["c"] * 4 + ["f", "strided", "read-only"])
-KINDS = {"nixlXferDList": 3, "nixlRegDList": 4, "nixlRemoteDList": 4}
-GETTERS = {"get_xfer_descs": 3, "get_reg_descs": 4, "get_remote_descs": 4}
+INDICES = st.one_of(
+    st.integers(-2, 4), st.sampled_from(["x", None, 0.0, True, other("numpy", "int64", 0)])
+)
+
+# Each slot keeps one class of lists; what makes one from anything is bound elsewhere, for it may be
+# None.
+CLASSES = {"l0": "nixlXferDList", "l1": "nixlRegDList", "l2": "nixlRemoteDList"}
+GETTERS = {"l0": "get_xfer_descs", "l1": "get_reg_descs", "l2": "get_remote_descs"}
+WIDTHS = {"l0": 3, "l1": 4, "l2": 4}
+NO_LISTS = [None, 5, "text", octets(b"b"), other("bytearray", 3), tuple_of(tuple_of(1, 2, 3))]
 
 
 @st.composite
@@ -62,80 +72,62 @@ def arrays(draw: Any, widths: tuple[int, ...] = (3, 3, 3, 2, 4, 5, 6)) -> Any:
 
 @st.composite
 def list_operations(draw: Any) -> Operation:
-    slot = st.sampled_from(["l0", "l1", "l2"])
-    on, kind = draw(slot), draw(st.sampled_from(sorted(KINDS)))
-    width = KINDS[kind]
+    on = draw(st.sampled_from(sorted(CLASSES)))
+    families = [_made, _made, _gotten, _gotten, _gotten, _changed, _changed, _item, _asked, _sent]
+    return draw(draw(st.sampled_from(families))(on, WIDTHS[on]))
+
+
+@st.composite
+def _made(draw: Any, on: str, width: int) -> Operation:
+    contents = draw(st.lists(rows(width), max_size=4) | arrays() | st.integers(-1, 3))
+    if on == "l0" and isinstance(contents, int):
+        # That many descriptors of uninitialised memory.
+        contents = min(contents, 0)
     mem = draw(st.sampled_from(["DRAM_SEG", "VRAM_SEG", "FILE_SEG"]))
-    choice = draw(st.integers(0, 11))
-    if choice <= 1:
-        contents = draw(st.lists(rows(width), max_size=4) | arrays() | st.integers(-1, 3))
-        if kind == "nixlXferDList" and isinstance(contents, int):
-            # That many descriptors of uninitialised memory.
-            contents = draw(st.sampled_from([0, -1]))
-        return call("bindings", kind, member(mem), contents, bind=on)
-    if choice <= 4:
-        getter = draw(st.sampled_from(sorted(GETTERS)))
-        what = draw(
-            st.lists(rows(GETTERS[getter]), max_size=3)
-            | arrays()
-            | st.sampled_from(
-                [
-                    None,
-                    5,
-                    "text",
-                    octets(b"b"),
-                    other("bytearray", 3),
-                    tuple_of(tuple_of(1, 2, 3)),
-                    ref("l0"),
-                    ref("l1"),
-                ]
-            )
-        )
-        return call("n", getter, what, draw(MEM_TYPES), bind=on)
-    if choice <= 6:
-        return call(on, draw(st.sampled_from(["addDesc", "append", "index"])), draw(rows(width)))
-    if choice == 7:
-        index = draw(st.one_of(st.integers(-2, 4), st.sampled_from(["x", None, 0.0, True])))
-        return call(on, "remDesc", index)
-    if choice == 8:
-        index = draw(
-            st.one_of(
-                st.integers(-2, 4),
-                st.sampled_from(["x", None, 0.0, True, other("numpy", "int64", 0)]),
-            )
-        )
-        return (
-            call(on, "__getitem__", index)
-            if draw(st.booleans())
-            else call(on, "__setitem__", index, draw(rows(width)))
-        )
-    if choice == 9:
-        return call(
-            on,
-            draw(
-                st.sampled_from(
-                    [
-                        "clear",
-                        "descCount",
-                        "isEmpty",
-                        "getType",
-                        "trim",
-                        "__getstate__",
-                        "__len__",
-                        "__hash__",
-                    ]
-                )
-            ),
-        )
-    if choice == 10:
-        return call(on, "equals", draw(st.sampled_from([ref("l0"), ref("l1"), ref("l2"), 5])))
+    return call("bindings", CLASSES[on], member(mem), contents, bind=on)
+
+
+@st.composite
+def _gotten(draw: Any, on: str, width: int) -> Operation:
+    lists = [ref("l0"), ref("l1"), ref("l2"), ref("got")]
+    what = draw(st.lists(rows(width), max_size=3) | arrays() | st.sampled_from(NO_LISTS + lists))
+    return call("n", GETTERS[on], what, draw(MEM_TYPES), bind="got")
+
+
+@st.composite
+def _changed(draw: Any, on: str, width: int) -> Operation:
+    name = draw(st.sampled_from(["addDesc", "append", "remDesc"]))
+    return call(on, name, draw(INDICES if name == "remDesc" else rows(width)))
+
+
+@st.composite
+def _item(draw: Any, on: str, width: int) -> Operation:
     if draw(st.booleans()):
-        return call(on, "pickled", draw(st.integers(2, 5)), bind=draw(slot))
-    return (
-        call("n", "get_serialized_descs", ref(on), bind="s")
-        if draw(st.booleans())
-        else call("n", "deserialize_descs", ref("s"), bind=on)
-    )
+        return call(on, "__getitem__", draw(INDICES))
+    return call(on, "__setitem__", draw(INDICES), draw(rows(width)))
+
+
+@st.composite
+def _asked(draw: Any, on: str, width: int) -> Operation:
+    names = ["clear", "descCount", "isEmpty", "getType", "trim", "__hash__", "equals", "index"]
+    name = draw(st.sampled_from(names))
+    if name == "equals":
+        others = [ref("l0"), ref("l1"), ref("l2"), ref("got"), 5]
+        return call(on, name, draw(st.sampled_from(others)))
+    if name == "index":
+        return call(on, name, draw(rows(width)))
+    return call(on, name)
+
+
+@st.composite
+def _sent(draw: Any, _on: str, _width: int) -> Operation:
+    """There and back, by pickle and by the agent's own means; both know only these two classes."""
+    on = draw(st.sampled_from(["l0", "l1"]))
+    if draw(st.booleans()):
+        return call(on, "pickled", draw(st.integers(2, 5)), bind=on)
+    if draw(st.booleans()):
+        return call("n", "get_serialized_descs", ref(on), bind="sent")
+    return call("n", "deserialize_descs", ref("sent"), bind="got")
 
 
 def _with_lists(operations: list[Operation]) -> list[Operation]:
@@ -145,7 +137,7 @@ def _with_lists(operations: list[Operation]) -> list[Operation]:
         call("bindings", "nixlXferDList", member("DRAM_SEG"), two, bind="l0"),
         call("bindings", "nixlRegDList", member("DRAM_SEG"), [tuple_of(1, 2, 3, "m")], bind="l1"),
         call("bindings", "nixlRemoteDList", member("DRAM_SEG"), bind="l2"),
-        call("n", "get_serialized_descs", ref("l0"), bind="s"),
+        call("n", "get_serialized_descs", ref("l0"), bind="sent"),
     ]
     return [*ready, *operations]
 

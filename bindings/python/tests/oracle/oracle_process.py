@@ -1,4 +1,6 @@
-"""A driver as the test sees it: operations go in, outcomes come out, and its death or silence is an outcome too."""
+"""A driver as the test sees it: operations go in, outcomes come out, and its death or silence is an
+outcome too.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ ANSWER_S = 60.0
 
 
 class Implementation:
-    """One implementation: the Python that has it, the module that shows it, and whether it may crash."""
+    """One implementation: the Python that has it, the module that shows it, and whether it may
+    crash.
+    """
 
     def __init__(self, python: str, module: str, may_crash: bool):
         self.module = module
@@ -33,7 +37,9 @@ class Implementation:
         return f"<{self.module} in {self._command[0]}>"
 
     def run(self, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The outcomes of a sequence, from an empty state; it ends with a crash or a hang if there is one."""
+        """The outcomes of a sequence, from an empty state; it ends with a crash or a hang if there
+        is one.
+        """
         if self._ask("reset") != "ready":
             self.stop()
             assert self._ask("reset") == "ready", f"{self} does not start: {self.log()}"
@@ -108,14 +114,15 @@ class Implementation:
 
 
 def real_nixl() -> Implementation | None:
-    """The real one, from the Python that `KVRAIL_NIXL_PYTHON` names or where the harness installs it."""
-    named = os.environ.get("KVRAIL_NIXL_PYTHON")
-    at = Path(named) if named else HERE.parents[3] / "target/python/nixl-venv/bin/python"
-    return Implementation(str(at), "nixl", may_crash=True) if at.exists() else None
+    """The real one, in the Python that the harness has for it."""
+    python = os.environ.get("KVRAIL_REAL_NIXL_PYTHON", "")
+    return Implementation(python, "nixl", may_crash=True) if Path(python).is_file() else None
 
 
 def candidate() -> Implementation:
-    """kvrail's; `KVRAIL_ORACLE_CANDIDATE=PYTHON:MODULE` puts another in its place, the real one for a check of the test."""
+    """kvrail's; `KVRAIL_ORACLE_CANDIDATE=PYTHON:MODULE` puts another in its place, the real one for
+    a check of the test.
+    """
     named = os.environ.get("KVRAIL_ORACLE_CANDIDATE")
     if named:
         python, module = named.rsplit(":", 1)

@@ -1,7 +1,8 @@
 """Values between the test and a driver: JSON, with names for what JSON cannot say.
 
-The test writes arguments with the small constructors below, a driver turns them into the implementation's own objects and
-turns results back. A result never names an implementation: a list of descriptors is its contents, a handle is "a handle".
+The test writes arguments with the small constructors below, a driver turns them into the
+implementation's own objects and turns results back. A result never names an implementation: a list
+of descriptors is its contents, a handle is "a handle".
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def octets(value: bytes) -> dict[str, Any]:
 
 
 def array(rows: list, dtype: str = "uint64", shape: list[int] | None = None, layout: str = "c"):
-    """A NumPy array; layout `c`, `f` (Fortran order), `strided` (every other row) or `read-only`."""
+    """A NumPy array; layout `c`, `f` (Fortran), `strided` (every other row) or `read-only`."""
     return {"array": {"rows": rows, "dtype": dtype, "shape": shape, "layout": layout}}
 
 
@@ -96,8 +97,11 @@ class Decoder:
     def _array(rows: list, dtype: str, shape: list[int] | None, layout: str) -> Any:
         # Only here: the drivers import it, what reads this module elsewhere need not have it.
         numpy = importlib.import_module("numpy")
-        # Through 64 bits: an address in an array that is too narrow for it is the caller's mistake.
-        made = numpy.array(rows, dtype=None if rows else "uint64").astype(dtype)
+        try:
+            made = numpy.array(rows, dtype=dtype)
+        except OverflowError:
+            # Addresses in an array that is too narrow for them are the caller's mistake to make.
+            made = numpy.array(rows, dtype="int64").astype(dtype)
         if shape is not None:
             made = made.reshape(shape)
         if layout == "f":

@@ -1,30 +1,27 @@
 """The real NIXL and kvrail.nixl answer the same random sequences of calls alike.
 
-Results, types of exceptions and the bytes that arrived are compared; messages are not. What would be undefined in the real one
-is left out there and must be an exception here. `KVRAIL_ORACLE_EXAMPLES=1000` searches longer, with a new seed each time.
+Results, types of exceptions and the bytes that arrived are compared; messages are not. What would
+be undefined in the real one is left out there and must be an exception here.
+`KVRAIL_ORACLE_EXAMPLES=1000` searches longer, with a new seed each time.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from differences import MAY_WORK, SAME_MISTAKE
 from hypothesis import HealthCheck, given, note, settings
 from oracle_agents import AGENT_SEQUENCES
 from oracle_lists import LIST_SEQUENCES
-from oracle_process import Implementation, candidate, real_nixl
+from oracle_process import Implementation
+
+# Each sequence makes agents of the real one, which take their time on a busy machine.
+pytestmark = pytest.mark.timeout(86_400 if "KVRAIL_ORACLE_EXAMPLES" in os.environ else 300)
 
 SEARCH = os.environ.get("KVRAIL_ORACLE_EXAMPLES")
-
-# What kvrail may do where the real one is undefined, beside raising: nothing but not crash.
-MAY_WORK = {
-    "a registration named twice",
-    "memory that is no longer registered",
-    "parts of a transfer that overlap",
-}
 
 
 def examples(count: int) -> Any:
@@ -37,18 +34,6 @@ def examples(count: int) -> Any:
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Implementation, Implementation]]:
-    real = real_nixl()
-    if real is None:
-        assert "CI" not in os.environ, "the real NIXL is not installed: see KVRAIL_NIXL_PYTHON"
-        pytest.skip("the real NIXL is not installed: KVRAIL_NIXL_PYTHON names a Python that has it")
-    ours = candidate()
-    yield real, ours
-    real.stop()
-    ours.stop()
 
 
 @examples(60)
@@ -70,11 +55,14 @@ def compare(real: Implementation, ours: Implementation, operations: list[dict[st
         note(f"{json.dumps(operation)}\n    real {json.dumps(theirs)}\n    ours {json.dumps(mine)}")
         assert "died" not in mine, f"{ours} {mine['died']}: {json.dumps(operation)}\n{ours.log()}"
         assert "died" not in theirs, f"{real} {theirs['died']}: {json.dumps(operation)}"
-        if "hazard" not in theirs:
-            assert mine == theirs, f"{json.dumps(operation)}\n{ours.log()}"
+        if "hazard" in theirs:
+            if theirs["hazard"] in MAY_WORK and not ours.may_crash:
+                # It was done here and not there: what follows need not agree.
+                return
+            assert "raises" in mine or ours.may_crash, (
+                f"not refused, {theirs['hazard']}: {operation}"
+            )
             continue
-        if "raises" in mine or ours.may_crash:
+        if mine.get("raises") in SAME_MISTAKE.get(theirs.get("raises", ""), ()):
             continue
-        assert theirs["hazard"] in MAY_WORK, f"not refused, {theirs['hazard']}: {operation}"
-        # It worked, where the real one might have done anything: what follows need not agree.
-        return
+        assert mine == theirs, f"{json.dumps(operation)}\n{ours.log()}"

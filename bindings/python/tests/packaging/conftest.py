@@ -50,7 +50,12 @@ class Environment:
         """What Python does with `code` here."""
         command = [str(self.python), "-c", code]
         return subprocess.run(
-            command, env=_plain(), capture_output=True, text=True, timeout=STEP_DEADLINE, check=False
+            command,
+            env=_plain(),
+            capture_output=True,
+            text=True,
+            timeout=STEP_DEADLINE,
+            check=False,
         )
 
 
@@ -95,7 +100,10 @@ def shelf_with_stand_ins(shelf: Path, tmp_path_factory: pytest.TempPathFactory) 
         "    sys.modules[f'nixl.{name}'] = importlib.import_module(f'{half}.{name}')\n"
     )
     write_wheel(
-        beside, "nixl", "1.5.1", {"nixl/__init__.py": front, "nixl/_api.py": "", "nixl/logging.py": ""}
+        beside,
+        "nixl",
+        "1.5.1",
+        {"nixl/__init__.py": front, "nixl/_api.py": "", "nixl/logging.py": ""},
     )
     for half in ("nixl_cu12", "nixl_cu13"):
         modules = {f"{half}/{name}.py": "" for name in ("_bindings", "_utils", "logging")}

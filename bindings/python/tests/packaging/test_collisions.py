@@ -1,7 +1,7 @@
-"""NIXL's own distributions beside kvrail-nixl: whichever comes last, it is said, and the advice given mends it.
+"""NIXL's own distributions beside kvrail-nixl: whichever comes last, it is said and can be mended.
 
-What Python itself runs is tried with the real distributions too, where they can be had; the rest with stand-ins that install the
-same files.
+What Python itself runs is tried with the real distributions too, where they can be had; the rest
+with stand-ins that install the same files.
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "callers"))
 import implementations
 from processes import Implementation
 
+# Above the deadlines of a scene, which say more about what did not come.
+SECONDS_MAX = 120
+
 
 @pytest.fixture(scope="session")
 def ours() -> Implementation:
@@ -22,3 +25,9 @@ def ours() -> Implementation:
 @pytest.fixture(scope="session", params=["shm", "tcp"])
 def each_fabric(request: pytest.FixtureRequest) -> Implementation:
     return implementations.kvrail(request.param, implementations.IMPATIENT)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SECONDS_MAX))

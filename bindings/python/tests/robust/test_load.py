@@ -13,6 +13,8 @@ from processes import Implementation, Role, Scene
 SCRIPT = Path(__file__).parent / "scenes" / "load.py"
 #: A quick look by default; `KVRAIL_LEAK_TRANSFERS=1000000` is the soak.
 LEAK_TRANSFERS = int(os.environ.get("KVRAIL_LEAK_TRANSFERS", "40000"))
+#: Calls that take longer must have let other threads run.
+LONG_S = 0.01
 LEAK_DEADLINE_S = 60 + LEAK_TRANSFERS / 500
 
 
@@ -31,11 +33,10 @@ def play(
 
 def test_other_threads_run_while_an_agent_works(each_fabric: Implementation) -> None:
     seen = play(each_fabric, "interpreter_lock", 64 << 20)
-    # A thread is awake some 0.1 ms after the lock is free; a call of a few of those that holds the
-    # lock shows.
-    held = {what: took for what, (took, counted) in seen.items() if took > 0.002 and not counted}
-    assert held == {}, seen
-    assert any(took > 0.002 for took, _ in seen.values()), "no call took long enough to tell"
+    # On a busy machine the counting thread is not awake at once: calls that are short prove nothing.
+    long = {what: counted for what, (took, counted) in seen.items() if took > LONG_S}
+    assert [what for what, counted in long.items() if not counted] == [], seen
+    assert long, f"no call took long enough to tell: {seen}"
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["as-vllm-does", "strict"])

@@ -34,7 +34,7 @@ pub use types::{
     ConfigError, EngineConfig, EngineEvent, PeerView, PostOptions, TransferProgress, TransferReport,
 };
 
-use crate::descriptor::Descriptors;
+use crate::descriptor::Slices;
 use crate::error::{
     AddPeerError, Awaited, PeerLostCause, PostTransferError, RemoveRegionError, SendMessageError,
     TransferError,
@@ -288,8 +288,8 @@ impl<H: Hazards> Engine<H> {
     pub fn prepare(
         &mut self,
         peer: PeerId,
-        local: &Descriptors,
-        remote: &Descriptors,
+        local: &impl Slices,
+        remote: &impl Slices,
     ) -> Result<Plan, PlanError> {
         let known = self.peers.get_mut(peer.slot, peer.generation).filter(|p| !p.is_lost());
         let known = known.ok_or(PlanError::UnknownPeer(peer))?;

@@ -92,7 +92,6 @@ struct Inner {
     /// Notifications of this agent to itself.
     own: Mutex<VecDeque<Vec<u8>>>,
     telemetry: Option<Telemetry>,
-    scratch: transfers::Scratches,
 }
 
 /// An agent.
@@ -124,8 +123,11 @@ impl Agent {
             requests: RwLock::default(),
             own: Mutex::default(),
             telemetry: Telemetry::for_agent(name, config.capture_telemetry)?,
-            scratch: transfers::Scratches::default(),
         });
+        if let Some(telemetry) = &inner.telemetry {
+            let of = Arc::downgrade(&inner);
+            telemetry.below(move || Some(of.upgrade()?.backends.read().network.as_ref()?.stats()));
+        }
         let host: Weak<dyn Host> = Arc::<Inner>::downgrade(&inner);
         let mut exchange = ExchangeConfig::from_environment(name)?;
         exchange.listen = config.listen;

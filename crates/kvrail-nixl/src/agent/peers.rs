@@ -151,9 +151,6 @@ impl Agent {
     pub fn connect(&self, name: &str, handles: &[Handle]) -> Result<()> {
         let inner = &*self.inner;
         let asked: BackendSet = inner.asked(handles)?.into_iter().collect();
-        if name == &*inner.name {
-            return inner.network().map(|_| ());
-        }
         let remote = inner.remote(name)?;
         let common = if asked.is_empty() { remote.backends } else { remote.backends.and(asked) };
         let Some(peer) = remote.peer.as_ref().filter(|_| !common.is_empty()) else {

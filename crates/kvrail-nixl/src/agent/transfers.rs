@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvrail::Descriptors;
-use parking_lot::Mutex;
+use kvrail::Slices;
 
 use super::{Agent, Handle, Inner, LOCAL_SIDE, new_handle};
 use crate::backend::{BackendKind, BackendSet};
@@ -12,7 +11,7 @@ use crate::error::{Error, Result, Status};
 use crate::files::FileMove;
 use crate::list::{Desc, MemoryKind, XferList};
 use crate::loopback;
-use crate::prepared::{Pieces, Prepared, Side, common, look_up};
+use crate::prepared::{LookedUp, Pieces, Prepared, Side, common};
 use crate::request::{Direction, Parts, Progress, Request, Step, Timing, Work};
 
 /// What is told of a request's last posting.
@@ -117,6 +116,9 @@ impl Agent {
         let inner = &*self.inner;
         let request = inner.request(handle)?;
         inner.counted(inner.current(&request))?;
+        if request.backend == BackendKind::Posix && notification.is_some() {
+            return inner.counted(Err(Error::new(Status::Backend, "backend POSIX has no notifications")));
+        }
         let step = request.post(notification);
         if let Err(error) = &step
             && error.status == Status::RemoteDisconnect
@@ -178,11 +180,15 @@ impl Agent {
     /// What a request is expected to take: its bytes at the rate of the rails that would carry it.
     ///
     /// # Errors
-    /// [`Status::InvalidParam`] for a handle of no request, [`Status::NotFound`] when the remote agent was removed since.
+    /// [`Status::InvalidParam`] for a handle of no request, [`Status::NotFound`] when the remote agent was removed since,
+    /// [`Status::NotSupported`] for files.
     pub fn estimate(&self, handle: Handle) -> Result<Cost> {
         let inner = &*self.inner;
         let request = inner.request(handle)?;
         inner.current(&request)?;
+        if request.backend == BackendKind::Posix {
+            return Err(Error::new(Status::NotSupported, "what a file takes is not known ahead"));
+        }
         let rate = request.plan().and_then(|plan| {
             let transport = plan.peer().transport();
             let facts = inner.network().ok()?.facts();
@@ -347,18 +353,13 @@ impl Inner {
                 format!("{here} local descriptors cannot be paired with {there} remote ones"),
             ));
         }
-        let differ = local.descs.iter().zip(&remote.descs).position(|(here, there)| here.len != there.len);
-        if let Some(index) = differ {
-            let (here, there) = (local.descs[index].len, remote.descs[index].len);
-            return Err(Error::new(
-                Status::InvalidParam,
-                format!("descriptor {index} has {here} bytes here and {there} at {agent}"),
-            ));
-        }
         let asked = self.asked(handles)?;
         check_notification(notification, BackendKind::Ucx)?;
         if let Some(request) = self.direct(direction, local, remote, agent, notification, &asked)? {
             return Ok(self.keep(request));
+        }
+        if agent == LOCAL_SIDE {
+            return Err(super::peers::unknown(agent));
         }
         let remote = self.prepare(agent, remote.kind, Pieces::Each(&remote.descs), handles)?;
         let local = self.prepare(LOCAL_SIDE, local.kind, Pieces::Each(&local.descs), handles)?;
@@ -421,12 +422,9 @@ impl Inner {
         let remote = self.remote(name)?;
         let Some(peer) = &remote.peer else { return Err(super::peers::unknown(name)) };
         let agent = self.network()?;
-        let mut scratch = self.scratch.take();
-        let (local, far) = &mut scratch.lists;
-        chosen.local.0.descriptors(chosen.local.1, "local", local)?;
-        chosen.remote.0.descriptors(chosen.remote.1, "remote", far)?;
-        let plan = plan(&agent, peer, local, far)?;
-        self.scratch.give_back(scratch);
+        let local = chosen.local.0.select(chosen.local.1, "local")?;
+        let far = chosen.remote.0.select(chosen.remote.1, "remote")?;
+        let plan = plan(&agent, peer, &local, &far)?;
         let descriptors = match chosen.local.1 {
             Some(_) => plan.ops() as u64,
             None => plan.descriptors(),
@@ -453,15 +451,9 @@ impl Inner {
             return Ok(None);
         };
         let backends = BackendSet::of(backend);
-        let mut scratch = self.scratch.take();
-        let (near, far) = &mut scratch.lists;
-        let found = look_up(here, backends, &local.descs, near)
-            .and_then(|()| look_up(there, backends, &remote.descs, far));
-        if found.is_none() {
-            return Ok(None);
-        }
-        let plan = plan(&self.network()?, peer, near, far)?;
-        self.scratch.give_back(scratch);
+        let near = LookedUp { table: here, backends, pieces: &local.descs };
+        let far = LookedUp { table: there, backends, pieces: &remote.descs };
+        let Ok(plan) = plan(&self.network()?, peer, &near, &far) else { return Ok(None) };
         Ok(Some(Request::new(Parts {
             remote: agent.into(),
             remote_generation: known.generation,
@@ -477,8 +469,8 @@ impl Inner {
     fn file_work(&self, chosen: &Chosen<'_>) -> Result<(u64, u64, Work)> {
         let files = self.backends.read().files.clone();
         let files = files.ok_or_else(|| Error::new(Status::Backend, "backend POSIX was not created"))?;
-        let here = chosen.local.0.pieces(chosen.local.1, "local")?;
-        let there = chosen.remote.0.pieces(chosen.remote.1, "remote")?;
+        let here = chosen.local.0.select(chosen.local.1, "local")?.pieces();
+        let there = chosen.remote.0.select(chosen.remote.1, "remote")?.pieces();
         let kinds = (chosen.local.0.kind, chosen.remote.0.kind);
         if kinds != (MemoryKind::Dram, MemoryKind::File) {
             return Err(Error::new(
@@ -502,44 +494,11 @@ impl Inner {
     }
 }
 
-/// Lists that plans are made of, kept from one plan to the next: fresh memory costs more than what is done with it.
-#[derive(Default)]
-pub(super) struct Scratches(Mutex<Vec<Scratch>>);
-
-#[derive(Default)]
-struct Scratch {
-    lists: (Descriptors, Descriptors),
-}
-
-/// Scratches that are kept: one for each thread that plans at a time, more or less.
-const SCRATCHES_MAX: usize = 4;
-/// Runs beyond which a list is not kept.
-const SCRATCH_RUNS_MAX: usize = 1 << 18;
-
-impl Scratches {
-    fn take(&self) -> Scratch {
-        self.0.lock().pop().unwrap_or_default()
-    }
-
-    fn give_back(&self, mut scratch: Scratch) {
-        let (local, remote) = &mut scratch.lists;
-        if local.capacity().max(remote.capacity()) > SCRATCH_RUNS_MAX {
-            return;
-        }
-        local.clear();
-        remote.clear();
-        let mut kept = self.0.lock();
-        if kept.len() < SCRATCHES_MAX {
-            kept.push(scratch);
-        }
-    }
-}
-
 fn plan(
     agent: &kvrail::Agent,
     peer: &kvrail::Peer,
-    local: &Descriptors,
-    remote: &Descriptors,
+    local: &impl Slices,
+    remote: &impl Slices,
 ) -> Result<kvrail::Plan> {
     agent.prepare(peer, local, remote).map_err(|error| {
         use kvrail::engine_error::PlanError as Refused;
@@ -554,8 +513,8 @@ fn plan(
 }
 
 fn loopback_work(direction: Direction, chosen: &Chosen<'_>) -> Result<(u64, u64, Work)> {
-    let here = chosen.local.0.pieces(chosen.local.1, "local")?;
-    let there = chosen.remote.0.pieces(chosen.remote.1, "remote")?;
+    let here = chosen.local.0.select(chosen.local.1, "local")?.pieces();
+    let there = chosen.remote.0.select(chosen.remote.1, "remote")?.pieces();
     let moves = match direction {
         Direction::Write => loopback::pair(&here, &there)?,
         Direction::Read => loopback::pair(&there, &here)?,

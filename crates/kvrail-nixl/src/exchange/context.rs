@@ -84,6 +84,15 @@ impl Context {
         })
     }
 
+    /// Has the agent forget a peer.
+    pub(super) async fn forget(&self, name: String) -> Result<()> {
+        let forget = move |host: &dyn Host| {
+            host.forget(&name);
+            Ok(())
+        };
+        self.ask(forget).await
+    }
+
     /// Says what went wrong where it is decided; beyond a number of lines per minute only that there were more.
     pub(super) fn complain(&self, what: fmt::Arguments<'_>) {
         let mut complaints = self.complaints.lock();

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::context::Context;
-use super::frame::{self, FrameError, Header, Kind, REASON_BYTES_MAX};
+use super::frame::{self, FrameError, Header, Kind, METADATA_BYTES_MAX, REASON_BYTES_MAX};
 use super::stream::{self, EXCHANGE_MAX, Trouble};
 use crate::error::{Error, Result, Status};
 
@@ -56,7 +56,8 @@ pub(super) async fn serve(context: Arc<Context>, listener: Arc<TcpListener>) {
         while connections.try_join_next().is_some() {}
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let (stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
+            // Peers of IPv4 come in as addresses of IPv6.
+            Ok((stream, from)) => (stream, SocketAddr::new(from.ip().to_canonical(), from.port())),
             Err(error) => {
                 context.complain(format_args!("accepting a connection for metadata: {error}"));
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -124,13 +125,17 @@ async fn request(
         Kind::Fetch => {
             stream::read_body(stream, header, until).await?;
             let metadata = context.ask(|host| host.metadata()).await?;
+            if metadata.len() > METADATA_BYTES_MAX {
+                let len = u32::try_from(metadata.len()).unwrap_or(u32::MAX);
+                return Err(FrameError::TooLong { kind: Kind::Metadata, len }.into());
+            }
             let _room = context.room.take(metadata.len(), until).await?;
             stream::write(stream, Kind::Metadata, &metadata, until).await
         }
         Kind::Forget => {
             let name = frame::text(Kind::Forget, stream::read_body(stream, header, until).await?)?;
             tracing::debug!("agent {}: forgets {}, as it was asked to", context.agent, name.escape_debug());
-            context.ask(move |host| Ok(host.forget(&name))).await?;
+            context.forget(name).await?;
             stream::write(stream, Kind::Done, &[], until).await
         }
         kind @ (Kind::Metadata | Kind::Done | Kind::Refused) => Err(FrameError::Unexpected { kind }.into()),

@@ -38,7 +38,7 @@ mod worker;
 use std::fmt;
 use std::net::TcpListener;
 use std::sync::Weak;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -96,7 +96,7 @@ enum State {
     /// Nothing has needed the thread yet.
     Idle(Weak<dyn Host>),
     Running(Worker),
-    /// Taken away by [`Drop`] or by a thread that could not start.
+    /// Taken away by [`Drop`].
     Ended,
 }
 
@@ -180,7 +180,7 @@ impl Exchange {
         }
         let bytes = blob.len();
         let task = Task::Send { metadata: blob, label: label(to) };
-        self.submit(lane, task, bytes).map(|told| self.wait(told))
+        self.submit(lane, task, bytes)
     }
 
     /// Sends a part of the agent's metadata. In the store it needs a label of its own.
@@ -207,7 +207,7 @@ impl Exchange {
             let what = format!("no agent has a name of {} bytes", remote.len());
             return Err(Error::new(Status::InvalidParam, what));
         }
-        self.submit(lane, Task::Fetch { remote: remote.into(), label: label(from) }, remote.len()).map(|_| ())
+        self.submit(lane, Task::Fetch { remote: remote.into(), label: label(from) }, remote.len())
     }
 
     /// Has a peer forget this agent, or takes all of this agent's keys out of the store, whereupon all who fetched them forget it.
@@ -216,7 +216,7 @@ impl Exchange {
     /// As [`Exchange::fetch`].
     pub fn invalidate(&self, at: &Destination) -> Result<()> {
         let lane = self.lane(at, Lane::Store)?;
-        self.submit(lane, Task::Forget, 0).map(|told| self.wait(told))
+        self.submit(lane, Task::Forget, 0)
     }
 
     /// No longer cares what becomes of an agent's keys in the store: it was forgotten by other means.
@@ -257,32 +257,25 @@ impl Exchange {
         }
     }
 
-    fn submit(&self, lane: Lane, task: Task, bytes: usize) -> Result<Told> {
+    fn submit(&self, lane: Lane, task: Task, bytes: usize) -> Result<()> {
         let waits = self.port.is_none()
             && matches!((&lane, &task), (Lane::Peer(_), Task::Send { .. } | Task::Forget));
-        let mut state = self.state.lock();
-        if let State::Idle(host) = &*state {
-            let started = Worker::start(self.agent.clone(), host.clone(), None, None)?;
-            *state = State::Running(started);
-        }
-        let State::Running(worker) = &*state else {
-            return Err(Error::new(Status::Unknown, "the metadata exchange has ended"));
+        let ended = {
+            let mut state = self.state.lock();
+            if let State::Idle(host) = &*state {
+                let started = Worker::start(self.agent.clone(), host.clone(), None, None)?;
+                *state = State::Running(started);
+            }
+            let State::Running(worker) = &*state else {
+                return Err(Error::new(Status::Unknown, "the metadata exchange has ended"));
+            };
+            worker.submit(lane, task, bytes)?
         };
-        let ended = worker.submit(lane, task, bytes)?;
-        Ok(Told { ended: waits.then_some(ended) })
-    }
-
-    fn wait(&self, told: Told) {
-        let Some(ended) = told.ended else { return };
-        if ended.recv_timeout(WAIT_MAX) == Err(RecvTimeoutError::Timeout) {
+        if waits && ended.recv_timeout(WAIT_MAX) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("agent {}: metadata for others is still under way after {WAIT_MAX:?}", self.agent);
         }
+        Ok(())
     }
-}
-
-/// An errand that was queued, and whether its caller waits for its end.
-struct Told {
-    ended: Option<Receiver<()>>,
 }
 
 impl Drop for Exchange {

@@ -54,6 +54,7 @@ struct Progress {
     stopped: bool,
     /// The first thing that went wrong.
     error: Option<Error>,
+    ended: Option<Instant>,
     /// Given back when it ends.
     room: Option<Room>,
 }
@@ -145,6 +146,7 @@ impl Work {
     fn settle(&self, progress: &mut Progress) {
         if progress.calls == 0 && (progress.stopped || progress.next == self.pieces.len()) {
             progress.room = None;
+            progress.ended = Some(Instant::now());
             self.done.store(true, Ordering::Release);
             self.quiet.notify_all();
         }
@@ -173,6 +175,12 @@ impl Job {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         })
+    }
+
+    /// When it ended; none while bytes move, or when there were none to move.
+    #[must_use]
+    pub fn ended(&self) -> Option<Instant> {
+        self.work.progress.lock().ended
     }
 
     /// Begins no further system call and waits until those under way returned. How the job ended is then to be had from

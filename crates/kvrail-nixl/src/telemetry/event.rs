@@ -158,7 +158,7 @@ impl Mask {
     }
 
     /// The kinds whose names one of the patterns matches, and the patterns that match none. No pattern at all means every kind.
-    pub(crate) fn matching<'a>(patterns: &'a str) -> (Self, Vec<&'a str>) {
+    pub(crate) fn matching(patterns: &str) -> (Self, Vec<&str>) {
         let patterns: Vec<&str> =
             patterns.split(',').map(str::trim).filter(|pattern| !pattern.is_empty()).collect();
         if patterns.is_empty() {

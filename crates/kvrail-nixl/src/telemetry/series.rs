@@ -11,8 +11,8 @@ use super::event::Event;
 pub(crate) struct Counts {
     sums: [AtomicU64; Event::COUNT],
     lasts: [AtomicU64; Event::COUNT],
-    pub(crate) xfer_time: Histogram,
-    pub(crate) post_time: Histogram,
+    xfer_time: Histogram,
+    post_time: Histogram,
     /// Of transfers that read, of transfers that wrote.
     posted: [Posted; 2],
 }
@@ -49,10 +49,8 @@ impl Counts {
     pub(crate) fn add(&self, event: Event, value: u64) {
         self.sums[event as usize].fetch_add(value, Relaxed);
         self.lasts[event as usize].store(value, Relaxed);
-        match event {
-            Event::XferTime => self.xfer_time.add(value),
-            Event::PostTime => self.post_time.add(value),
-            _ => {}
+        if let Some(histogram) = self.histogram(event) {
+            histogram.add(value);
         }
     }
 
@@ -62,6 +60,15 @@ impl Counts {
 
     pub(crate) fn last(&self, event: Event) -> u64 {
         self.lasts[event as usize].load(Relaxed)
+    }
+
+    /// The distribution of what is timed.
+    pub(crate) fn histogram(&self, event: Event) -> Option<&Histogram> {
+        match event {
+            Event::XferTime => Some(&self.xfer_time),
+            Event::PostTime => Some(&self.post_time),
+            _ => None,
+        }
     }
 
     pub(crate) fn posted(&self, direction: Direction) -> &Posted {

@@ -73,8 +73,8 @@ impl Worker {
         let region = agent.register(memory).map_err(|e| wrong("cannot register", &e))?;
         let peer = agent.connect(metadata).map_err(|e| wrong("cannot connect", &e))?;
         let remote = peer.regions().first().copied().ok_or("the peer has no region")?;
-        let ours = [region.slice(0, BYTES).map_err(|e| wrong("has no slice", &e))?].into_iter().collect();
-        let theirs = [remote.slice(0, BYTES).map_err(|e| wrong("finds no slice", &e))?].into_iter().collect();
+        let ours = region.slice(0, BYTES).map_err(|e| wrong("has no slice", &e))?;
+        let theirs = remote.slice(0, BYTES).map_err(|e| wrong("finds no slice", &e))?;
         let plan = agent.prepare(&peer, &ours, &theirs).map_err(|e| wrong("has no plan", &e))?;
         let post = plan.write().notify(message(b'B', number)).timeout(TIMEOUT).post();
         post.map_err(|e| wrong("cannot post", &e))?.wait().map_err(|e| wrong("is not served", &e))?;
@@ -86,8 +86,8 @@ fn burst(agent: &Agent, peer: &Peer, region: Option<&kvrail::Region>, count: u64
     let region = region.ok_or("the region is gone")?;
     let remote = peer.regions().first().copied().ok_or("the peer has no region")?;
     let said = |error: &dyn std::fmt::Display| error.to_string();
-    let ours = [region.slice(0, BYTES).map_err(|e| said(&e))?].into_iter().collect();
-    let theirs = [remote.slice(0, BYTES).map_err(|e| said(&e))?].into_iter().collect();
+    let ours = region.slice(0, BYTES).map_err(|e| said(&e))?;
+    let theirs = remote.slice(0, BYTES).map_err(|e| said(&e))?;
     let plan = agent.prepare(peer, &ours, &theirs).map_err(|e| said(&e))?;
     let mut moving: VecDeque<(u64, Transfer)> = VecDeque::new();
     let end = |(number, transfer): (u64, Transfer)| {

@@ -190,11 +190,10 @@ class nixl_agent:
         """What a backend knows of memory or files: a dictionary for each descriptor, None for what
         does not exist.
         """
+        descs = _inputs.or_raise(_inputs.reg_list, reg_list, mem_type)
         if backend not in self.backends:
             raise ValueError(f"backend {backend!r} is none of {list(self.backends)}")
-        return self.agent.queryMem(
-            _inputs.or_raise(_inputs.reg_list, reg_list, mem_type), self.backends[backend]
-        )
+        return self.agent.queryMem(descs, self.backends[backend])
 
     # Descriptor lists
 
@@ -267,16 +266,17 @@ class nixl_agent:
         """
         if agent_name == "NIXL_INIT_AGENT":
             agent_name = nixlBind.NIXL_INIT_AGENT
-        handles = self._handles(backends) if backends else []
+        # Without backends there is no argument for them: to convert an empty list takes time.
+        handles = (self._handles(backends),) if backends else ()
         if _inputs.is_strided(xfer_list):
             if mem_type is None:
                 raise ValueError("descriptors of an N×5 array need a mem_type")
             handle = self.agent.prepXferDlist(
-                agent_name, self.nixl_mems[mem_type], xfer_list, handles
+                agent_name, self.nixl_mems[mem_type], xfer_list, *handles
             )
         else:
             descs = _inputs.or_raise(_inputs.xfer_list, xfer_list, mem_type)
-            handle = self.agent.prepXferDlist(agent_name, descs, handles)
+            handle = self.agent.prepXferDlist(agent_name, descs, *handles)
         return nixl_prepped_dlist_handle(self.agent, handle)
 
     def make_connection(self, remote_agent: str, backends: list[str] = []) -> None:
@@ -432,7 +432,9 @@ class nixl_agent:
 
     def get_new_notifs(self, backends: list[str] = []) -> dict[str, list[bytes]]:
         """The notifications that came since the last call, by the agent that sent them."""
-        return self.agent.getNotifs({}, self._handles(backends) if backends else [])
+        if not backends:
+            return self.agent.getNotifs({})
+        return self.agent.getNotifs({}, self._handles(backends))
 
     def update_notifs(self, backends: list[str] = []) -> dict[str, list[bytes]]:
         """Add new notifications to `notifs`, and return all that were not taken out of it."""

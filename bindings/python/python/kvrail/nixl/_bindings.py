@@ -8,6 +8,6 @@ from kvrail import _kvrail
 
 _native = _kvrail.nixl
 
-__all__ = sorted(name for name in dir(_native) if not name.startswith("_"))
-
-globals().update({name: getattr(_native, name) for name in __all__})
+globals().update(
+    {name: getattr(_native, name) for name in dir(_native) if not name.startswith("_")}
+)

@@ -21,7 +21,7 @@ logger = logging.getLogger("nixl._api")
 class nixl_prepped_dlist_handle:
     """A prepared list of descriptors, from `nixl_agent.prep_xfer_dlist`."""
 
-    __slots__ = ("_agent", "_handle", "_released", "__weakref__")
+    __slots__ = ("__weakref__", "_agent", "_handle", "_released")
 
     def __init__(self, agent: nixlBind.nixlAgent, value: SupportsInt | SupportsIndex) -> None:
         self._released = True  # nothing to give back until there is a handle
@@ -57,7 +57,7 @@ class nixl_prepped_dlist_handle:
 class nixl_xfer_handle:
     """A transfer, from `nixl_agent.initialize_xfer` or `nixl_agent.make_prepped_xfer`."""
 
-    __slots__ = ("_agent", "_handle", "_leaked", "_released", "__weakref__")
+    __slots__ = ("__weakref__", "_agent", "_handle", "_leaked", "_released")
 
     def __init__(
         self,

@@ -91,7 +91,8 @@ def is_tensor(value: object) -> bool:
 
 def is_strided(value: Any) -> bool:
     """Whether this is an array of rows (address, length, device, stride, count)."""
-    return is_array(value) and bool(value.ndim == 2 and value.shape[1] == STRIDED_COLUMNS)
+    shape: tuple[int, ...] = getattr(value, "shape", ())
+    return len(shape) == 2 and bool(shape[1] == STRIDED_COLUMNS) and is_array(value)
 
 
 def xfer_list(descs: Any, mem_type: str | None) -> nixlBind.nixlXferDList:

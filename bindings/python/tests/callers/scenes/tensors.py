@@ -24,6 +24,10 @@ class Tensor:
     def __init__(self, data: npt.NDArray[np.uint16]):
         self._data = data
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
     def is_contiguous(self) -> bool:
         return bool(self._data.flags.c_contiguous)
 

@@ -17,7 +17,7 @@ from typing import Any
 from kv import Cache, Request, Shape, Share, descriptor_ids, shares, strided
 from role import PATIENCE_S, Stage, run, until
 
-LEASE_S = 10.0
+LEASE_S = 30.0
 
 
 def _agent(stage: Stage) -> Any:
@@ -67,8 +67,10 @@ def prefill(
 
     counts: dict[str, int] = defaultdict(int)
     leases = dict.fromkeys(wanted, time.monotonic() + LEASE_S)
-    heartbeats = 0
-    while leases:
+    heartbeats = late = 0
+
+    def step() -> None:
+        nonlocal heartbeats, late
         for notifs in agent.get_new_notifs().values():
             for notif in notifs:
                 if notif.startswith(b"HB:"):
@@ -79,18 +81,22 @@ def prefill(
                     continue
                 name, _tp = notif.decode("utf-8").rsplit(":", 1)
                 counts[name] += 1
+                late += counts[name] > readers
                 if counts[name] == readers:
                     cache.free(wanted[name])
                     del leases[name]
         expired = [name for name, end in leases.items() if end < time.monotonic()]
         if expired:
             raise TimeoutError(f"the leases of {expired} ran out, counts {dict(counts)}")
+
+    while leases:
+        step()
         time.sleep(0.0005)
     for peer in stage.peers("decode"):
         stage.links[peer].receive()
-    late = {key: value for key, value in agent.get_new_notifs().items() if value}
+    until(lambda: step() or heartbeats >= readers, "each reader's heartbeat")
     agent.deregister_memory(descs)
-    return {"counts": counts, "heartbeats": heartbeats, "late": len(late)}
+    return {"counts": counts, "heartbeats": heartbeats, "late": late}
 
 
 class Decode:

@@ -196,14 +196,16 @@ def with_a_notification_outstanding(world: Survivor, theirs: dict[str, Any]) -> 
     world.ask("stop")
     for _ in range(200):
         world.timed("send_notif", lambda: world.agent.send_notif(name, b"unread"))
+        if world.errors:
+            break  # held back, and told so in time
     handle = world.request(name, theirs["base"], "WRITE", b"unread")
     state = world.timed("transfer", lambda: world.agent.transfer(handle))
     world.ask("kill")
+    world.errors.clear()
     if state == "PROC":
         state = world.timed("until the end", lambda: finish(world.agent, handle, 20))
     world.timed("release_xfer_handle", lambda: world.agent.release_xfer_handle(handle))
-    for _ in range(20):
-        world.timed("send_notif", lambda: world.agent.send_notif(name, b"to the dead"))
+    world.timed("send_notif", lambda: world.agent.send_notif(name, b"to the dead"))
     world.attempt(name, theirs["base"])
 
 
@@ -244,7 +246,12 @@ def while_it_is_stopped(world: Survivor, theirs: dict[str, Any]) -> None:
 
     def again() -> bool:
         world.errors.clear()
-        return bool(world.attempt(name, theirs["base"]) == "DONE")
+        if world.attempt(name, theirs["base"]) == "DONE":
+            return True
+        # It was given up meanwhile: it is met anew.
+        world.agent.remove_remote_agent("victim")
+        world.agent.add_remote_agent(theirs["agent"])
+        return False
 
     until(again, "a transfer with a peer that goes on", pause_s=0.1)
     world.errors = stopped_errors

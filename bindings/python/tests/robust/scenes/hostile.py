@@ -8,10 +8,8 @@ agent knew before is as good as it was.
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
-import pickletools
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -217,14 +215,14 @@ def pickles(stage: Stage, directory: str) -> dict[str, Any]:
     rows = [(world.memory.address + 64 * i, 64, 0) for i in range(100)]
     near = agent.get_xfer_descs(rows, "DRAM")
     registered = world.registered
-    originals = [agent.get_serialized_descs(near), agent.get_serialized_descs(registered)]
-    originals += [pickle.dumps(near), pickle.dumps(registered)]
+    originals = [agent.get_serialized_descs(descs) for descs in (near, registered)]
+    pickled = [pickle.dumps(descs) for descs in (near, registered)]
     lists = (world.bind.nixlXferDList, world.bind.nixlRegDList)
-    for original, descs in zip(originals, (near, registered, near, registered), strict=True):
-        assert agent.deserialize_descs(original) == descs
-    for original in originals[2:]:
-        names = {op.name for op, _, _ in pickletools.genops(io.BytesIO(original))}
-        assert "STOP" in names
+    for data, descs in zip(originals, (near, registered), strict=True):
+        assert agent.deserialize_descs(data) == descs
+    for data, descs in zip(pickled, (near, registered), strict=True):
+        # By the standard library's loader, which callers use among processes that trust each other.
+        assert pickle.loads(data) == descs
     allowed = (*world.errors, pickle.UnpicklingError, EOFError, ValueError, TypeError)
     counts = {"refused": 0, "taken": 0}
 
@@ -238,7 +236,7 @@ def pickles(stage: Stage, directory: str) -> dict[str, Any]:
             assert isinstance(found, lists), found
         assert not marker.exists()
 
-    _each(mutated(originals), check, MUTATIONS)
+    _each(mutated(originals + pickled), check, MUTATIONS)
     for original in originals:
         for cut in range(len(original)):
             check(original[:cut])

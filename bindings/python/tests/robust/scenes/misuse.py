@@ -71,7 +71,7 @@ def handles(w: World) -> Iterator[Case]:
     raw = w.agent.agent
     made_up = {
         "zero": 0,
-        "one": 1,
+        "a small one": 3**9,
         "an address": w.base,
         "the largest": 2**64 - 1,
         "another agent's request": w.foreign_request._handle,

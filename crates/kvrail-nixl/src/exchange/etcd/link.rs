@@ -85,7 +85,7 @@ impl Link {
     }
 
     /// The next request looks for endpoints that are healthy, and signs in again.
-    async fn give_up(&self, failed: &Arc<EtcdConnection>) {
+    pub(super) async fn give_up(&self, failed: &Arc<EtcdConnection>) {
         let mut connection = self.connection.lock().await;
         if connection.as_ref().is_some_and(|current| Arc::ptr_eq(current, failed)) {
             *connection = None;

@@ -189,12 +189,13 @@ impl Remotes {
     ) -> Result<(Arc<EtcdConnection>, WatchStream), Failure> {
         let connection = self.link.connection().await?;
         let mut client = connection.client().watch_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-        let watch = tokio::time::timeout(REQUEST_MAX, client.watch(key, Some(options))).await;
-        match watch {
-            Ok(Ok(stream)) => Ok((connection, stream)),
-            Ok(Err(error)) => Err(connection.explain(&error).into()),
-            Err(_) => Err(Failure::Deadline { endpoint: connection.endpoint().into() }),
-        }
+        let failure = match tokio::time::timeout(REQUEST_MAX, client.watch(key, Some(options))).await {
+            Ok(Ok(stream)) => return Ok((connection, stream)),
+            Ok(Err(error)) => connection.explain(&error).into(),
+            Err(_) => Failure::Deadline { endpoint: connection.endpoint().into() },
+        };
+        self.link.give_up(&connection).await;
+        Err(failure)
     }
 
     /// Watches from after `revision` on, unless that is done already.
@@ -246,7 +247,7 @@ impl Remotes {
             name.escape_debug()
         );
         // An agent that is ending forgets everybody anyway.
-        let _ = context.ask(move |host| Ok(host.forget(&name))).await;
+        let _ = context.forget(name).await;
     }
 
     /// After a watch broke: what is gone, or was made anew, is forgotten. The revision from which to watch on comes back.

@@ -144,7 +144,11 @@ impl Run<'_> {
             if last.unknown > 0 {
                 return wrong(format!("{} completions paid no debt", last.unknown));
             }
-            // What pools and caches want is taken early; later nothing more may be.
+            // What pools and caches want is taken early; later nothing more may be. A process that has begun one leg ago (it was killed and is
+            // there again) has not had its pools' first needs behind it when it was first counted.
+            if node.counts.len() < 3 {
+                continue;
+            }
             let early = &node.counts[..node.counts.len().div_ceil(2).min(node.counts.len() - 1)];
             let Some(most) = early.iter().map(|count| count.resident_kib).max() else { continue };
             let descriptors = early.iter().map(|count| count.descriptors).max().unwrap_or(0);

@@ -1,8 +1,9 @@
 """A stand-in for PyTorch, for NIXL's own tests and examples only: CPU tensors over NumPy.
 
-PyTorch's wheel for x86-64 is half a gigabyte and wants CUDA's libraries, which is out of proportion for the dozen names
-that those files use. Wherever the real one can be imported, it is used instead, and this directory is not on the path.
-A name that is missing here is an AttributeError, so that a newer test that needs more says so.
+PyTorch's wheel for x86-64 is half a gigabyte and wants CUDA's libraries, which is out of proportion
+for the dozen names that those files use. Wherever the real one can be imported, it is used instead,
+and this directory is not on the path. A name that is missing here is an AttributeError, so that a
+newer test that needs more says so.
 """
 
 from __future__ import annotations
@@ -109,5 +110,5 @@ def allclose(one: Tensor, other: Tensor) -> bool:
     return bool(np.allclose(one._array, other._array))
 
 
-def any(tensor: Tensor) -> Tensor:  # noqa: A001 - PyTorch's name
+def any(tensor: Tensor) -> Tensor:
     return Tensor(np.any(tensor._array))

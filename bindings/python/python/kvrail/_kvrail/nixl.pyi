@@ -1,0 +1,1 @@
+from kvrail.nixl._bindings import *  # noqa: F403
