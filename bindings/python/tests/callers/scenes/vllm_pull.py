@@ -69,7 +69,8 @@ def prefill(
     leases = dict.fromkeys(wanted, time.monotonic() + LEASE_S)
     heartbeats = late = 0
 
-    def step() -> None:
+    def step() -> bool:
+        """Reads what came; whether each reader has renewed a lease."""
         nonlocal heartbeats, late
         for notifs in agent.get_new_notifs().values():
             for notif in notifs:
@@ -88,13 +89,14 @@ def prefill(
         expired = [name for name, end in leases.items() if end < time.monotonic()]
         if expired:
             raise TimeoutError(f"the leases of {expired} ran out, counts {dict(counts)}")
+        return heartbeats >= readers
 
     while leases:
         step()
         time.sleep(0.0005)
     for peer in stage.peers("decode"):
         stage.links[peer].receive()
-    until(lambda: step() or heartbeats >= readers, "each reader's heartbeat")
+    until(step, "each reader's heartbeat")
     agent.deregister_memory(descs)
     return {"counts": counts, "heartbeats": heartbeats, "late": late}
 
