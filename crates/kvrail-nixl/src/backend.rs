@@ -32,6 +32,10 @@ pub const PROVIDER: &str = "provider";
 /// Parameter: where transport `tcp` listens.
 pub const TCP_LISTEN: &str = "tcp_listen";
 
+/// Parameter: whether both sides' cores copy between processes of one host: twice as fast for large transfers, but with plain copies, which end the process
+/// where memory was freed while it was registered. Without it the kernel copies, and says so.
+pub const COOPERATE: &str = "cooperate";
+
 /// Where transport `tcp` listens when nothing is said: peers are other hosts more often than not.
 const TCP_LISTEN_DEFAULT: &str = "0.0.0.0:0";
 
@@ -86,7 +90,12 @@ impl BackendKind {
     /// Its parameters and their defaults.
     #[must_use]
     pub fn params(self) -> Params {
-        let network = [(TRANSPORTS, "auto"), (PROVIDER, "auto"), (TCP_LISTEN, TCP_LISTEN_DEFAULT)];
+        let network = [
+            (TRANSPORTS, "auto"),
+            (PROVIDER, "auto"),
+            (TCP_LISTEN, TCP_LISTEN_DEFAULT),
+            (COOPERATE, "false"),
+        ];
         let pairs: &[(&str, &str)] = match self {
             Self::Libfabric | Self::Ucx => &network,
             Self::Posix => crate::files::PARAMS,
@@ -211,7 +220,7 @@ pub(crate) fn build(name: &str, kind: BackendKind, params: &Params) -> Result<kv
     let mut builder = kvrail::Agent::builder(name).progress(Progress::Thread);
     builder = builder.transports(transports(params)?);
     for (key, value) in params {
-        if [TRANSPORTS, PROVIDER, TCP_LISTEN].contains(&key.as_str()) {
+        if [TRANSPORTS, PROVIDER, TCP_LISTEN, COOPERATE].contains(&key.as_str()) {
             continue;
         }
         if WITHOUT_EFFECT.contains(&key.as_str()) {
@@ -236,17 +245,28 @@ fn transports(params: &Params) -> Result<Vec<TransportConfig>> {
             Err(error) => Err(Error::new(Status::InvalidParam, format!("{PROVIDER}={name}: {error}"))),
         },
     };
+    let cooperate = match params.get(COOPERATE).map_or("false", |text| text.trim()) {
+        "true" | "yes" | "on" | "1" => true,
+        "false" | "no" | "off" | "0" | "" => false,
+        other => {
+            return Err(Error::new(
+                Status::InvalidParam,
+                format!("{COOPERATE}={other}: write true or false"),
+            ));
+        }
+    };
+    let shm = || TransportConfig::shm().cooperate(cooperate);
     let text = params.get(TRANSPORTS).map_or("auto", String::as_str).trim();
     if text.is_empty() || text.eq_ignore_ascii_case("auto") {
         let ofi = match provider {
             None | Some("auto") => ofi()?.if_possible(),
             Some(_) => ofi()?,
         };
-        return Ok(vec![TransportConfig::shm(), ofi, TransportConfig::tcp(listen)]);
+        return Ok(vec![shm(), ofi, TransportConfig::tcp(listen)]);
     }
     let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
     let chosen = names.map(|name| match name {
-        "shm" => Ok(TransportConfig::shm()),
+        "shm" => Ok(shm()),
         "ofi" => ofi(),
         "tcp" => Ok(TransportConfig::tcp(listen)),
         _ => Err(Error::new(

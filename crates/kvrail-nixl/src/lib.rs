@@ -17,6 +17,7 @@ pub mod error;
 pub mod exchange;
 pub mod files;
 pub mod list;
+mod long;
 mod loopback;
 mod metadata;
 mod prepared;

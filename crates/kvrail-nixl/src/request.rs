@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use kvrail::{Plan, PostError, Transfer, TransferError};
 use parking_lot::Mutex;
 
+use crate::agent::notifications;
 use crate::backend::BackendKind;
 use crate::error::{Error, Result, Status};
 use crate::files;
+use crate::long;
 use crate::loopback::{self, Move};
 
 pub use kvrail_core::transport::Direction;
@@ -43,7 +45,7 @@ pub struct Timing {
 /// What a request moves, and by what.
 pub(crate) enum Work {
     /// Between agents.
-    Fabric { plan: Plan, transfer: Option<Transfer> },
+    Fabric { agent: kvrail::Agent, plan: Plan, transfer: Option<Transfer> },
     /// Inside this one.
     Loopback(Vec<Move>),
     /// Between memory and files.
@@ -162,6 +164,7 @@ impl Request {
             ));
         }
         if let Some(notification) = notification.filter(|new| *new != state.notification) {
+            notifications::check_length(&notification)?;
             state.notification = notification;
             state.same_notification = false;
         }
@@ -247,7 +250,7 @@ impl State {
     fn start(&mut self, direction: Direction) -> Result<bool> {
         match &mut self.work {
             Work::Loopback(moves) => loopback::copy(moves).map(|()| true),
-            Work::Fabric { plan, transfer } => {
+            Work::Fabric { agent, plan, transfer } => {
                 if let Some(transfer) = transfer.as_mut().filter(|_| self.same_notification) {
                     transfer.post().map_err(|error| refused(&error))?;
                 } else {
@@ -255,12 +258,20 @@ impl State {
                         Direction::Write => plan.write(),
                         Direction::Read => plan.read(),
                     };
-                    let post = match self.notification.as_slice() {
-                        [] => post,
-                        message => post.notify(message),
+                    let parts = long::split(&self.notification);
+                    // Parts are numbered for one message: the next posting sends others.
+                    self.same_notification = parts.is_none();
+                    let post = match (parts, self.notification.as_slice()) {
+                        (None, []) => post,
+                        (None, message) => post.notify(message),
+                        (Some(mut parts), _) => {
+                            let last = parts.pop().unwrap_or_default();
+                            let peer = plan.peer();
+                            parts.into_iter().try_for_each(|part| notifications::send(agent, &peer, part))?;
+                            post.notify(last)
+                        }
                     };
                     *transfer = Some(post.post().map_err(|error| refused(&error))?);
-                    self.same_notification = true;
                 }
                 let transfer = transfer.as_ref().expect("posted");
                 if !transfer.is_ended() {

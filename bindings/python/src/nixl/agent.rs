@@ -8,7 +8,7 @@ use kvrail_nixl::list::{MemoryKind, RegList, Strided, XferList};
 use kvrail_nixl::{BackendKind, Error, Handle, Known, LOCAL_SIDE, Params, Pieces, Status};
 use parking_lot::Mutex;
 use pyo3::Borrowed;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
@@ -195,7 +195,12 @@ impl Agent {
         if name.is_empty() {
             return Err(PyValueError::new_err("Agent needs a non-empty name"));
         }
-        let agent = py.detach(|| kvrail_nixl::Agent::create(&name, &config)).or_raise(py)?;
+        // As from NIXL's constructor: a value that cannot be is a ValueError, what the system or the environment refuses a RuntimeError.
+        let agent =
+            py.detach(|| kvrail_nixl::Agent::create(&name, &config)).map_err(|error| match error.status {
+                Status::InvalidParam => PyValueError::new_err(error.to_string()),
+                _ => PyRuntimeError::new_err(error.to_string()),
+            })?;
         let agent = Arc::new(agent);
         let mut live = LIVE.lock();
         live.retain(|(_, agent)| agent.strong_count() > 0);

@@ -4,7 +4,7 @@
 //! never somebody else's transfer.
 
 mod memory;
-mod notifications;
+pub(crate) mod notifications;
 mod peers;
 mod transfers;
 
@@ -20,6 +20,7 @@ use crate::error::{Error, Result, Status};
 use crate::exchange::{Exchange, ExchangeConfig, Host};
 use crate::files::Files;
 use crate::list::MemoryKind;
+use crate::long::Assembly;
 use crate::prepared::Prepared;
 use crate::request::Request;
 use crate::telemetry::Telemetry;
@@ -91,6 +92,10 @@ struct Inner {
     requests: RwLock<HashMap<Handle, Arc<Request>>>,
     /// Notifications of this agent to itself.
     own: Mutex<VecDeque<Vec<u8>>>,
+    /// Messages of peers that come in parts.
+    assembly: Mutex<Assembly>,
+    /// Peers that were forgotten, and may still move and say what they know this agent by.
+    forgotten: Mutex<VecDeque<kvrail::Peer>>,
     telemetry: Option<Telemetry>,
 }
 
@@ -105,7 +110,8 @@ impl Agent {
     /// Creates an agent without backends.
     ///
     /// # Errors
-    /// [`Status::InvalidParam`] for an empty or overlong name; [`Status::Backend`] when the listener or telemetry cannot be had.
+    /// [`Status::InvalidParam`] for an empty or overlong name or a telemetry setting that cannot be; another one when the listener, telemetry or the store that the
+    /// environment names cannot be had.
     pub fn create(name: &str, config: &AgentConfig) -> Result<Self> {
         let limit = kvrail_core::limits::NAME_BYTES_MAX;
         if name.is_empty() || name.len() > limit {
@@ -122,6 +128,8 @@ impl Agent {
             prepared: RwLock::default(),
             requests: RwLock::default(),
             own: Mutex::default(),
+            assembly: Mutex::default(),
+            forgotten: Mutex::default(),
             telemetry: Telemetry::for_agent(name, config.capture_telemetry)?,
         });
         if let Some(telemetry) = &inner.telemetry {
@@ -129,7 +137,8 @@ impl Agent {
             telemetry.below(move || Some(of.upgrade()?.backends.read().network.as_ref()?.stats()));
         }
         let host: Weak<dyn Host> = Arc::<Inner>::downgrade(&inner);
-        let mut exchange = ExchangeConfig::from_environment(name)?;
+        let mut exchange = ExchangeConfig::from_environment(name)
+            .map_err(|error| Error { status: Status::Backend, ..error })?;
         exchange.listen = config.listen;
         exchange.watch_timeout = config.watch_timeout;
         let exchange = RwLock::new(Some(Exchange::start(host, exchange)?));

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Agent, Handle};
 use crate::error::{Error, Result, Status};
+use crate::long;
 
 /// How long a message may wait for room at a peer that does not take earlier ones.
 const ROOM: Duration = Duration::from_secs(10);
@@ -26,8 +27,15 @@ impl Agent {
         let backends = inner.backends.read();
         let Some(agent) = &backends.network else { return inner.network().map(|_| Vec::new()) };
         let mut all = Vec::new();
-        while let Some(notification) = agent.poll_notification() {
-            all.push((notification.peer_name.as_ref().to_owned(), notification.message));
+        if let Some(first) = agent.poll_notification() {
+            let mut assembly = inner.assembly.lock();
+            let mut next = Some(first);
+            while let Some(notification) = next {
+                if let Some(message) = assembly.take(&notification.peer_name, notification.message) {
+                    all.push((notification.peer_name.as_ref().to_owned(), message));
+                }
+                next = agent.poll_notification();
+            }
         }
         drop(backends);
         let mut own = inner.own.lock();
@@ -55,25 +63,48 @@ impl Agent {
                 Error::new(Status::NotFound, format!("of agent {remote} no connection information is known"))
             })
         })?;
-        let deadline = Instant::now() + ROOM;
-        loop {
-            match agent.send(&peer, message) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_retryable() && Instant::now() < deadline => std::thread::sleep(NAP),
-                Err(error) => {
-                    use kvrail::engine_error::SendMessageError as Refused;
-                    let status = match &error {
-                        kvrail::SendError::Refused { error: Refused::UnknownPeer(_), .. } => {
-                            inner.lose(remote);
-                            Status::RemoteDisconnect
-                        }
-                        kvrail::SendError::Refused { error: Refused::TooLong(_), .. } => Status::InvalidParam,
-                        _ => Status::Backend,
-                    };
-                    return Err(Error::told(status, &error));
-                }
+        check_length(message)?;
+        let sent = match long::split(message) {
+            None => send(&agent, &peer, message.to_vec()),
+            Some(parts) => parts.into_iter().try_for_each(|part| send(&agent, &peer, part)),
+        };
+        sent.inspect_err(|error| {
+            if error.status == Status::RemoteDisconnect {
+                inner.gone(remote);
             }
+        })
+    }
+}
+
+/// Whether a message is short enough.
+pub(crate) fn check_length(message: &[u8]) -> Result<()> {
+    let limit = long::MESSAGE_BYTES_MAX;
+    if message.len() <= limit {
+        return Ok(());
+    }
+    let what = format!("a notification of {} bytes; the limit is {limit}", message.len());
+    Err(Error::new(Status::InvalidParam, what)
+        .hint("move the bytes by a transfer, and notify that they are there"))
+}
+
+/// Sends a message that is no longer than one of kvrail's; waits while the peer has not taken earlier ones.
+pub(crate) fn send(agent: &kvrail::Agent, peer: &kvrail::Peer, message: Vec<u8>) -> Result<()> {
+    use kvrail::engine_error::SendMessageError as Refused;
+    let deadline = Instant::now() + ROOM;
+    loop {
+        let error = match agent.send(peer, message.clone()) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if !error.is_retryable() || Instant::now() >= deadline {
+            let status = match &error {
+                kvrail::SendError::Refused { error: Refused::UnknownPeer(_), .. } => Status::RemoteDisconnect,
+                kvrail::SendError::Refused { error: Refused::TooLong(_), .. } => Status::InvalidParam,
+                _ => Status::Backend,
+            };
+            return Err(Error::told(status, &error));
         }
+        std::thread::sleep(NAP);
     }
 }
 

@@ -19,6 +19,9 @@ use crate::section::{Entry, Section};
 /// How long a connection that is asked for ahead of the first transfer may take.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// Peers that were forgotten here and not by themselves yet, which are kept to be heard.
+const FORGOTTEN_MAX: usize = 1024;
+
 static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// Another agent, as its metadata describes it.
@@ -270,6 +273,7 @@ impl Inner {
             };
             Error::told(status, &error)
         })?;
+        self.forgotten.lock().retain(|forgotten| forgotten.name() != name);
         let same = known.filter(|known| known.peer.as_ref() == Some(&peer));
         let generation =
             same.as_ref().map_or_else(|| NEXT_GENERATION.fetch_add(1, Ordering::Relaxed), |r| r.generation);
@@ -296,13 +300,33 @@ impl Inner {
         self.remotes.read().get(name).is_some_and(|remote| remote.generation == generation)
     }
 
-    /// Forgets it. False: it was not known.
+    /// Forgets it, as a caller asks: nothing more is moved to or from it from here. What it moves and says itself still arrives, as with NIXL, whose callers forget
+    /// a peer on one side while the other is finishing. False: it was not known.
     pub(super) fn lose(&self, name: &str) -> bool {
         let Some(remote) = self.remotes.write().remove(name) else { return false };
-        if let Some(peer) = &remote.peer {
-            peer.disconnect();
+        let mut forgotten = self.forgotten.lock();
+        forgotten.extend(remote.peer.clone());
+        // Those that are gone by themselves, and the oldest of too many, are let go.
+        forgotten.retain(|peer| {
+            let lost = matches!(peer.state(), kvrail::PeerState::Lost(_));
+            if lost {
+                peer.disconnect();
+            }
+            !lost
+        });
+        if forgotten.len() > FORGOTTEN_MAX
+            && let Some(oldest) = forgotten.pop_front()
+        {
+            oldest.disconnect();
         }
         true
+    }
+
+    /// Forgets it because it is gone.
+    pub(super) fn gone(&self, name: &str) {
+        if let Some(peer) = self.remotes.write().remove(name).and_then(|remote| remote.peer.clone()) {
+            peer.disconnect();
+        }
     }
 }
 

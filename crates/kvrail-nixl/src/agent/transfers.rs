@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kvrail::Slices;
 
+use super::notifications::check_length;
 use super::{Agent, Handle, Inner, LOCAL_SIDE, new_handle};
 use crate::backend::{BackendKind, BackendSet};
 use crate::error::{Error, Result, Status};
@@ -238,7 +239,7 @@ impl Inner {
 
     fn lose_life(&self, request: &Request) {
         if self.holds(&request.remote, request.remote_generation) {
-            self.lose(&request.remote);
+            self.gone(&request.remote);
         }
     }
 
@@ -429,7 +430,7 @@ impl Inner {
             Some(_) => plan.ops() as u64,
             None => plan.descriptors(),
         };
-        Ok((plan.bytes(), descriptors, Work::Fabric { plan, transfer: None }))
+        Ok((plan.bytes(), descriptors, Work::Fabric { agent, plan, transfer: None }))
     }
 
     /// A request of two lists between agents, in one pass over each; none when it takes more than that to find a common backend, or what is wrong.
@@ -453,7 +454,8 @@ impl Inner {
         let backends = BackendSet::of(backend);
         let near = LookedUp { table: here, backends, pieces: &local.descs };
         let far = LookedUp { table: there, backends, pieces: &remote.descs };
-        let Ok(plan) = plan(&self.network()?, peer, &near, &far) else { return Ok(None) };
+        let agent_below = self.network()?;
+        let Ok(plan) = plan(&agent_below, peer, &near, &far) else { return Ok(None) };
         Ok(Some(Request::new(Parts {
             remote: agent.into(),
             remote_generation: known.generation,
@@ -462,7 +464,7 @@ impl Inner {
             bytes: plan.bytes(),
             descriptors: plan.descriptors(),
             notification: notification.to_vec(),
-            work: Work::Fabric { plan, transfer: None },
+            work: Work::Fabric { agent: agent_below, plan, transfer: None },
         })))
     }
 
@@ -524,13 +526,7 @@ fn loopback_work(direction: Direction, chosen: &Chosen<'_>) -> Result<(u64, u64,
 
 /// Whether a backend can bring a notification.
 fn check_notification(notification: &[u8], backend: BackendKind) -> Result<()> {
-    let limit = kvrail_core::limits::NOTIFICATION_BYTES_MAX;
-    if notification.len() > limit {
-        return Err(Error::new(
-            Status::InvalidParam,
-            format!("a notification of {} bytes; the limit is {limit}", notification.len()),
-        ));
-    }
+    check_length(notification)?;
     if !backend.is_network() && !notification.is_empty() {
         return Err(Error::new(Status::Backend, format!("backend {backend} has no notifications")));
     }

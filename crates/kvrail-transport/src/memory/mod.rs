@@ -5,6 +5,7 @@
 
 pub mod copy;
 mod mapping;
+pub(crate) mod own;
 pub(crate) mod registry;
 
 use std::fmt;

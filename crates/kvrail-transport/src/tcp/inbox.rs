@@ -309,8 +309,10 @@ impl Inbox {
                 Stage::Landing(_) => {
                     let Some(landing) = self.landings.front_mut() else { break };
                     let step = bytes.len().min(landing.rest.len as usize);
-                    if landing.target(s.regions).is_some() {
-                        s.regions.copy_in(&landing.rest, &bytes[..step]);
+                    if landing.target(s.regions).is_some()
+                        && !s.regions.copy_in(&landing.rest, &bytes[..step])
+                    {
+                        landing.refusal = Some(Refusal::Fault(libc::EFAULT));
                     }
                     landing.advance(step);
                     bytes = &bytes[step..];

@@ -5,6 +5,8 @@ use kvrail_core::id::RegionId;
 use kvrail_core::limits::REGIONS_MAX;
 use kvrail_core::transport::{Device, RegionInfo, RegisterError};
 
+use crate::memory::own;
+
 /// A slice of local memory by name; valid only as long as its region's tenant is the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slice {
@@ -82,24 +84,23 @@ impl Regions {
         within.then(|| core::ptr::with_exposed_provenance_mut(tenant.base + slice.offset as usize))
     }
 
-    /// Copies bytes into a slice's beginning; false when the slice does not resolve.
+    /// Copies bytes into a slice's beginning; false when the slice does not resolve, or its memory is gone.
     pub(crate) fn copy_in(&self, slice: &Slice, bytes: &[u8]) -> bool {
         debug_assert!(bytes.len() <= slice.len as usize);
         let Some(target) = self.resolve(slice) else { return false };
         // SAFETY: `resolve` gave an address inside a region that its owner registered as `len` valid, writable bytes
         // and has not deregistered; `bytes` is no longer than the slice. `bytes` is this transport's own staging
         // buffer, which nobody registers, so the two do not overlap.
-        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
-        true
+        unsafe { own::copy(bytes.as_ptr(), target, bytes.len()) }.is_ok()
     }
 
-    /// A copy of a slice's bytes; `None` when the slice does not resolve.
+    /// A copy of a slice's bytes; `None` when the slice does not resolve, or its memory is gone.
     pub(crate) fn copy_out(&self, slice: &Slice) -> Option<Vec<u8>> {
         let source = self.resolve(slice)?;
         let mut bytes = vec![0; slice.len as usize];
         // SAFETY: `resolve` gave the address of `slice.len` bytes inside a region that its owner registered as valid
         // and has not deregistered; `bytes` is fresh memory of that length.
-        unsafe { core::ptr::copy_nonoverlapping(source.cast_const(), bytes.as_mut_ptr(), bytes.len()) };
+        unsafe { own::copy(source.cast_const(), bytes.as_mut_ptr(), bytes.len()) }.ok()?;
         Some(bytes)
     }
 }
