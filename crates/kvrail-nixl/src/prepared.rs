@@ -192,7 +192,9 @@ impl Prepared {
     /// Chooses pieces by number, or all of them; `what` names the side in errors.
     pub(crate) fn select<'a>(&'a self, chosen: Option<&'a [u32]>, what: &str) -> Result<Selection<'a>> {
         let outside = |index: &u32| u64::from(*index) >= self.count;
+        // The greatest is found many at a time; which one it was is asked only when it is outside.
         if let Some(chosen) = chosen
+            && chosen.iter().max().is_some_and(outside)
             && let Some(position) = chosen.iter().position(outside)
         {
             return Err(Error::new(

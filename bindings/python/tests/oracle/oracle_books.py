@@ -16,6 +16,9 @@ from typing import Any
 Operation = dict[str, Any]
 Range = tuple[int, int]
 
+# Not undefined, but open: see `test_a_removed_agent_is_still_heard`.
+HEARD_BY_NOBODY = "an agent that has removed the one that sends to it"
+
 # What makes lists, with the classes that it knows.
 GETTERS = {
     "get_remote_descs": ("nixlRemoteDList",),
@@ -58,6 +61,8 @@ class Books:
         self.registered: dict[str, Counter[Range]] = {}
         self.handles: dict[str, Handle] = {}
         self.underway: Counter[str] = Counter()
+        # Who has removed whom.
+        self.removed: set[tuple[str, str]] = set()
 
     # --- what is undefined
 
@@ -82,8 +87,13 @@ class Books:
                 return "a handle of another kind"
             if call in ("transfer", "make_prepped_xfer") and not self._covered(handle):
                 return "memory that is no longer registered"
-            if call == "transfer" and _overlap(handle):
-                return "parts of a transfer that overlap"
+            if call == "transfer":
+                if _overlap(handle):
+                    return "parts of a transfer that overlap"
+                if (handle.remote, on) in self.removed:
+                    return HEARD_BY_NOBODY
+        if call == "send_notif" and arguments and (_name(arguments[0]), on) in self.removed:
+            return HEARD_BY_NOBODY
         return None
 
     def _handles_in(self, operation: Operation) -> list[Handle]:
@@ -112,6 +122,10 @@ class Books:
             left = self.registered.setdefault(on, Counter())
             left.subtract(_ranges(arguments[0]))
             self.registered[on] = +left
+        elif call == "remove_remote_agent":
+            self.removed.add((on, _name(arguments[0])))
+        elif call == "add_remote_agent":
+            self.removed.discard((on, _name(result)))
         elif call == "transfer":
             self._note_transfer(operation, arguments, result)
         elif call == "send_notif":

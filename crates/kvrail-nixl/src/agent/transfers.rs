@@ -359,6 +359,14 @@ impl Inner {
         if let Some(request) = self.direct(direction, local, remote, agent, notification, &asked)? {
             return Ok(self.keep(request));
         }
+        let differ = local.descs.iter().zip(&remote.descs).position(|(here, there)| here.len != there.len);
+        if let Some(index) = differ {
+            let (here, there) = (local.descs[index].len, remote.descs[index].len);
+            return Err(Error::new(
+                Status::InvalidParam,
+                format!("descriptor {index} has {here} bytes here and {there} at {agent}"),
+            ));
+        }
         if agent == LOCAL_SIDE {
             return Err(super::peers::unknown(agent));
         }
