@@ -140,8 +140,10 @@ impl Inbox {
     /// Receives until the kernel has no more or the turn is over. Returns the number of bytes.
     pub(crate) fn receive(&mut self, fd: RawFd, s: &mut Surroundings<'_>) -> Result<usize, Broken> {
         let mut turn = 0;
+        // Whether only the next op's memory is aimed at: a fault does not say whose memory it was.
+        let mut alone = false;
         while turn < TURN_BYTES_MAX && !s.serving.is_swamped() {
-            let (landing_bytes, asked) = self.aim(s);
+            let (landing_bytes, asked) = self.aim(s, alone);
             // SAFETY: `aim` made the slices from registered memory, which its owner keeps valid and writable until it
             // is deregistered, and from the scratch buffers, which are not looked at until the call is over.
             let taken = match unsafe { sys::receive(fd, &s.scratch.iovecs) } {
@@ -150,11 +152,15 @@ impl Inbox {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.raw_os_error() == Some(libc::EFAULT) && !self.landings.is_empty() => {
-                    self.fault(libc::EFAULT);
+                    if alone {
+                        self.fault(libc::EFAULT);
+                    }
+                    alone = !alone;
                     continue;
                 }
                 Err(e) => return Err(Broken::Io(e)),
             };
+            alone = false;
             turn += taken;
             s.counters.rx_bytes += taken as u64;
             let landed = taken.min(landing_bytes);
@@ -167,9 +173,9 @@ impl Inbox {
         Ok(turn)
     }
 
-    /// Aims the next receive: known targets first, then the staging buffer. Returns the bytes of the targets and of
-    /// all.
-    fn aim(&mut self, s: &mut Surroundings<'_>) -> (usize, usize) {
+    /// Aims the next receive: known targets first, then the staging buffer; or the next target alone. Returns the bytes of the
+    /// targets and of all.
+    fn aim(&mut self, s: &mut Surroundings<'_>, alone: bool) -> (usize, usize) {
         let Scratch { staging, drain, iovecs } = &mut *s.scratch;
         iovecs.clear();
         let mut bytes = 0;
@@ -185,7 +191,7 @@ impl Inbox {
             };
             iovecs.push(iovec { iov_base: base.cast(), iov_len: len });
             bytes += len;
-            if len < landing.rest.len as usize {
+            if len < landing.rest.len as usize || alone {
                 complete = false;
                 break;
             }
