@@ -92,6 +92,8 @@ def test_a_removed_agent_is_still_heard(pair: tuple[Implementation, Implementati
 def test_a_message_of_a_megabyte_arrives(pair: tuple[Implementation, Implementation]) -> None:
     _real, ours = pair
     told = bytes(range(256)) * 4096
-    *_, sent, heard = ours.run([*beginning(), call("b", "transfer", ref("h2"), octets(told)), call("a", "get_new_notifs")])
+    *_, sent, heard = ours.run(
+        [*beginning(), call("b", "transfer", ref("h2"), octets(told)), call("a", "get_new_notifs")]
+    )
     assert sent["ok"] == "DONE"
     assert heard == {"ok": {"dict": [["b", {"list": [{"bytes": told.hex()}]}]]}}
