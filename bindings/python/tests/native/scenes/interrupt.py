@@ -7,6 +7,8 @@ import time
 
 import kvrail
 
+# Whoever runs the tests in the background may have had the signal ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 agent = kvrail.Agent("waiting", transports=["shm"], ignore_environment=True)
 deaf = kvrail.Agent("deaf", transports=["shm"], progress="inline", ignore_environment=True)
 region, remote = agent.register(bytearray(64)), deaf.register(bytearray(64))
