@@ -133,6 +133,8 @@ impl Pieces<'_> {
 /// Pieces of a prepared list at most.
 const PIECES_MAX: u64 = 1 << 28;
 
+const _: () = assert!(PIECES_MAX < 1 << 31, "numbers of pieces are compared as if they had a sign");
+
 impl Prepared {
     /// Looks up descriptors for each of `candidates`; keeps those that know all of them.
     pub(crate) fn new(
@@ -192,9 +194,14 @@ impl Prepared {
     /// Chooses pieces by number, or all of them; `what` names the side in errors.
     pub(crate) fn select<'a>(&'a self, chosen: Option<&'a [u32]>, what: &str) -> Result<Selection<'a>> {
         let outside = |index: &u32| u64::from(*index) >= self.count;
-        // The greatest is found many at a time; which one it was is asked only when it is outside.
+        // Whether all are inside is found many at a time, which one is not only when one is: below 2³¹, which lists are shorter than, an index less
+        // the count has its upper bit exactly when it is inside.
+        let count = self.count as u32;
+        let inside =
+            |(small, less): (u32, u32), &index: &u32| (small | index, less & index.wrapping_sub(count));
         if let Some(chosen) = chosen
-            && chosen.iter().max().is_some_and(outside)
+            && let (small, less) = chosen.iter().fold((0, u32::MAX), inside)
+            && (small >> 31 == 1 || less >> 31 == 0)
             && let Some(position) = chosen.iter().position(outside)
         {
             return Err(Error::new(
@@ -349,6 +356,10 @@ fn build(table: &Table, backends: BackendSet, pieces: Pieces<'_>) -> Result<(Vec
     };
     match pieces {
         Pieces::Each(pieces) => {
+            if pieces.len() as u64 > PIECES_MAX {
+                let what = format!("a list of {} descriptors; the limit is {PIECES_MAX}", pieces.len());
+                return Err(Error::new(Status::InvalidParam, what));
+            }
             for (index, piece) in pieces.iter().enumerate() {
                 builder.push_one(piece).ok_or_else(|| unknown(index, piece.addr, piece.len, piece.device))?;
             }

@@ -118,6 +118,10 @@ pub(super) fn indices(object: &Bound<'_, PyAny>, what: &str) -> PyResult<Vec<u32
                     && let Ok(array) = array.try_readonly()
                     && let Ok(numbers) = array.as_slice()
                 {
+                    // Usual, and many at a time: all of them fit. Of a negative number the upper bits are set.
+                    if numbers.iter().fold(0, |all, &number| all | number as u64) <= u64::from(u32::MAX) {
+                        return Ok(numbers.iter().map(|&number| number as u32).collect());
+                    }
                     return Ok(numbers.iter().map(|&number| u32::try_from(number).unwrap_or(u32::MAX)).collect());
                 }
             )+};
