@@ -11,7 +11,7 @@ mod build;
 mod dlpack;
 pub(crate) mod error;
 mod facts;
-mod foreign;
+pub(crate) mod foreign;
 mod inbox;
 mod integers;
 mod memory;

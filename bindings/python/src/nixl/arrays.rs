@@ -9,20 +9,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-/// An array of 8-byte integers in rows, C-contiguous.
-struct Matrix {
-    rows: usize,
-    columns: usize,
-    address: usize,
-}
+use crate::native::foreign::interface;
 
-/// What an array says of itself; none when it is no array.
-fn interface<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyDict>>> {
-    match object.getattr_opt(intern!(object.py(), "__array_interface__"))? {
-        Some(interface) => Ok(interface.cast_into::<PyDict>().ok()),
-        None => Ok(None),
-    }
-}
+/// Where an array says what it is.
+const INTERFACE: &str = "__array_interface__";
 
 /// Whether it is an array.
 pub(super) fn is_array(object: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -33,23 +23,22 @@ fn field<'py>(interface: &Bound<'py, PyDict>, key: &Bound<'py, PyAny>) -> PyResu
     interface.get_item(key)?.ok_or_else(|| PyTypeError::new_err("an array without its interface"))
 }
 
-fn matrix(object: &Bound<'_, PyAny>, columns: usize) -> PyResult<Matrix> {
+/// Rows and address of a C-contiguous array of 8-byte integers with so many columns.
+fn matrix(object: &Bound<'_, PyAny>, columns: usize) -> PyResult<(usize, usize)> {
     let py = object.py();
-    let Some(interface) = interface(object)? else {
+    let Some(interface) = interface(object, INTERFACE)? else {
         let name = object.get_type().name()?;
         return Err(PyTypeError::new_err(format!("descs must be a Nx{columns} numpy array, not {name}")));
     };
     let shape: Vec<usize> = field(&interface, intern!(py, "shape").as_any())?.extract()?;
-    let &[rows, found] = shape.as_slice() else {
-        return Err(PyValueError::new_err(format!(
-            "descs must be a Nx{columns} numpy array, not of shape {shape:?}"
-        )));
+    let rows = match shape.as_slice() {
+        &[rows, found] if found == columns => rows,
+        _ => {
+            return Err(PyValueError::new_err(format!(
+                "descs must be a Nx{columns} numpy array, not of shape {shape:?}"
+            )));
+        }
     };
-    if found != columns {
-        return Err(PyValueError::new_err(format!(
-            "descs must be a Nx{columns} numpy array, not of shape {shape:?}"
-        )));
-    }
     let kind: String = field(&interface, intern!(py, "typestr").as_any())?.extract()?;
     if !matches!(kind.as_str(), "<u8" | "<i8") {
         return Err(PyValueError::new_err(format!(
@@ -65,7 +54,7 @@ fn matrix(object: &Bound<'_, PyAny>, columns: usize) -> PyResult<Matrix> {
     }
     let data = field(&interface, intern!(py, "data").as_any())?;
     let address: usize = data.cast::<PyTuple>()?.get_item(0)?.extract()?;
-    Ok(Matrix { rows, columns, address })
+    Ok((rows, address))
 }
 
 /// Whether NumPy has been imported: else nothing is an array of it.
@@ -92,8 +81,7 @@ pub(super) fn rows<const N: usize>(object: &Bound<'_, PyAny>) -> PyResult<Vec<[u
     {
         return Ok(numbers.as_chunks::<N>().0.to_vec());
     }
-    let Matrix { rows, columns, address } = matrix(object, N)?;
-    debug_assert_eq!(columns, N);
+    let (rows, address) = matrix(object, N)?;
     let base = std::ptr::with_exposed_provenance::<[u64; N]>(address);
     let mut all = Vec::with_capacity(rows);
     for row in 0..rows {
@@ -128,7 +116,7 @@ pub(super) fn indices(object: &Bound<'_, PyAny>, what: &str) -> PyResult<Vec<u32
         }
         whole!(i64, i32, u32, u64);
     }
-    let Some(interface) = interface(object)? else {
+    let Some(interface) = interface(object, INTERFACE)? else {
         let items = object.try_iter().map_err(|_| {
             PyTypeError::new_err(format!("{what} indices are a list or an array of integers, not {object}"))
         })?;

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("nixl._api")
 
 
-class nixl_prepped_dlist_handle:
-    """A prepared list of descriptors, from `nixl_agent.prep_xfer_dlist`."""
+class _Handle:
+    """A native handle that is given back exactly once."""
 
     __slots__ = ("__weakref__", "_agent", "_handle", "_released")
 
@@ -30,15 +30,15 @@ class nixl_prepped_dlist_handle:
         self._released = False
 
     def __repr__(self) -> str:
-        return f"nixl_prepped_dlist_handle({self._handle:#x}, released={self._released})"
+        return f"{type(self).__name__}({self._handle:#x}, released={self._released})"
 
     def release(self) -> None:
-        """Free the list; a second call does nothing."""
+        """Give the handle back; a second call does nothing."""
         if self._released:
             return
         self._released = True
         try:
-            self._agent.releasedDlistH(self._handle)
+            self._give_back()
         except BaseException:
             self._released = False
             raise
@@ -49,15 +49,36 @@ class nixl_prepped_dlist_handle:
         try:
             self.release()
         except Exception as error:
-            _complain(
-                "prepared list %#x was collected and could not be freed: %s", self._handle, error
-            )
+            self._keep(error)
+
+    def _give_back(self) -> None:
+        raise NotImplementedError
+
+    def _keep(self, error: Exception) -> None:
+        """The handle was collected and could not be given back."""
+        raise NotImplementedError
 
 
-class nixl_xfer_handle:
-    """A transfer, from `nixl_agent.initialize_xfer` or `nixl_agent.make_prepped_xfer`."""
+class nixl_prepped_dlist_handle(_Handle):
+    """A prepared list of descriptors, from `nixl_agent.prep_xfer_dlist`."""
 
-    __slots__ = ("__weakref__", "_agent", "_handle", "_leaked", "_released")
+    __slots__ = ()
+
+    def _give_back(self) -> None:
+        self._agent.releasedDlistH(self._handle)
+
+    def _keep(self, error: Exception) -> None:
+        _complain("prepared list %#x was collected and could not be freed: %s", self._handle, error)
+
+
+class nixl_xfer_handle(_Handle):
+    """A transfer, from `nixl_agent.initialize_xfer` or `nixl_agent.make_prepped_xfer`.
+
+    `release` cancels it if it runs, and raises when it cannot be ended now: the transfer goes on,
+    its memory stays in use, and the handle is good for another call.
+    """
+
+    __slots__ = ("_leaked",)
 
     def __init__(
         self,
@@ -65,43 +86,20 @@ class nixl_xfer_handle:
         value: SupportsInt | SupportsIndex,
         leaked: list[int] | None = None,
     ) -> None:
-        self._released = True
-        self._handle = int(value)
-        self._agent = agent
         self._leaked = leaked
-        self._released = False
+        super().__init__(agent, value)
 
-    def __repr__(self) -> str:
-        return f"nixl_xfer_handle({self._handle:#x}, released={self._released})"
+    def _give_back(self) -> None:
+        self._agent.releaseXferReq(self._handle)
 
-    def release(self) -> None:
-        """Cancel the transfer if it runs, and free it; a second call does nothing.
-
-        Raises when it cannot be ended now: the transfer goes on, its memory stays in use, and the
-        handle is good for another call.
-        """
-        if self._released:
-            return
-        self._released = True
-        try:
-            self._agent.releaseXferReq(self._handle)
-        except BaseException:
-            self._released = False
-            raise
-
-    def __del__(self) -> None:
-        if self._released or sys.is_finalizing():
-            return
-        try:
-            self.release()
-        except Exception as error:
-            if self._leaked is not None:
-                self._leaked.append(self._handle)
-            _complain(
-                "transfer %#x was collected while it runs; its agent will end it: %s",
-                self._handle,
-                error,
-            )
+    def _keep(self, error: Exception) -> None:
+        if self._leaked is not None:
+            self._leaked.append(self._handle)
+        _complain(
+            "transfer %#x was collected while it runs; its agent will end it: %s",
+            self._handle,
+            error,
+        )
 
 
 def _complain(message: str, handle: int, error: Exception) -> None:
