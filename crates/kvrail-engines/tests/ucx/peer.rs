@@ -125,10 +125,13 @@ impl Peer {
         receive_number(&mut self.socket)
     }
 
-    /// Stops the peer's process: it keeps its connections and says nothing.
+    /// Stops the peer's process: it keeps its connections and says nothing. Every thread of it stands when this returns.
     pub(crate) fn stop(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        // A signal is only pending when `kill` returns, and a peer that still runs answers in a millisecond.
+        let ended = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED).unwrap();
+        assert!(ended.is_some_and(|(_, status)| status.stopped()), "the peer did not stop: {ended:?}");
     }
 
     pub(crate) fn kill(&mut self) {
