@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Compare(crate::report::Compare),
     /// Show NUMA nodes, PCIe switches, GPUs and NICs, and which rails serve which GPU
     Topo(crate::topo::Topo),
+    /// Find why transfers fail, hang or crawl here: evidence, cause and fix
+    Doctor(Box<crate::doctor::Doctor>),
     /// Run a plan of benchmarks: resumed after an interruption, one report at the end
     #[command(subcommand)]
     Suite(crate::suite::Suite),

@@ -12,6 +12,7 @@ mod ceiling;
 mod conductor;
 mod control;
 mod control_path;
+mod doctor;
 mod endpoint;
 mod engines;
 mod environment;
@@ -60,6 +61,7 @@ pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, Stri
         | Command::Report(_)
         | Command::Compare(_)
         | Command::Topo(_)
+        | Command::Doctor(_)
         | Command::Suite(_)
         | Command::Completions { .. } => Ok(0),
     }
@@ -80,6 +82,10 @@ pub fn main() -> ExitCode {
         Command::Report(arguments) => report::report(arguments),
         Command::Compare(arguments) => report::compare(arguments),
         Command::Topo(arguments) => topo::main(arguments),
+        Command::Doctor(arguments) => match doctor::main(arguments) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Command::Suite(suite) => suite::main(suite),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());

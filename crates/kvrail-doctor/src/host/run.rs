@@ -1,0 +1,152 @@
+//! Questions to programs that are installed (`nvidia-smi`, `ibv_devices`, `aws`), each with a deadline and a bounded answer.
+
+use std::io::Read;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Host, Lack, Live, Question};
+
+/// Most of one stream that is kept.
+const OUTPUT_BYTES_MAX: u64 = 1 << 20;
+
+/// What a program said.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ran {
+    /// Its exit status; none when a signal ended it.
+    pub status: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// What it wrote to standard output, at most 1 MiB.
+    pub stdout: String,
+    /// What it wrote to standard error, at most 1 MiB.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Whether it ended by itself with status 0.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.status == Some(0)
+    }
+}
+
+struct Run<'a> {
+    words: &'a [&'a str],
+    variables: &'a [(&'a str, &'a str)],
+    patience: Option<Duration>,
+}
+
+impl Host {
+    /// What a program says, started without a shell, by the deadline of the host.
+    ///
+    /// # Errors
+    /// [`Lack::Absent`] when there is no such program, [`Lack::Late`] when it did not end in time and was killed with its children.
+    pub fn run(&self, words: &[&str]) -> Answer<Ran> {
+        self.ask(&Run { words, variables: &[], patience: None })
+    }
+
+    /// The same with variables besides those of the host, and a deadline of its own.
+    ///
+    /// # Errors
+    /// Those of [`Host::run`].
+    pub fn run_with(&self, words: &[&str], variables: &[(&str, &str)], patience: Duration) -> Answer<Ran> {
+        self.ask(&Run { words, variables, patience: Some(patience) })
+    }
+}
+
+impl Question for Run<'_> {
+    const SECTION: &'static str = "command";
+    type Answer = Ran;
+
+    /// The command as one would type it.
+    fn key(&self) -> String {
+        let variables = self.variables.iter().map(|(name, value)| format!("{name}={value}"));
+        variables.chain(self.words.iter().map(ToString::to_string)).collect::<Vec<_>>().join(" ")
+    }
+
+    fn ask(&self, live: &Live) -> Answer<Ran> {
+        if !live.is_here() {
+            return Err(Lack::Failed("commands are not run in another root".into()));
+        }
+        let [program, arguments @ ..] = self.words else { return Err(Lack::Absent) };
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().envs(live.variables()).envs(self.variables.iter().copied());
+        ended(command, self.patience.unwrap_or(live.patience()))
+    }
+}
+
+/// Starts a command in a process group of its own, and waits for its end; whoever is left of the group at the deadline is killed.
+pub(crate) fn ended(mut command: Command, patience: Duration) -> Answer<Ran> {
+    let deadline = Instant::now() + patience;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let collect = |stream: Option<Box<dyn Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            if let Some(mut stream) = stream {
+                let _ = stream.by_ref().take(OUTPUT_BYTES_MAX).read_to_end(&mut bytes);
+                // The rest is taken in, so that the writer is not held up, and thrown away.
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            }
+            bytes
+        })
+    };
+    let stdout = collect(child.stdout.take().map(|stream| Box::new(stream) as _));
+    let stderr = collect(child.stderr.take().map(|stream| Box::new(stream) as _));
+    let group = rustix::process::Pid::from_child(&child);
+    let kill = || rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            Ok(None) => {
+                let _ = kill();
+                let _ = child.wait();
+                return Err(Lack::Late);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    // A child that it left behind would keep the streams open.
+    let _ = kill();
+    let text = |stream: std::thread::JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&stream.join().unwrap_or_default()).into_owned()
+    };
+    Ok(Ran { status: status.code(), signal: status.signal(), stdout: text(stdout), stderr: text(stderr) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Scope;
+
+    #[test]
+    fn programs_that_are_missing_hang_crash_or_talk_without_end_are_answers() {
+        let live = Live::new().with_patience(Duration::from_millis(300));
+        let host = Host::live(live, Scope::default());
+        assert_eq!(host.run(&["kvrail-no-such-program"]), Err(Lack::Absent));
+        let begin = Instant::now();
+        assert_eq!(host.run(&["sh", "-c", "sleep 60 & sleep 60"]), Err(Lack::Late));
+        // What stays behind does not hold the answer up.
+        let left = host.run(&["sh", "-c", "sleep 60 & echo done"]).unwrap();
+        assert_eq!((left.status, left.stdout.as_str()), (Some(0), "done\n"));
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        assert_eq!(host.run(&["sh", "-c", "kill -SEGV $$"]).unwrap().signal, Some(11));
+        assert_eq!(host.run(&["yes"]), Err(Lack::Late));
+        let said = host.run_with(
+            &["sh", "-c", "echo $A; echo b >&2; exit 3"],
+            &[("A", "a")],
+            Duration::from_secs(5),
+        );
+        let said = said.unwrap();
+        assert_eq!((said.status, said.stdout.as_str(), said.stderr.as_str()), (Some(3), "a\n", "b\n"));
+    }
+}
