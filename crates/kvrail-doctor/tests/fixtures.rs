@@ -1,0 +1,92 @@
+//! Bundles that were written from the documents: a healthy P5 node, and the same node with one thing broken.
+//!
+//! `fixtures/p5-healthy/*.json` are the parts of one complete bundle, a part for each area. A file of `fixtures/broken/` is a JSON merge
+//! patch (RFC 7396) onto it, with the rules that must be found: those and no others, so that every other check has its healthy twin
+//! in every file.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use kvrail_doctor::host::Bundle;
+use kvrail_doctor::{Host, Outcome, Severity, catalogue, examine};
+use serde_json::{Value, json};
+
+fn files(of: &str) -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(of);
+    let entries = directory.read_dir().unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn json_of(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// RFC 7396. A `null` takes a member away, which in a complete bundle means that it is not there.
+fn merge(onto: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else { return *onto = patch.clone() };
+    if !onto.is_object() {
+        *onto = json!({});
+    }
+    let object = onto.as_object_mut().unwrap();
+    for (name, value) in fields {
+        if value.is_null() {
+            object.remove(name);
+        } else {
+            merge(object.entry(name).or_insert(Value::Null), value);
+        }
+    }
+}
+
+fn healthy() -> Value {
+    let mut whole = json!({ "schema": "kvrail.bundle.v1", "complete": true });
+    for part in files("p5-healthy") {
+        merge(&mut whole, &json_of(&part));
+    }
+    whole
+}
+
+/// Ids of what is found in a bundle, notes left out, and what could not be told.
+fn found(bundle: &Value) -> (BTreeSet<String>, Vec<String>) {
+    let host = Host::replay(Bundle::parse(&bundle.to_string()).unwrap());
+    let examination = examine(&host, &catalogue::checks());
+    let found = examination.findings().into_iter().filter(|finding| finding.severity > Severity::Note);
+    let unknown = examination.looked.iter().filter_map(|looked| match &looked.outcome {
+        Outcome::Unknown(why) => Some(format!("{}: {why}", looked.rule.id)),
+        _ => None,
+    });
+    (found.map(|finding| finding.rule.id.to_owned()).collect(), unknown.collect())
+}
+
+#[test]
+fn a_healthy_node_is_silent() {
+    let (found, unknown) = found(&healthy());
+    assert!(found.is_empty() && unknown.is_empty(), "found {found:?}, could not tell {unknown:?}");
+}
+
+#[test]
+fn each_broken_node_is_found_for_what_is_broken_and_for_nothing_else() {
+    let mut wrong = Vec::new();
+    for file in files("broken") {
+        let fixture = json_of(&file);
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let mut bundle = healthy();
+        merge(&mut bundle, &fixture["patch"]);
+        let expected: BTreeSet<String> = serde_json::from_value(fixture["finds"].clone()).unwrap();
+        assert!(
+            !expected.is_empty() && fixture["story"].is_string(),
+            "{name} must say what it finds, and its story"
+        );
+        let (found, unknown) = found(&bundle);
+        let may_not_tell = fixture["unknown"].as_array().map_or(0, Vec::len);
+        if found != expected || unknown.len() != may_not_tell {
+            wrong.push(format!("{name}: found {found:?}, not {expected:?}; could not tell {unknown:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
