@@ -153,13 +153,19 @@ mod tests {
     #[test]
     fn they_say_what_the_whole_file_says() {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let mapped: BTreeSet<&str> =
-            maps.lines().filter_map(|line| line.split_whitespace().last()).filter(|p| p.contains(".so")).collect();
+        let mapped: BTreeSet<&str> = maps
+            .lines()
+            .filter_map(|line| line.split_whitespace().last())
+            .filter(|p| p.contains(".so"))
+            .collect();
         assert!(!mapped.is_empty());
         for path in mapped {
             let whole = Elf::read(Path::new(path)).unwrap();
             let tables = Tables::read(Path::new(path), &["memcpy"], |name| name == "libc.so.6").unwrap();
-            assert_eq!((tables.machine, &tables.soname, &tables.needed), (whole.machine, &whole.soname, &whole.needed));
+            assert_eq!(
+                (tables.machine, &tables.soname, &tables.needed),
+                (whole.machine, &whole.soname, &whole.needed)
+            );
             assert_eq!((&tables.rpath, &tables.runpath), (&whole.rpath, &whole.runpath));
             assert_eq!(tables.defines, whole.versions, "{path}");
             let strong = whole.imports.iter().filter(|import| !import.weak);

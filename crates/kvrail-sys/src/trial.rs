@@ -17,8 +17,7 @@ pub struct Trial {
 /// Loads libraries one after the other, all symbols at once, until one is refused. They stay loaded.
 #[must_use]
 pub fn load(libraries: &[PathBuf]) -> Trial {
-    let refused =
-        libraries.iter().find_map(|library| Some((library.clone(), dl::map(library).err()?)));
+    let refused = libraries.iter().find_map(|library| Some((library.clone(), dl::map(library).err()?)));
     Trial { refused, mapped: mapped() }
 }
 

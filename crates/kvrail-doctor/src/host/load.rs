@@ -253,7 +253,8 @@ mod tests {
         };
         let trial = PythonTrial::of(&ran);
         assert_eq!((trial.reached, trial.signal, trial.mapped.len()), (Reached::Ucx, Some(11), 2));
-        let ended = Ran { status: Some(1), stderr: "Fatal Python error: no encodings\n\n".into(), ..Ran::default() };
+        let ended =
+            Ran { status: Some(1), stderr: "Fatal Python error: no encodings\n\n".into(), ..Ran::default() };
         assert!(PythonTrial::of(&ended).error.unwrap().contains("no encodings"));
     }
 

@@ -127,14 +127,26 @@ impl Host {
     #[must_use]
     pub fn live(live: Live, scope: Scope) -> Self {
         let variables = live.variables().clone();
-        Self { source: Source::Live(live), scope, variables, answers: Mutex::default(), derived: Mutex::default() }
+        Self {
+            source: Source::Live(live),
+            scope,
+            variables,
+            answers: Mutex::default(),
+            derived: Mutex::default(),
+        }
     }
 
     /// The host that a bundle was taken on.
     #[must_use]
     pub fn replay(bundle: Bundle) -> Self {
         let (scope, variables) = (bundle.scope.clone(), bundle.variables.clone());
-        Self { source: Source::Bundle(bundle), scope, variables, answers: Mutex::default(), derived: Mutex::default() }
+        Self {
+            source: Source::Bundle(bundle),
+            scope,
+            variables,
+            answers: Mutex::default(),
+            derived: Mutex::default(),
+        }
     }
 
     /// What the user said about what is to be looked at.

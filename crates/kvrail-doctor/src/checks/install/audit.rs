@@ -10,7 +10,7 @@ use crate::host::{ElfFacts, Host, Lack, Loaded};
 /// Plugins that move data between hosts; the others read and write storage.
 pub(crate) const NETWORK: [&str; 2] = ["LIBFABRIC", "UCX"];
 /// Libraries that must not be in a process twice: each keeps state of its own about the same devices.
-const SINGLE: [&str; 5] = ["libibverbs", "libnl-3", "libnl-route-3", "libefa", "libfabric"];
+pub(crate) const SINGLE: [&str; 5] = ["libibverbs", "libnl-3", "libnl-route-3", "libefa", "libfabric"];
 /// Most modules of a UCX that are looked at.
 const MODULES_MAX: usize = 64;
 
@@ -90,7 +90,8 @@ pub(crate) fn has_efa(host: &Host) -> bool {
     let names = host.names("/sys/class/infiniband").unwrap_or_default();
     names.iter().any(|name| {
         let driver = host.entry(&format!("/sys/class/infiniband/{name}/device/driver"));
-        driver.map_or(name.starts_with("rdmap") || name.starts_with("efa"), |entry| base(&entry.real) == "efa")
+        driver
+            .map_or(name.starts_with("rdmap") || name.starts_with("efa"), |entry| base(&entry.real) == "efa")
     })
 }
 
@@ -112,8 +113,12 @@ impl PluginAudit {
         let libraries: Vec<&str> = self.trial.iter().map(String::as_str).collect();
         match host.load(&libraries) {
             Ok(Loaded { finished: false, signal, .. }) => Loadable::Crashed(signal.unwrap_or_default()),
-            Ok(Loaded { refused: Some((_, said)), .. }) if self.obstacles.is_empty() => Loadable::Refused(said),
-            Ok(Loaded { refused: Some((_, said)), .. }) => Loadable::Lacks(self.obstacles.clone(), Some(said)),
+            Ok(Loaded { refused: Some((_, said)), .. }) if self.obstacles.is_empty() => {
+                Loadable::Refused(said)
+            }
+            Ok(Loaded { refused: Some((_, said)), .. }) => {
+                Loadable::Lacks(self.obstacles.clone(), Some(said))
+            }
             // What the loader does is right, whatever the tables say.
             Ok(Loaded { refused: None, .. }) => Loadable::Yes,
             Err(Lack::Late) => Loadable::Late,
@@ -141,7 +146,13 @@ fn nixl(host: &Host, loader: &Loader<'_>, installed: &Installations, index: usiz
         if host.exists(&own) {
             trial.insert(0, own.clone());
         }
-        PluginAudit { backend: plugin.backend.clone(), path: plugin.path.clone(), obstacles, libraries: files(&process), trial }
+        PluginAudit {
+            backend: plugin.backend.clone(),
+            path: plugin.path.clone(),
+            obstacles,
+            libraries: files(&process),
+            trial,
+        }
     });
     NixlAudit { plugins: plugins.collect(), duplicates: duplicates(host, base_process, nixl), core }
 }
@@ -153,7 +164,7 @@ fn files(process: &Process<'_>) -> Vec<(String, String, ElfFacts)> {
 
 /// What would be there twice if a program made agents with both backends for networks.
 fn duplicates(host: &Host, mut process: Process<'_>, nixl: &super::inventory::Nixl) -> Vec<Duplicate> {
-    let mut load = |process: &mut Process<'_>, path: &str| {
+    let load = |process: &mut Process<'_>, path: &str| {
         let mut with = process.clone();
         // What cannot be loaded is left out by NIXL and by UCX.
         if with.load(path).is_empty() {

@@ -100,7 +100,8 @@ impl Nixl {
     /// What to call it: `nixl-cu12 1.4.0 in /opt/venv`.
     pub(crate) fn name(&self, all: &Installations) -> String {
         let version = self.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
-        let place = self.environment.map_or(self.root.as_str(), |index| all.environments[index].root.as_str());
+        let place =
+            self.environment.map_or(self.root.as_str(), |index| all.environments[index].root.as_str());
         format!("{}{version} in {place}", self.module.replace('_', "-"))
     }
 
@@ -134,21 +135,28 @@ fn look(host: &Host) -> Installations {
         for packages in &environment.packages {
             wheels(host, index, packages, &mut all.nixl);
         }
-        let near = environment.packages.iter().flat_map(|packages| [format!("{packages}/libucx/lib"), format!("{packages}/libucx")]);
+        let near = environment
+            .packages
+            .iter()
+            .flat_map(|packages| [format!("{packages}/libucx/lib"), format!("{packages}/libucx")]);
         let mpich = format!("{}/lib/mpich", environment.root);
         all.ucx.extend(near.chain([mpich.clone()]).filter_map(|at| library(host, &at, UCP, Some(index))));
         all.libfabric.extend(library(host, &mpich, LIBFABRIC, Some(index)));
     }
     for prefix in NIXL_PREFIXES {
         for lib in LIBS.map(|lib| format!("{prefix}/{lib}")) {
-            if all.nixl.iter().any(|known| known.core == lib) || !host.exists_file(&format!("{lib}/libnixl.so")) {
+            if all.nixl.iter().any(|known| known.core == lib)
+                || !host.exists_file(&format!("{lib}/libnixl.so"))
+            {
                 continue;
             }
             all.nixl.push(of(host, "nixl", None, None, prefix, lib, None));
         }
     }
     let loader = super::loader::Loader::new(host);
-    let system = |name: &str| loader.find(name).map(|(path, _)| Library { real: real(host, &path), path, environment: None });
+    let system = |name: &str| {
+        loader.find(name).map(|(path, _)| Library { real: real(host, &path), path, environment: None })
+    };
     let mut libfabric: Vec<Library> = system(LIBFABRIC).into_iter().collect();
     libfabric.extend(AMAZON.iter().filter_map(|at| library(host, at, LIBFABRIC, None)));
     libfabric.append(&mut all.libfabric);
@@ -180,7 +188,8 @@ fn real(host: &Host, path: &str) -> String {
 
 /// The environments: those that were named, the active one, those of `python3` on `PATH`, the user's own.
 fn environments(host: &Host) -> Vec<Environment> {
-    let mut roots: Vec<(String, bool)> = host.scope().python.iter().map(|root| (root_of(root), true)).collect();
+    let mut roots: Vec<(String, bool)> =
+        host.scope().python.iter().map(|root| (root_of(root), true)).collect();
     let active = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| host.variable(name));
     roots.extend(active.map(|root| (normal(root), true)));
     for bin in host.variable("PATH").unwrap_or_default().split(':').filter(|part| part.starts_with('/')) {
@@ -190,7 +199,9 @@ fn environments(host: &Host) -> Vec<Environment> {
         if base(bin) == "shims" {
             // What is there only leads to an interpreter, which knows where it is.
             let prefix = host.run(&["python3", "-c", "import sys; print(sys.prefix)"]);
-            roots.extend(prefix.ok().filter(|ran| ran.is_success()).map(|ran| (normal(ran.stdout.trim()), false)));
+            roots.extend(
+                prefix.ok().filter(|ran| ran.is_success()).map(|ran| (normal(ran.stdout.trim()), false)),
+            );
         } else {
             roots.push((normal(directory(bin)), false));
         }
@@ -227,8 +238,14 @@ fn environment(host: &Host, root: String, named: bool) -> Environment {
     // `lib64` of a virtual environment is a link to its `lib`.
     let mut seen = Vec::new();
     packages.retain(|path| {
-        let real = host.entry(path).ok().filter(|entry| entry.kind == EntryKind::Directory).map(|entry| entry.real);
-        real.is_some_and(|real| !seen.contains(&real) && { seen.push(real); true })
+        let real =
+            host.entry(path).ok().filter(|entry| entry.kind == EntryKind::Directory).map(|entry| entry.real);
+        real.is_some_and(|real| {
+            !seen.contains(&real) && {
+                seen.push(real);
+                true
+            }
+        })
     });
     let has = |name: &str| packages.iter().any(|at| host.exists(&format!("{at}/{name}/__init__.py")));
     let python = ["python3", "python"].map(|name| format!("{top}/bin/{name}"));
@@ -260,7 +277,10 @@ fn wheels(host: &Host, environment: usize, packages: &str, into: &mut Vec<Nixl>)
             continue;
         }
         let parts = host.names(&folder).unwrap_or_default();
-        let Some(bindings) = parts.iter().find(|name| name.starts_with("_bindings") && name.ends_with(".so")) else { continue };
+        let Some(bindings) = parts.iter().find(|name| name.starts_with("_bindings") && name.ends_with(".so"))
+        else {
+            continue;
+        };
         let version = names.iter().find_map(|name| {
             let version = name.strip_prefix(module)?.strip_prefix('-')?.strip_suffix(".dist-info")?;
             Some(version.to_owned())

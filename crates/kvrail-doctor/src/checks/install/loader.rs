@@ -81,9 +81,16 @@ impl<'a> Loader<'a> {
         let path = path.split([':', ';']).filter(|part| part.starts_with('/')).map(trimmed).collect();
         let mut system = Vec::new();
         configured(host, "/etc/ld.so.conf", INCLUDES_MAX, &mut system);
-        for default in ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/usr/lib/aarch64-linux-gnu",
-            "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
-        {
+        for default in [
+            "/lib/x86_64-linux-gnu",
+            "/usr/lib/x86_64-linux-gnu",
+            "/lib/aarch64-linux-gnu",
+            "/usr/lib/aarch64-linux-gnu",
+            "/lib64",
+            "/usr/lib64",
+            "/lib",
+            "/usr/lib",
+        ] {
             if !system.iter().any(|known| known == default) {
                 system.push(default.into());
             }
@@ -108,11 +115,13 @@ impl<'a> Loader<'a> {
         name: &str,
         machine: u16,
     ) -> Option<(String, ElfFacts)> {
-        directories.filter_map(|directory| {
-            let path = format!("{directory}/{name}");
-            let facts = self.host.elf(&path).ok()?;
-            is_for(&facts, machine).then_some((path, facts))
-        }).next()
+        directories
+            .filter_map(|directory| {
+                let path = format!("{directory}/{name}");
+                let facts = self.host.elf(&path).ok()?;
+                is_for(&facts, machine).then_some((path, facts))
+            })
+            .next()
     }
 
     fn real(&self, path: &str) -> String {
@@ -226,11 +235,16 @@ impl Process<'_> {
         let mut missing = Vec::new();
         for needed in library.facts.needed.iter().filter(|needed| !needed.versions.is_empty()) {
             // A library that defines no versions at all is taken, with a warning.
-            let Some(found) = self.known(&needed.name).filter(|found| !found.facts.versions.is_empty()) else { continue };
-            missing.extend(needed.versions.difference(&found.facts.versions).map(|version| Obstacle::Version {
-                version: version.clone(),
-                found: found.real.clone(),
-                by: library.path.clone(),
+            let Some(found) = self.known(&needed.name).filter(|found| !found.facts.versions.is_empty())
+            else {
+                continue;
+            };
+            missing.extend(needed.versions.difference(&found.facts.versions).map(|version| {
+                Obstacle::Version {
+                    version: version.clone(),
+                    found: found.real.clone(),
+                    by: library.path.clone(),
+                }
             }));
         }
         missing
@@ -296,10 +310,16 @@ pub(crate) fn normal(path: &str) -> String {
 fn configured(host: &Host, file: &str, depth: usize, into: &mut Vec<String>) {
     let Ok(text) = host.read(file) else { return };
     for line in text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
-        if let Some(pattern) = line.strip_prefix("include").filter(|rest| rest.starts_with(char::is_whitespace)) {
+        if let Some(pattern) =
+            line.strip_prefix("include").filter(|rest| rest.starts_with(char::is_whitespace))
+        {
             let pattern = pattern.trim();
             let (at, end) = (directory(pattern), base(pattern).trim_start_matches('*'));
-            let names = if pattern.contains('*') { host.names(at).unwrap_or_default() } else { vec![base(pattern).into()] };
+            let names = if pattern.contains('*') {
+                host.names(at).unwrap_or_default()
+            } else {
+                vec![base(pattern).into()]
+            };
             for name in names.iter().filter(|name| name.ends_with(end)).take(256) {
                 if depth > 0 {
                     configured(host, &format!("{at}/{name}"), depth - 1, into);

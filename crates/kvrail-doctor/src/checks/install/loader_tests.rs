@@ -31,12 +31,17 @@ fn search_paths_come_in_the_loader_s_order() {
         main.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
         json!({"/p/main.so": main, "/p/r/libx.so": {}, "/env/libx.so": {}, "/opt/a/libx.so": {}, "/usr/lib/libx.so": {}})
     };
-    let with = |own: Value, variables: Value| found(&host(&variables, &elf(own)), "/p/main.so", "libx.so").unwrap();
+    let with =
+        |own: Value, variables: Value| found(&host(&variables, &elf(own)), "/p/main.so", "libx.so").unwrap();
     let path = json!({"LD_LIBRARY_PATH": "/env/:relative"});
     assert_eq!(with(json!({"rpath": "$ORIGIN/r"}), path.clone()), "/p/r/libx.so");
     assert_eq!(with(json!({"runpath": "${ORIGIN}/../p/r"}), path.clone()), "/env/libx.so");
     assert_eq!(with(json!({"runpath": "$ORIGIN/r"}), json!({})), "/p/r/libx.so");
-    assert_eq!(with(json!({"rpath": "$ORIGIN/r", "runpath": "/none"}), path), "/env/libx.so", "a runpath turns the rpath off");
+    assert_eq!(
+        with(json!({"rpath": "$ORIGIN/r", "runpath": "/none"}), path),
+        "/env/libx.so",
+        "a runpath turns the rpath off"
+    );
     assert_eq!(with(json!({}), json!({})), "/opt/a/libx.so");
 }
 
@@ -49,7 +54,10 @@ fn what_is_needed_further_down_is_searched_for_by_the_rpath_of_those_above_and_n
             "/p/r/libb.so": {},
         })
     };
-    assert_eq!(found(&host(&json!({}), &elf("rpath")), "/p/main.so", "libb.so").as_deref(), Some("/p/r/libb.so"));
+    assert_eq!(
+        found(&host(&json!({}), &elf("rpath")), "/p/main.so", "libb.so").as_deref(),
+        Some("/p/r/libb.so")
+    );
     assert_eq!(found(&host(&json!({}), &elf("runpath")), "/p/main.so", "libb.so"), None);
 }
 

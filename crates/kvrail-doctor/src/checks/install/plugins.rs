@@ -4,25 +4,19 @@ use kvrail_sys::libfabric::Release;
 
 use super::audit::{Audit, Loadable, NixlAudit, PluginAudit, audit};
 use super::inventory::{Installations, LIBFABRIC, Nixl};
-use super::loader::{Obstacle, base, directory};
 use super::is_core;
-use crate::examine::Check;
+use super::loader::{Obstacle, base, directory};
 use crate::finding::{Finding, Outcome};
 use crate::host::Host;
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
-pub(crate) const CHECKS: &[Check] = &[
-    Check { rule: &TOO_OLD, look: too_old },
-    Check { rule: &HIDDEN, look: hidden },
-    Check { rule: &MISSING, look: missing },
-    Check { rule: &NOT_LOADABLE, look: not_loadable },
-];
-
-const LOADER: Reference =
-    Reference { title: "Linux: ld.so(8), how libraries are searched for", url: "https://man7.org/linux/man-pages/man8/ld.so.8.html" };
+const LOADER: Reference = Reference {
+    title: "Linux: ld.so(8), how libraries are searched for",
+    url: "https://man7.org/linux/man-pages/man8/ld.so.8.html",
+};
 const NIXL: Reference = Reference { title: "NIXL", url: "https://github.com/ai-dynamo/nixl" };
 
-static TOO_OLD: Rule = Rule {
+pub(super) static TOO_OLD: Rule = Rule {
     id: "plugin-libfabric-too-old",
     title: "NIXL's LIBFABRIC plugin needs a newer libfabric than it gets",
     severity: Severity::Error,
@@ -47,7 +41,7 @@ mount the host's /opt/amazon/efa and put its lib first in LD_LIBRARY_PATH. Copyi
     explained_by: &[],
 };
 
-static HIDDEN: Rule = Rule {
+pub(super) static HIDDEN: Rule = Rule {
     id: "nixl-core-libraries-hidden",
     title: "NIXL's own core libraries are not where it looks for them",
     severity: Severity::Error,
@@ -67,7 +61,7 @@ healthy, and this check does not report it.",
     explained_by: &[],
 };
 
-static MISSING: Rule = Rule {
+pub(super) static MISSING: Rule = Rule {
     id: "plugin-library-missing",
     title: "a library that a NIXL plugin needs is not installed",
     severity: Severity::Error,
@@ -92,7 +86,7 @@ imported torch has it loaded already.",
     explained_by: &["cuda-major-mismatch"],
 };
 
-static NOT_LOADABLE: Rule = Rule {
+pub(super) static NOT_LOADABLE: Rule = Rule {
     id: "plugin-not-loadable",
     title: "a NIXL plugin is listed and cannot be loaded",
     severity: Severity::Error,
@@ -148,20 +142,29 @@ fn said(finding: Finding, loadable: &Loadable) -> Finding {
     }
 }
 
-fn too_old(host: &Host) -> Outcome {
-    of_plugins(host, "every plugin gets the symbol versions that it needs", |audit, nixl, plugin, loadable| {
-        let Loadable::Lacks(obstacles, _) = loadable else { return None };
-        let lacking = obstacles.iter().filter_map(|obstacle| match obstacle {
-            Obstacle::Version { version, found, .. } => Some((version.strip_prefix("FABRIC_1.")?.parse::<u32>().ok()?, version, found)),
-            _ => None,
-        });
-        let (level, version, found) = lacking.max()?;
-        let facts = host.elf(found).unwrap_or_default();
-        let has = facts.level("FABRIC_1.").map_or_else(|| "no FABRIC version".into(), |level| format!("FABRIC_1.{level}"));
-        let release = release(found, &facts.versions);
-        let first = Release::of_versions([version.as_str()].into_iter());
-        let first = first.map(|release| format!(", which libfabric has since {}", since(release))).unwrap_or_default();
-        let finding = Finding::new(
+pub(super) fn too_old(host: &Host) -> Outcome {
+    of_plugins(
+        host,
+        "every plugin gets the symbol versions that it needs",
+        |audit, nixl, plugin, loadable| {
+            let Loadable::Lacks(obstacles, _) = loadable else { return None };
+            let lacking = obstacles.iter().filter_map(|obstacle| match obstacle {
+                Obstacle::Version { version, found, .. } => {
+                    Some((version.strip_prefix("FABRIC_1.")?.parse::<u32>().ok()?, version, found))
+                }
+                _ => None,
+            });
+            let (level, version, found) = lacking.max()?;
+            let facts = host.elf(found).unwrap_or_default();
+            let has = facts
+                .level("FABRIC_1.")
+                .map_or_else(|| "no FABRIC version".into(), |level| format!("FABRIC_1.{level}"));
+            let release = release(found, &facts.versions);
+            let first = Release::of_versions([version.as_str()].into_iter());
+            let first = first
+                .map(|release| format!(", which libfabric has since {}", since(release)))
+                .unwrap_or_default();
+            let finding = Finding::new(
             &TOO_OLD,
             format!("the {} plugin of {} needs {version}; {found} has {has}", plugin.backend, nixl.name(&audit.installed)),
         )
@@ -173,21 +176,30 @@ fn too_old(host: &Host) -> Outcome {
         ))
         .evidence(&plugin.path, format!("needs {version} of {LIBFABRIC}"))
         .evidence(found, format!("{release}, symbols up to {has}"));
-        Some(newer(said(finding, loadable), host, &audit.installed, nixl, level))
-    })
+            Some(newer(said(finding, loadable), host, &audit.installed, nixl, level))
+        },
+    )
 }
 
 /// How to get a libfabric that defines a version: one that is installed already, or one to install.
 fn newer(finding: Finding, host: &Host, installed: &Installations, nixl: &Nixl, level: u32) -> Finding {
-    let suits = |path: &str| host.elf(path).ok().and_then(|facts| facts.level("FABRIC_1.")).is_some_and(|has| has >= level);
+    let suits = |path: &str| {
+        host.elf(path).ok().and_then(|facts| facts.level("FABRIC_1.")).is_some_and(|has| has >= level)
+    };
     if let Some(other) = installed.libfabric.iter().find(|library| suits(&library.path)) {
         let at = directory(&other.path);
         return finding
             .fix(
-                format!("use {}, which is {}", other.path, release(&other.real, &host.elf(&other.path).unwrap_or_default().versions)),
+                format!(
+                    "use {}, which is {}",
+                    other.path,
+                    release(&other.real, &host.elf(&other.path).unwrap_or_default().versions)
+                ),
                 format!("export LD_LIBRARY_PATH={at}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"),
             )
-            .advice("set it where the process is started (pod, job file): the loader reads it once, at the start");
+            .advice(
+                "set it where the process is started (pod, job file): the loader reads it once, at the start",
+            );
     }
     let finding = finding.fix(
         "install the newest EFA software, which brings libfabric in /opt/amazon/efa",
@@ -219,12 +231,14 @@ fn plain_file(file: &str) -> String {
 
 fn since(release: Release) -> String {
     match release {
-        Release::Between { first: (major, minor), .. } | Release::Exact { major, minor } => format!("v{major}.{minor}"),
+        Release::Between { first: (major, minor), .. } | Release::Exact { major, minor } => {
+            format!("v{major}.{minor}")
+        }
         other => other.to_string(),
     }
 }
 
-fn hidden(host: &Host) -> Outcome {
+pub(super) fn hidden(host: &Host) -> Outcome {
     let audit = audit(host);
     if audit.nixl.is_empty() {
         return Outcome::NotApplicable("no NIXL is installed".into());
@@ -256,10 +270,17 @@ fn hidden(host: &Host) -> Outcome {
     Outcome::of(findings, || "NIXL's modules and plugins find its core libraries".into())
 }
 
-fn lost_core(host: &Host, audit: &Audit, nixl: &Nixl, lost: &[(String, String)], heard: Option<String>) -> Finding {
+fn lost_core(
+    host: &Host,
+    audit: &Audit,
+    nixl: &Nixl,
+    lost: &[(String, String)],
+    heard: Option<String>,
+) -> Finding {
     let names: Vec<&str> = lost.iter().map(|(name, _)| base(name)).collect();
     let name = nixl.name(&audit.installed);
-    let mut finding = Finding::new(&HIDDEN, format!("{} of {name} {} not found", listed(&names), is_or_are(names.len())));
+    let mut finding =
+        Finding::new(&HIDDEN, format!("{} of {name} {} not found", listed(&names), is_or_are(names.len())));
     for (library, by) in lost.iter().take(4) {
         finding = finding.evidence(by, format!("{} => not found", base(library)));
     }
@@ -288,12 +309,15 @@ fn lost_core(host: &Host, audit: &Audit, nixl: &Nixl, lost: &[(String, String)],
         }
     }
     match nixl.reinstall(&audit.installed) {
-        Some(command) => finding.fix(if found.is_some() { "or install the wheel again" } else { "install the wheel again" }, command),
+        Some(command) => finding.fix(
+            if found.is_some() { "or install the wheel again" } else { "install the wheel again" },
+            command,
+        ),
         None => finding.advice("install this NIXL again"),
     }
 }
 
-fn missing(host: &Host) -> Outcome {
+pub(super) fn missing(host: &Host) -> Outcome {
     of_plugins(host, "every plugin finds its libraries", |audit, nixl, plugin, loadable| {
         let Loadable::Lacks(obstacles, _) = loadable else { return None };
         let mut names: Vec<(&str, &str)> = obstacles
@@ -328,7 +352,11 @@ fn missing(host: &Host) -> Outcome {
             finding = finding.evidence(*by, format!("{name} => not found"));
         }
         let python = nixl.environment.and_then(|index| audit.installed.environments[index].python.as_deref());
-        Some(names.iter().fold(said(finding, loadable), |finding, (name, _)| how_to_get(finding, name, nixl, python)))
+        Some(
+            names
+                .iter()
+                .fold(said(finding, loadable), |finding, (name, _)| how_to_get(finding, name, nixl, python)),
+        )
     })
 }
 
@@ -357,7 +385,8 @@ fn how_to_get(finding: Finding, name: &str, nixl: &Nixl, python: Option<&str>) -
         );
     }
     if name.starts_with("libhwloc.so") {
-        return finding.fix("install hwloc", "sudo apt-get install -y libhwloc15 || sudo dnf install -y hwloc-libs");
+        return finding
+            .fix("install hwloc", "sudo apt-get install -y libhwloc15 || sudo dnf install -y hwloc-libs");
     }
     if name == LIBFABRIC {
         return finding.advice(
@@ -367,7 +396,9 @@ fn how_to_get(finding: Finding, name: &str, nixl: &Nixl, python: Option<&str>) -
     }
     match nixl.reinstall_for(name) {
         Some(command) => finding.fix(format!("{name} comes with the wheel: install that again"), command),
-        None => finding.advice(format!("install what brings {name}, or name its directory in LD_LIBRARY_PATH")),
+        None => {
+            finding.advice(format!("install what brings {name}, or name its directory in LD_LIBRARY_PATH"))
+        }
     }
 }
 
@@ -377,15 +408,23 @@ impl Nixl {
         let stem = name.find(".so").map_or(name, |at| &name[..at]);
         let came_along = super::loader::plain_name(name) != stem;
         let version = self.version.as_ref().map(|version| format!("=={version}")).unwrap_or_default();
-        came_along.then(|| format!("python3 -m pip install --force-reinstall --no-deps {}{version}", self.module.replace('_', "-")))
+        came_along.then(|| {
+            format!(
+                "python3 -m pip install --force-reinstall --no-deps {}{version}",
+                self.module.replace('_', "-")
+            )
+        })
     }
 }
 
-fn not_loadable(host: &Host) -> Outcome {
+pub(super) fn not_loadable(host: &Host) -> Outcome {
     let all = audit(host);
-    let mut outcome = of_plugins(host, "each plugin for networks was loaded in a process of its own", |audit, nixl, plugin, loadable| {
-        let name = nixl.name(&audit.installed);
-        let finding = match loadable {
+    let mut outcome = of_plugins(
+        host,
+        "each plugin for networks was loaded in a process of its own",
+        |audit, nixl, plugin, loadable| {
+            let name = nixl.name(&audit.installed);
+            let finding = match loadable {
             Loadable::Crashed(signal) => Finding::new(
                 &NOT_LOADABLE,
                 format!("loading the {} plugin of {name} ends the process by signal {signal}", plugin.backend),
@@ -409,14 +448,23 @@ fn not_loadable(host: &Host) -> Outcome {
             }
             Loadable::Yes | Loadable::Late => return None,
         };
-        let finding = said(finding.severity(severity(audit, plugin)).evidence(&plugin.path, "is listed by NIXL"), loadable);
-        Some(match nixl.reinstall(&audit.installed) {
-            Some(command) => finding.fix("install the wheel again, if the file is damaged", command),
-            None => finding.advice("install this NIXL again"),
-        })
-    });
-    let notes: Vec<Finding> =
-        all.installed.nixl.iter().zip(&all.nixl).filter_map(|(nixl, of)| storage(&all.installed, nixl, of)).collect();
+            let finding = said(
+                finding.severity(severity(audit, plugin)).evidence(&plugin.path, "is listed by NIXL"),
+                loadable,
+            );
+            Some(match nixl.reinstall(&audit.installed) {
+                Some(command) => finding.fix("install the wheel again, if the file is damaged", command),
+                None => finding.advice("install this NIXL again"),
+            })
+        },
+    );
+    let notes: Vec<Finding> = all
+        .installed
+        .nixl
+        .iter()
+        .zip(&all.nixl)
+        .filter_map(|(nixl, of)| storage(&all.installed, nixl, of))
+        .collect();
     if let Outcome::Findings(findings) = &mut outcome {
         findings.extend(notes);
     } else if matches!(outcome, Outcome::Healthy(_)) && !notes.is_empty() {
@@ -427,12 +475,18 @@ fn not_loadable(host: &Host) -> Outcome {
 
 /// Plugins for storage that are listed and lack something: a note.
 fn storage(installed: &Installations, nixl: &Nixl, of: &NixlAudit) -> Option<Finding> {
-    let lacking: Vec<_> = of.plugins.iter().filter(|plugin| !plugin.is_network() && !plugin.obstacles.is_empty()).collect();
+    let lacking: Vec<_> =
+        of.plugins.iter().filter(|plugin| !plugin.is_network() && !plugin.obstacles.is_empty()).collect();
     let names: Vec<&str> = lacking.iter().map(|plugin| plugin.backend.as_str()).collect();
     let first = lacking.first()?;
     let finding = Finding::new(
         &NOT_LOADABLE,
-        format!("{} of {} {} listed and cannot be loaded", listed(&names), nixl.name(installed), is_or_are(names.len())),
+        format!(
+            "{} of {} {} listed and cannot be loaded",
+            listed(&names),
+            nixl.name(installed),
+            is_or_are(names.len())
+        ),
     )
     .severity(Severity::Note)
     .cause("These plugins are for storage; nothing that moves KV blocks over a network needs them.");
