@@ -135,9 +135,12 @@ fn severity(audit: &Audit, plugin: &PluginAudit) -> Severity {
     if plugin.backend == "LIBFABRIC" && !audit.has_efa { Severity::Warning } else { Severity::Error }
 }
 
-fn said(finding: Finding, loadable: &Loadable) -> Finding {
+/// Adds what the loader says, where that is about what is found: it stops at the first thing that it lacks.
+fn said(finding: Finding, loadable: &Loadable, is_about: impl Fn(&str) -> bool) -> Finding {
     match loadable {
-        Loadable::Lacks(_, Some(said)) | Loadable::Refused(said) => finding.evidence("the loader", said),
+        Loadable::Lacks(_, Some(said)) | Loadable::Refused(said) if is_about(said) => {
+            finding.evidence("the loader", said)
+        }
         _ => finding,
     }
 }
@@ -176,13 +179,15 @@ pub(super) fn too_old(host: &Host) -> Outcome {
         ))
         .evidence(&plugin.path, format!("needs {version} of {LIBFABRIC}"))
         .evidence(found, format!("{release}, symbols up to {has}"));
-            Some(newer(said(finding, loadable), host, &audit.installed, nixl, level))
+            let finding = said(finding, loadable, |said| said.contains(version.as_str()));
+            Some(newer(finding, host, &audit.installed, nixl, level))
         },
     )
 }
 
 /// How to get a libfabric that defines a version: one that is installed already, or one to install.
 fn newer(finding: Finding, host: &Host, installed: &Installations, nixl: &Nixl, level: u32) -> Finding {
+    let first = Release::of_versions([format!("FABRIC_1.{level}").as_str()].into_iter());
     let suits = |path: &str| {
         host.elf(path).ok().and_then(|facts| facts.level("FABRIC_1.")).is_some_and(|has| has >= level)
     };
@@ -202,7 +207,10 @@ fn newer(finding: Finding, host: &Host, installed: &Installations, nixl: &Nixl, 
             );
     }
     let finding = finding.fix(
-        "install the newest EFA software, which brings libfabric in /opt/amazon/efa",
+        format!(
+            "install EFA software with libfabric {} or newer, which comes to /opt/amazon/efa",
+            first.map_or_else(|| "of a newer release".into(), since)
+        ),
         "curl -O https://efa-installer.amazonaws.com/aws-efa-installer-latest.tar.gz && tar xf aws-efa-installer-latest.tar.gz && \
          cd aws-efa-installer && sudo ./efa_installer.sh -y --skip-kmod",
     );
@@ -351,12 +359,9 @@ pub(super) fn missing(host: &Host) -> Outcome {
         for (name, by) in &names {
             finding = finding.evidence(*by, format!("{name} => not found"));
         }
+        let finding = said(finding, loadable, |said| plain.iter().any(|name| said.starts_with(name)));
         let python = nixl.environment.and_then(|index| audit.installed.environments[index].python.as_deref());
-        Some(
-            names
-                .iter()
-                .fold(said(finding, loadable), |finding, (name, _)| how_to_get(finding, name, nixl, python)),
-        )
+        Some(names.iter().fold(finding, |finding, (name, _)| how_to_get(finding, name, nixl, python)))
     })
 }
 
@@ -451,6 +456,7 @@ pub(super) fn not_loadable(host: &Host) -> Outcome {
             let finding = said(
                 finding.severity(severity(audit, plugin)).evidence(&plugin.path, "is listed by NIXL"),
                 loadable,
+                |_| true,
             );
             Some(match nixl.reinstall(&audit.installed) {
                 Some(command) => finding.fix("install the wheel again, if the file is damaged", command),

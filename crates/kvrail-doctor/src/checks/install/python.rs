@@ -63,7 +63,7 @@ a program can end by `os._exit(0)` once its output is flushed.",
         Reference { title: "Python: os._exit", url: "https://docs.python.org/3/library/os.html#os._exit" },
         Reference { title: "Linux: dlopen(3), destructors", url: "https://man7.org/linux/man-pages/man3/dlopen.3.html" },
     ],
-    explained_by: &[],
+    explained_by: &["duplicate-libraries"],
 };
 
 pub(super) static DEFAULT: Rule = Rule {
