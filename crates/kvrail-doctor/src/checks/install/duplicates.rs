@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::audit::{Duplicate, SINGLE, audit};
+use super::by_kvrail;
 use super::inventory::{AMAZON, Installations, LIBFABRIC, Nixl};
 use super::loader::{Loader, base, plain_name};
 use super::plugins::{listed, release};
@@ -102,8 +103,9 @@ pub(super) fn bundled(host: &Host) -> Outcome {
             finding = finding.evidence(&plugin.path, format!("uses {path}"));
         }
         let one = own.iter().filter_map(|(path, ..)| link(host, &loader, libraries, path)).collect::<Vec<_>>();
+        let root = nixl.environment.map(|index| audit.installed.environments[index].root.as_str());
         Some(match one.is_empty() {
-            false => finding.fix("put the system's in their place (the copies stay beside them, as *.bundled)", one.join(" && ")),
+            false => by_kvrail(finding, "bundled-libraries", root).fix("or by hand: put the system's in their place (the copies stay beside them, as *.bundled)", one.join(" && ")),
             true => finding.advice("install AWS's EFA software, or mount the host's /opt/amazon/efa, and look again"),
         })
     });
@@ -204,8 +206,9 @@ pub(super) fn mend<'a>(
             nixl.name(installed)
         ));
     }
-    finding.fix(
-        "put the system's in the place of the wheel's copies (which stay beside them, as *.bundled)",
+    let root = nixl.environment.map(|index| installed.environments[index].root.as_str());
+    by_kvrail(finding, "bundled-libraries", root).fix(
+        "or by hand: put the system's in the place of the wheel's copies (which stay beside them, as *.bundled)",
         links.join(" && "),
     )
 }
