@@ -383,8 +383,11 @@ pub(super) fn not_loadable(host: &Host) -> Outcome {
 
 /// Plugins for storage that are listed and lack something: a note.
 fn storage(installed: &Installations, nixl: &Nixl, of: &NixlAudit) -> Option<Finding> {
-    let lacking: Vec<_> =
-        of.plugins.iter().filter(|plugin| !plugin.is_network() && !plugin.obstacles.is_empty()).collect();
+    // Core libraries that are hidden are told by their own check.
+    let lacks =
+        |obstacle: &Obstacle| !matches!(obstacle, Obstacle::Missing { name, .. } if is_core(base(name)));
+    let is_lacking = |plugin: &&PluginAudit| !plugin.is_network() && plugin.obstacles.iter().any(lacks);
+    let lacking: Vec<_> = of.plugins.iter().filter(is_lacking).collect();
     let names: Vec<&str> = lacking.iter().map(|plugin| plugin.backend.as_str()).collect();
     let first = lacking.first()?;
     let finding = Finding::new(
@@ -397,9 +400,11 @@ fn storage(installed: &Installations, nixl: &Nixl, of: &NixlAudit) -> Option<Fin
         ),
     )
     .severity(Severity::Note)
-    .cause("These plugins are for storage; nothing that moves KV blocks over a network needs them.");
+    .cause("Neither LIBFABRIC nor UCX needs them: they read and write storage, or serve special cases.");
     let finding = lacking.iter().take(6).fold(finding, |finding, plugin| {
-        let lacks: Vec<String> = plugin.obstacles.iter().take(3).map(ToString::to_string).collect();
+        let mut lacks: Vec<String> = plugin.obstacles.iter().map(ToString::to_string).collect();
+        lacks.dedup();
+        lacks.truncate(3);
         finding.evidence(&plugin.path, lacks.join(", "))
     });
     Some(finding.advice(format!("install what {} needs, if it is wanted", first.backend)))
