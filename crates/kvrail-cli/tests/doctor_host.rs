@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use fabric::{Ended, Place, Running};
@@ -36,17 +35,22 @@ const CHECKS: [&str; 18] = [
     "open-files",
     "capabilities",
 ];
-/// What the shape of an emulated fabric is called that is a P5.
-const P5: [&str; 6] = ["run", "--nodes", "1", "--shape", "p5", "--libfabric"];
+/// Runs a script on one emulated P5.
+const P5: [&str; 10] = ["run", "--nodes", "1", "--shape", "p5", "--libfabric", "none", "--", "sh", "-c"];
 
 fn program() -> &'static str {
     env!("CARGO_BIN_EXE_kvrail")
 }
 
-/// Says by name what a test does not look at here. Where CI runs it, what can be had must be there.
+/// Says by name what a test does not look at here, because this machine has no right to it.
 fn skipped(what: &str) {
-    assert!(std::env::var_os("CI").is_none(), "CI can have this: {what}");
     eprintln!("skipped: {what}");
+}
+
+/// Says by name which program is missing. Where CI runs the test it can be had, and must be there.
+fn missing(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "CI can have this: {what}");
+    skipped(what);
 }
 
 /// Whether a command can be run here, as a right is asked for by using it.
@@ -63,34 +67,35 @@ fn run(words: &[&str], variables: &[(&str, &str)]) -> Ended {
     Running::of(command).end()
 }
 
-/// Runs a script on an emulated P5 with a shell: `$KVRAIL` is the program. Its base is on a disk, so that `/dev/shm` is free.
-fn on_p5(libfabric: &str, script: &str) -> Ended {
-    let (place, base) = (Place::new(), tempfile::tempdir().unwrap());
-    let arguments: Vec<&str> = P5.into_iter().chain([libfabric, "--", "sh", "-c", script]).collect();
+/// Runs a script on an emulated P5 with a shell: `$KVRAIL` is the program.
+fn on_p5(script: &str) -> Ended {
+    let place = Place::new();
+    let arguments: Vec<&str> = P5.into_iter().chain([script]).collect();
     let mut command = place.command(&arguments);
-    command.env("SOFTEFA_BASE", base.path()).env("KVRAIL", program());
+    command.env("KVRAIL", program());
     Running::of(command).end()
 }
 
-/// `/sys` of an emulated P5, copied once: what a container of such a host would be shown.
-fn p5_sys() -> &'static Path {
-    static TREE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    TREE.get_or_init(|| {
-        let directory = tempfile::tempdir().unwrap();
-        let script = format!("cp -a \"$SYSFS_PATH\" '{}/sys'", directory.path().display());
-        on_p5("none", &script).exits(0);
-        directory
-    })
-    .path()
+/// A directory in memory, where there is such a place: a P5's `/sys` is thousands of small files.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-/// A copy of it that a test may change.
-fn changed(change: impl FnOnce(&Path)) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    let from = p5_sys().join("sys");
-    assert!(can(&["cp", "-a", from.to_str().unwrap(), copy.path().to_str().unwrap()]));
-    change(&copy.path().join("sys"));
-    copy
+/// `/sys` of an emulated P5: what a container of such a host would be shown, with what a test changes of it.
+fn p5_sys(change: impl FnOnce(&Path)) -> tempfile::TempDir {
+    let directory = directory();
+    on_p5(&format!("cp -a \"$SYSFS_PATH\" '{}/sys'", directory.path().display())).exits(0);
+    change(&directory.path().join("sys"));
+    directory
+}
+
+/// The least `/sys` in which there is an EFA device, for checks that ask no more of it. On a disk: a test mounts over `/dev/shm`.
+fn one_device() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let device = directory.path().join("class/infiniband/rdmap79s0/device");
+    fs::create_dir_all(&device).unwrap();
+    fs::write(device.join("uevent"), "DRIVER=efa\nPCI_ID=1D0F:EFA1\n").unwrap();
+    directory
 }
 
 /// Which of some checks find something, and the text of those that do.
@@ -167,7 +172,7 @@ fn an_emulated_p5_has_its_devices_and_nothing_is_wrong_with_them() {
     // Memory that may be locked is this machine's; it has a test of its own.
     let checks: Vec<&str> =
         CHECKS.into_iter().filter(|check| !matches!(*check, "memlock" | "open-files")).collect();
-    let ended = on_p5("none", &format!("exec \"$KVRAIL\" doctor --verbose --check {}", checks.join(",")));
+    let ended = on_p5(&format!("exec \"$KVRAIL\" doctor --verbose --check {}", checks.join(",")));
     ended.exits(0);
     assert!(ended.stdout.contains("32 EFA device"), "{}", ended.stdout);
 }
@@ -175,14 +180,14 @@ fn an_emulated_p5_has_its_devices_and_nothing_is_wrong_with_them() {
 #[test]
 fn what_libfabric_offers_is_asked_of_libfabric() {
     if !can(&["fi_info", "--version"]) {
-        return skipped("no fi_info (Debian: libfabric-bin)");
+        return missing("no fi_info (Debian: libfabric-bin)");
     }
     const LOOK: &str = "\"$KVRAIL\" doctor --verbose --check efa-not-offered";
-    let well = on_p5("none", LOOK);
+    let well = on_p5(LOOK);
     well.exits(0);
     assert!(well.stdout.contains("offers 32"), "{}", well.stdout);
     // The same devices, and the distribution's libibverbs, for which they are none.
-    let broken = on_p5("none", &format!("unset LD_LIBRARY_PATH; {LOOK}"));
+    let broken = on_p5(&format!("unset LD_LIBRARY_PATH; {LOOK}"));
     broken.exits(1);
     assert!(broken.stdout.contains("offers none"), "{}", broken.stdout);
 }
@@ -192,7 +197,7 @@ fn a_container_that_sees_the_hosts_devices_and_has_none_is_told_so() {
     if !is_bare() {
         return;
     }
-    let (found, texts) = found_in(p5_sys(), &CHECKS[..6]);
+    let (found, texts) = found_in(p5_sys(|_| {}).path(), &CHECKS[..6]);
     assert_eq!(found, BTreeSet::from(["efa-device-hidden"]), "{texts}");
     assert!(texts.contains("32 EFA device"), "{texts}");
 }
@@ -202,7 +207,7 @@ fn functions_that_no_driver_drives_are_found() {
     if !is_bare() {
         return;
     }
-    let tree = changed(|sys| {
+    let tree = p5_sys(|sys| {
         edit(sys, "uevent", |text| text.replace("DRIVER=efa\n", ""));
         for gone in ["class/infiniband", "class/infiniband_verbs", "module/efa"] {
             fs::remove_dir_all(sys.join(gone)).unwrap();
@@ -218,7 +223,7 @@ fn an_instance_with_fewer_devices_than_its_type_is_found() {
     if !is_bare() {
         return;
     }
-    let tree = changed(|sys| {
+    let tree = p5_sys(|sys| {
         let mut names: Vec<_> =
             fs::read_dir(sys.join("class/infiniband")).unwrap().flatten().map(|it| it.path()).collect();
         names.sort();
@@ -236,13 +241,13 @@ fn an_instance_with_fewer_devices_than_its_type_is_found() {
 }
 
 #[test]
-fn a_port_that_is_down_and_a_firmware_without_numa_nodes_are_found() {
+fn a_port_that_is_down_is_found() {
     if !is_bare() {
         return;
     }
-    let (well, texts) = found_in(p5_sys(), &["device-port-down", "numa-unknown"]);
+    let (well, texts) = found_in(p5_sys(|_| {}).path(), &["device-port-down", "numa-unknown"]);
     assert!(well.is_empty(), "{texts}");
-    let down = changed(|sys| edit(sys, "state", |_| "1: DOWN\n".into()));
+    let down = p5_sys(|sys| edit(sys, "state", |_| "1: DOWN\n".into()));
     let (found, texts) = found_in(down.path(), &["device-port-down"]);
     assert!(found.contains("device-port-down") && texts.contains("DOWN"), "{texts}");
 }
@@ -252,14 +257,14 @@ fn gpus_without_a_driver_are_found() {
     if !is_bare() {
         return;
     }
-    let (found, texts) = found_in(p5_sys(), &["gpu-missing"]);
+    let (found, texts) = found_in(p5_sys(|_| {}).path(), &["gpu-missing"]);
     assert!(found.contains("gpu-missing") && texts.contains("8 GPUs on the PCI bus"), "{texts}");
 }
 
 #[test]
 fn a_small_limit_of_locked_memory_is_found_unless_a_capability_lifts_it() {
-    let sys = p5_sys().join("sys");
-    let variables = [("SYSFS_PATH", sys.to_str().unwrap())];
+    let sys = one_device();
+    let variables = [("SYSFS_PATH", sys.path().to_str().unwrap())];
     let look = |before: &[&str]| {
         let words: Vec<&str> =
             before.iter().copied().chain([program(), "doctor", "--verbose", "--check", "memlock"]).collect();
@@ -295,10 +300,10 @@ fn a_small_limit_of_locked_memory_is_found_unless_a_capability_lifts_it() {
 
 #[test]
 fn a_small_limit_of_open_files_is_found() {
-    let sys = p5_sys().join("sys");
+    let sys = one_device();
     let look = |limit: &str| {
         let words = ["prlimit", limit, program(), "doctor", "--check", "open-files"];
-        run(&words, &[("SYSFS_PATH", sys.to_str().unwrap())])
+        run(&words, &[("SYSFS_PATH", sys.path().to_str().unwrap())])
     };
     let broken = look("--nofile=512:512");
     broken.exits(1);
@@ -317,13 +322,13 @@ fn a_small_shared_memory_is_found_in_its_mount_namespace() {
     let Some(unshare) = unshare.into_iter().find(mounts) else {
         return skipped("no right to mount in a namespace");
     };
-    let sys = p5_sys().join("sys");
+    let sys = one_device();
     let look = |size: &str| {
         let script = format!(
             "mount -t tmpfs -o size={size} shm /dev/shm && exec '{}' doctor --check shm-too-small",
             program()
         );
-        run(&[unshare, &["sh", "-c", &script][..]].concat(), &[("SYSFS_PATH", sys.to_str().unwrap())])
+        run(&[unshare, &["sh", "-c", &script][..]].concat(), &[("SYSFS_PATH", sys.path().to_str().unwrap())])
     };
     let broken = look("64m");
     broken.exits(1);
@@ -337,9 +342,9 @@ fn an_image_without_efas_libraries_is_found_and_a_mounted_directory_mends_it() {
     if !is_bare() || !Path::new("/.dockerenv").exists() || Path::new("/opt/amazon/efa").exists() {
         return skipped("not in a docker container without EFA's installer");
     }
-    let tree = p5_sys().join("sys");
+    let tree = one_device();
     let look = "doctor --check efa-install-not-mounted";
-    let variables = [("SYSFS_PATH", tree.to_str().unwrap()), ("LD_LIBRARY_PATH", "")];
+    let variables = [("SYSFS_PATH", tree.path().to_str().unwrap()), ("LD_LIBRARY_PATH", "")];
     let broken = run(&["sh", "-c", &format!("'{}' {look}", program())], &variables);
     // Debian 12's libfabric is FABRIC_1.6; an image with a newer one of its own is well.
     if broken.status.code() == Some(0) {
