@@ -209,7 +209,7 @@ fn shared_memory(host: &Host) -> Outcome {
         Err(why) => return Outcome::Unknown(format!("/proc/self/mountinfo: {why}")),
     };
     // Of several mounts at one place the last one is seen.
-    let mount = mounts.lines().filter(|line| line.split(' ').nth(4) == Some("/dev/shm")).next_back();
+    let mount = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/dev/shm"));
     let Some(mount) = mount else {
         return Outcome::NotApplicable("nothing is mounted at /dev/shm".into());
     };

@@ -98,7 +98,7 @@ pub(super) fn hidden(host: &Host) -> Outcome {
         _ => all,
     };
     let finding = match container {
-        Some(container) => give(finding.cause("Its runtime was not asked for them."), container, share, &without),
+        Some(container) => give(finding.cause("Its runtime was not asked for them."), container, share),
         None => finding
             .cause("The kernel has the devices, and nothing made their files: udev is not running, or has no rules for them.")
             .fix("make them", "sudo modprobe ib_uverbs && sudo udevadm trigger --subsystem-match=infiniband_verbs"),
@@ -156,13 +156,12 @@ fn share(host: &Host, devices: &[Device], container: Option<Container>) -> Outco
         count(gpus, "GPU")
     ))
     .evidence("/dev/infiniband", format!("{seen} of {all} verbs devices"))
-    .evidence("/dev", format!("{}", count(gpus, "GPU")));
-    let without: Vec<_> = efa.into_iter().filter(|it| !it.visible).collect();
-    Outcome::Findings(vec![give(finding, container.unwrap_or(Container::Other), share, &without)])
+    .evidence("/dev", count(gpus, "GPU"));
+    Outcome::Findings(vec![give(finding, container.unwrap_or(Container::Other), share)])
 }
 
 /// How a runtime is asked for devices.
-fn give(finding: Finding, container: Container, number: usize, without: &[&Device]) -> Finding {
+fn give(finding: Finding, container: Container, number: usize) -> Finding {
     match container {
         Container::Kubernetes => finding
             .advice(format!(
@@ -175,12 +174,10 @@ fn give(finding: Finding, container: Container, number: usize, without: &[&Devic
         Container::Enroot => finding.advice(
             "enroot takes /dev as it is on the host unless ENROOT_RESTRICT_DEV is set; mount the files with --container-mounts=/dev/infiniband:/dev/infiniband",
         ),
-        _ => {
-            let files: Vec<_> = without.iter().filter_map(|it| it.file.as_deref()).take(4).collect();
-            let devices: String = files.iter().map(|file| format!(" --device {file}")).collect();
-            let more = if without.len() > files.len() { " …" } else { "" };
-            finding.fix("give it the files", format!("docker run{devices}{more} --ulimit memlock=-1 …"))
-        }
+        _ => finding.fix(
+            "give it the files, as the host's shell lists them",
+            "docker run $(printf -- '--device %s ' /dev/infiniband/uverbs*) --ulimit memlock=-1 …",
+        ),
     }
 }
 
@@ -219,7 +216,6 @@ pub(super) fn permission(host: &Host) -> Outcome {
         );
         findings.push(match (open_to_all || is_root(host), container(host)) {
             (true, Some(container)) => {
-                let all: Vec<_> = denied.iter().map(|(device, ..)| *device).collect();
                 give(
                     finding.cause(
                         "The file's bits allow it and the control group's device rule does not: the directory was mounted into the container instead of the \
@@ -227,7 +223,6 @@ pub(super) fn permission(host: &Host) -> Outcome {
                     ),
                     container,
                     denied.len(),
-                    &all,
                 )
             }
             (true, None) => finding

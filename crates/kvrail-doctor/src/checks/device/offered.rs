@@ -124,8 +124,8 @@ fn domains(ran: &Ran) -> usize {
 
 /// What it said last.
 fn said(ran: &Ran) -> String {
-    let lines = ran.stderr.lines().chain(ran.stdout.lines());
-    let last = lines.filter(|line| !line.trim().is_empty()).last().unwrap_or("nothing");
+    let mut lines = ran.stdout.lines().chain(ran.stderr.lines());
+    let last = lines.rfind(|line| !line.trim().is_empty()).unwrap_or("nothing");
     last.chars().take(160).collect()
 }
 

@@ -131,15 +131,19 @@ pub(super) fn look(host: &Host) -> Outcome {
         Ok(_) | Err(Lack::Late | Lack::Failed(_) | Lack::Denied | Lack::NotCaptured) => {}
         Err(Lack::Absent) => {}
     }
+    // A container is shown its own GPUs by the driver, and all of the host's by the bus.
     if let Some(instance) = seen::instance(host)
-        && driven.len() < instance.gpus
+        && (1..instance.gpus).contains(&on_bus)
     {
         findings.push(
-            Finding::new(&MISSING, format!("{} of the {} GPUs of {} are left", driven.len(), instance.gpus, instance.name))
-                .cause("The others are not on the PCI bus, or the driver gave them up: they fell off the bus, or failed when the host started.")
-                .evidence("/proc/driver/nvidia/gpus", count(driven.len(), "GPU"))
-                .fix("on the host, what the driver says", "sudo dmesg | grep -E 'NVRM: Xid|fallen off'")
-                .advice("stop and start the instance: it then runs on another host"),
+            Finding::new(
+                &MISSING,
+                format!("{on_bus} of the {} GPUs of {} are on the PCI bus", instance.gpus, instance.name),
+            )
+            .cause("The others fell off the bus, or failed when the host started.")
+            .evidence("/sys/bus/pci/devices", count(on_bus, "GPU"))
+            .fix("on the host, what the driver says", "sudo dmesg | grep -E 'NVRM: Xid|fallen off'")
+            .advice("stop and start the instance: it then runs on another host"),
         );
     }
     Outcome::of(findings, || format!("{visible} of the host's {}", count(driven.len(), "GPU")))

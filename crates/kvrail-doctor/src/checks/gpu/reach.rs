@@ -41,6 +41,8 @@ libfabric must be built with CUDA: `fi_info -e` then lists variables that begin 
 
 /// The first kernel that passes dma-buf on to RDMA devices.
 const DMABUF_KERNEL: (u32, u32) = (5, 12);
+/// The symbol version of libfabric 2.5, which tries dma-buf for CUDA by itself.
+const FABRIC_DMABUF: u32 = 9;
 /// Where libfabric's programs are, best first.
 const PROGRAMS: [&str; 2] = ["/opt/amazon/efa/bin/fi_info", "fi_info"];
 
@@ -73,6 +75,7 @@ pub(super) fn look(host: &Host) -> Outcome {
     }
     if device.is_efa() {
         findings.extend(without_cuda(host));
+        findings.extend(way.as_ref().filter(|way| **way == Way::DmaBuf).and_then(|_| without_dmabuf(host)));
     }
     Outcome::of(findings, || match way {
         Some(Way::Peer(by)) => format!("{} reaches GPU memory by {by}", device.name),
@@ -165,6 +168,26 @@ fn without_cuda(host: &Host) -> Option<Finding> {
         _ => {
             finding.advice("install the EFA installer's libfabric anew, or build libfabric with --with-cuda")
         }
+    })
+}
+
+/// The EFA installer's libfabric, where it is older than its use of dma-buf for CUDA.
+fn without_dmabuf(host: &Host) -> Option<Finding> {
+    let libraries = ["/opt/amazon/efa/lib/libfabric.so.1", "/opt/amazon/efa/lib64/libfabric.so.1"];
+    let (path, level) =
+        libraries.into_iter().find_map(|path| Some((path, host.elf(path).ok()?.level("FABRIC_1.")?)))?;
+    let finding = Finding::new(
+        &UNREACHABLE,
+        "GPU memory can be reached by dma-buf only, and this libfabric may not use it for CUDA",
+    );
+    (level < FABRIC_DMABUF).then(|| {
+        finding
+            .severity(Severity::Note)
+            .confidence(Confidence::Possible)
+            .cause("EFA's driver has no peer memory here, and libfabric before 2.5 registers CUDA memory by peer memory unless it is handed a dma-buf: `Bad address`.")
+            .evidence(path, format!("FABRIC_1.{level}"))
+            .fix("on the host", "sudo modprobe efa_nv_peermem")
+            .advice("or install the EFA installer of a libfabric of 2.5 or later")
     })
 }
 
