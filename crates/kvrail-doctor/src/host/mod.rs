@@ -5,6 +5,7 @@
 
 mod bundle;
 mod elf;
+mod etcd;
 mod files;
 mod http;
 mod instance;
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 pub use bundle::{Bundle, BundleError, SCHEMA};
 pub use elf::{ElfFacts, Needed};
+pub use etcd::{EtcdKey, EtcdKeys};
 pub use files::{Entry, EntryKind};
 pub use http::HttpAnswer;
 pub use instance::{InstanceFacts, InterfaceFacts};
