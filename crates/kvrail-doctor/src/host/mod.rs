@@ -3,6 +3,7 @@
 //! A check asks a [`Question`]; the answer is taken from the running system or from a bundle, once, and remembered. Since
 //! checks see the world through nothing else, the answers that were given are all that is needed to run them again elsewhere.
 
+mod acs;
 mod bundle;
 mod elf;
 mod etcd;
@@ -10,6 +11,7 @@ mod files;
 mod http;
 mod instance;
 mod live;
+mod open;
 mod run;
 mod topology;
 
@@ -21,6 +23,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use acs::AcsRegisters;
 pub use bundle::{Bundle, BundleError, SCHEMA};
 pub use elf::{ElfFacts, Needed};
 pub use etcd::{EtcdKey, EtcdKeys};
