@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::device::seen;
 use crate::aws::{self, Direction, Passage, Standing};
 use crate::examine::Check;
 use crate::finding::{Finding, Outcome};
-use crate::host::{Answer, Host, InstanceFacts, InterfaceFacts, Lack};
+use crate::host::{Host, InstanceFacts, InterfaceFacts, Lack};
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -122,12 +123,6 @@ The type is chosen when the interface is made; the instance has to be launched a
 const AWS_PATIENCE: Duration = Duration::from_millis(1400);
 /// Most groups that are asked about at once.
 const GROUPS_MAX: usize = 32;
-/// Instance families of which every size has EFA.
-const EFA_FAMILIES: [&str; 9] =
-    ["p4d", "p4de", "p5", "p5e", "p5en", "p6-b200", "p6-b300", "p6e-gb200", "p6e-gb300"];
-/// Others of which one size has.
-const EFA_TYPES: [&str; 4] = ["trn1.32xlarge", "trn1n.32xlarge", "trn2.48xlarge", "dl1.24xlarge"];
-
 /// The interfaces that EFA's packets leave by.
 struct EfaInterfaces<'a> {
     interfaces: Vec<&'a InterfaceFacts>,
@@ -265,22 +260,28 @@ fn shut_out(
 
 /// What AWS's command line says of groups, or why it does not.
 fn describe(host: &Host, region: &str, ids: &[&str]) -> Result<Vec<aws::Group>, String> {
-    let mut words = vec!["aws", "ec2", "describe-security-groups", "--output", "json", "--no-cli-pager"];
+    let words: Vec<&str> = ["describe-security-groups", "--group-ids"].into_iter().chain(ids.iter().copied()).collect();
+    let text = ask_aws(host, region, &words)?;
+    aws::groups(&text).map_err(|error| format!("aws: {error}"))
+}
+
+/// What `aws ec2` prints, or why it prints nothing.
+fn ask_aws(host: &Host, region: &str, what: &[&str]) -> Result<String, String> {
+    let mut words = vec!["aws", "ec2"];
+    words.extend(what);
+    words.extend(["--output", "json", "--no-cli-pager"]);
     if !region.is_empty() {
         words.extend(["--region", region]);
     }
-    words.push("--group-ids");
-    words.extend(ids);
-    let answer = host.run_with(&words, &[("AWS_MAX_ATTEMPTS", "1")], AWS_PATIENCE);
-    let ran = answer.map_err(|why| match why {
+    let ran = host.run_with(&words, &[("AWS_MAX_ATTEMPTS", "1")], AWS_PATIENCE).map_err(|why| match why {
         Lack::Absent => "the AWS command line is not installed".to_owned(),
         why => format!("aws: {why}"),
     })?;
-    if !ran.is_success() {
-        let said = ran.stderr.lines().map(str::trim).find(|line| !line.is_empty());
-        return Err(format!("aws: {}", said.unwrap_or("it failed").chars().take(200).collect::<String>()));
+    if ran.is_success() {
+        return Ok(ran.stdout);
     }
-    aws::groups(&ran.stdout).map_err(|error| format!("aws: {error}"))
+    let said = ran.stderr.lines().map(str::trim).find(|line| !line.is_empty());
+    Err(format!("aws: {}", said.unwrap_or("it failed").chars().take(200).collect::<String>()))
 }
 
 fn secondary_cidr(host: &Host) -> Outcome {
@@ -329,49 +330,42 @@ fn secondary_cidr(host: &Host) -> Outcome {
     Outcome::Findings(vec![finding])
 }
 
-/// The instance's type: what the user said, else the firmware's name of the product, else the metadata service.
-fn instance_type(host: &Host) -> Answer<String> {
-    if let Some(said) = &host.scope().instance {
-        return Ok(said.clone());
-    }
-    if host.value("/sys/class/dmi/id/sys_vendor")? != "Amazon EC2" {
-        return Err(Lack::Absent);
-    }
-    match host.value("/sys/class/dmi/id/product_name") {
-        Ok(name) if name.contains('.') => Ok(name),
-        _ => host.instance().map(|facts| facts.instance_type),
-    }
-}
-
 fn no_efa_interface(host: &Host) -> Outcome {
-    let Ok(instance) = instance_type(host) else {
-        return Outcome::NotApplicable("not an EC2 instance".into());
+    let Some(instance) = seen::instance(host) else {
+        return Outcome::NotApplicable("not an instance that is known to have EFA".into());
     };
-    let family = instance.split('.').next().unwrap_or_default();
-    if !EFA_FAMILIES.contains(&family) && !EFA_TYPES.contains(&instance.as_str()) {
-        return Outcome::NotApplicable(format!("{instance} is not known to have EFA"));
+    match seen::efa_functions(host) {
+        Ok(functions) if functions.is_empty() && !has_efa_device(host) => {}
+        Ok(functions) => {
+            return Outcome::Healthy(format!("{} has {}", instance.name, seen::count(functions.len(), "EFA function")));
+        }
+        Err(why) => return Outcome::NotApplicable(format!("the PCI devices of the host cannot be seen: {why}")),
     }
-    if has_efa_device(host) {
-        return Outcome::Healthy(format!("{instance} has EFA devices"));
-    }
-    let Ok(functions) = host.names("/sys/bus/pci/devices") else {
-        return Outcome::NotApplicable("the PCI devices of the host cannot be seen".into());
+    // That there is no device is told elsewhere; what the interfaces are instead, only AWS says.
+    let facts = match self::instance(host) {
+        Ok(facts) => facts,
+        Err(outcome) => return outcome,
     };
-    let is_efa = |function: &&String| {
-        let of = |what: &str| host.value(&format!("/sys/bus/pci/devices/{function}/{what}"));
-        of("vendor").is_ok_and(|v| v == "0x1d0f") && of("device").is_ok_and(|d| d.starts_with("0xefa"))
+    let filter = format!("Name=attachment.instance-id,Values={}", facts.instance_id);
+    let words = ["describe-network-interfaces", "--filters", &filter];
+    let told = ask_aws(host, &facts.region, &words).and_then(|text| aws::interface_types(&text));
+    let types = match told {
+        Ok(types) => types,
+        Err(why) => return Outcome::NotApplicable(format!("what the interfaces are could not be asked: {why}")),
     };
-    let seen = functions.iter().filter(is_efa).count();
-    if seen > 0 {
-        return Outcome::Healthy(format!("{instance} has {seen} EFA interfaces attached"));
+    if types.is_empty() || types.iter().any(|(_, kind)| kind.starts_with("efa")) {
+        return Outcome::Healthy(format!("{} has an EFA interface by AWS's word", instance.name));
     }
-    let finding = Finding::new(&NO_EFA_INTERFACE, format!("this {instance} was launched without an EFA interface"))
-        .evidence("/sys/bus/pci/devices", format!("{} functions, none is 1d0f:efaX", functions.len()))
-        .fix(
-            "see what its interfaces are",
-            "aws ec2 describe-network-interfaces --query 'NetworkInterfaces[].[NetworkInterfaceId,InterfaceType,Attachment.NetworkCardIndex]' --output text",
-        )
-        .advice("launch it anew from a template whose NetworkInterfaces say `InterfaceType: efa` for each network card");
+    let told: Vec<String> = types.iter().take(4).map(|(id, kind)| format!("{id} {kind}")).collect();
+    let finding = Finding::new(
+        &NO_EFA_INTERFACE,
+        format!("this {} was launched without an EFA interface: {} of type interface", instance.name, types.len()),
+    )
+    .evidence("aws ec2 describe-network-interfaces", told.join(", "))
+    .advice(format!(
+        "launch it anew from a template whose NetworkInterfaces say `InterfaceType: efa` for each of its {} network cards",
+        instance.efa
+    ));
     Outcome::Findings(vec![finding])
 }
 
@@ -416,7 +410,7 @@ mod tests {
             "directory": {"/sys/class/infiniband": ["rdmap79s0"]},
             "instance": {"metadata": {"instance_type": "p5.48xlarge", "interfaces": [{"mac": "0e:49:61:0f:c3:11", "groups": ["sg-1"]}]}},
             "command": {
-                "AWS_MAX_ATTEMPTS=1 aws ec2 describe-security-groups --output json --no-cli-pager --group-ids sg-1":
+                "AWS_MAX_ATTEMPTS=1 aws ec2 describe-security-groups --group-ids sg-1 --output json --no-cli-pager":
                     {"status": 254, "stderr": "\nAn error occurred (UnauthorizedOperation)"},
             },
         });
@@ -432,18 +426,24 @@ mod tests {
 
     #[test]
     fn an_instance_that_could_have_efa_and_was_launched_without_is_found() {
-        let with = |device: &str, product: &str| {
+        let with = |id: &str, product: &str, kind: &str| {
+            let key = "AWS_MAX_ATTEMPTS=1 aws ec2 describe-network-interfaces --filters Name=attachment.instance-id,Values=i-1 --output json --no-cli-pager";
+            let told = json!({"NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "InterfaceType": kind}]});
             no_efa_interface(&host(&json!({
                 "directory": {"/sys/bus/pci/devices": ["0000:00:05.0"]},
                 "file": {
-                    "/sys/class/dmi/id/sys_vendor": "Amazon EC2\n", "/sys/class/dmi/id/product_name": product,
-                    "/sys/bus/pci/devices/0000:00:05.0/vendor": "0x1d0f\n", "/sys/bus/pci/devices/0000:00:05.0/device": device,
+                    "/sys/class/dmi/id/sys_vendor": "Amazon EC2", "/sys/class/dmi/id/product_name": product,
+                    "/sys/bus/pci/devices/0000:00:05.0/uevent": format!("PCI_ID=1D0F:{id}\n"),
                 },
+                "instance": {"metadata": {"instance_type": product, "instance_id": "i-1"}},
+                "command": {key: {"status": 0, "stdout": told.to_string()}},
             })))
         };
-        assert!(with("0xec20\n", "p5.48xlarge\n").findings()[0].title.contains("p5.48xlarge"));
-        assert!(matches!(with("0xefa2\n", "p5.48xlarge\n"), Outcome::Healthy(_)));
-        assert!(matches!(with("0xec20\n", "m5.large\n"), Outcome::NotApplicable(_)));
+        let ill = with("EC20", "p5.48xlarge", "interface");
+        assert!(ill.findings()[0].evidence[0].seen.contains("eni-1 interface"), "{ill:?}");
+        assert!(matches!(with("EC20", "p5.48xlarge", "efa-only"), Outcome::Healthy(_)));
+        assert!(matches!(with("EFA2", "p5.48xlarge", "efa"), Outcome::Healthy(_)));
+        assert!(matches!(with("EC20", "m5.large", "interface"), Outcome::NotApplicable(_)));
         assert!(matches!(no_efa_interface(&host(&json!({}))), Outcome::NotApplicable(_)), "a laptop");
     }
 }
