@@ -260,7 +260,8 @@ fn shut_out(
 
 /// What AWS's command line says of groups, or why it does not.
 fn describe(host: &Host, region: &str, ids: &[&str]) -> Result<Vec<aws::Group>, String> {
-    let words: Vec<&str> = ["describe-security-groups", "--group-ids"].into_iter().chain(ids.iter().copied()).collect();
+    let words: Vec<&str> =
+        ["describe-security-groups", "--group-ids"].into_iter().chain(ids.iter().copied()).collect();
     let text = ask_aws(host, region, &words)?;
     aws::groups(&text).map_err(|error| format!("aws: {error}"))
 }
@@ -337,9 +338,15 @@ fn no_efa_interface(host: &Host) -> Outcome {
     match seen::efa_functions(host) {
         Ok(functions) if functions.is_empty() && !has_efa_device(host) => {}
         Ok(functions) => {
-            return Outcome::Healthy(format!("{} has {}", instance.name, seen::count(functions.len(), "EFA function")));
+            return Outcome::Healthy(format!(
+                "{} has {}",
+                instance.name,
+                seen::count(functions.len(), "EFA function")
+            ));
         }
-        Err(why) => return Outcome::NotApplicable(format!("the PCI devices of the host cannot be seen: {why}")),
+        Err(why) => {
+            return Outcome::NotApplicable(format!("the PCI devices of the host cannot be seen: {why}"));
+        }
     }
     // That there is no device is told elsewhere; what the interfaces are instead, only AWS says.
     let facts = match self::instance(host) {
@@ -351,7 +358,9 @@ fn no_efa_interface(host: &Host) -> Outcome {
     let told = ask_aws(host, &facts.region, &words).and_then(|text| aws::interface_types(&text));
     let types = match told {
         Ok(types) => types,
-        Err(why) => return Outcome::NotApplicable(format!("what the interfaces are could not be asked: {why}")),
+        Err(why) => {
+            return Outcome::NotApplicable(format!("what the interfaces are could not be asked: {why}"));
+        }
     };
     if types.is_empty() || types.iter().any(|(_, kind)| kind.starts_with("efa")) {
         return Outcome::Healthy(format!("{} has an EFA interface by AWS's word", instance.name));

@@ -6,7 +6,7 @@
 
 mod audit;
 mod duplicates;
-mod inventory;
+pub(crate) mod inventory;
 mod libraries;
 mod loader;
 mod plugins;
