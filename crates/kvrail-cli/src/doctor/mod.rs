@@ -55,3 +55,8 @@ pub(crate) fn main(arguments: &Doctor) -> Result<ExitCode, Failure> {
     crate::sink::print(&render::terminal(&examination, Manner { colours, verbose: arguments.verbose }))?;
     Ok(ExitCode::from(examination.verdict().exit_code()))
 }
+
+/// Loads libraries in this process, which was started for that, and says how it went. A crash says it otherwise.
+pub(crate) fn load(libraries: &[PathBuf]) -> Result<(), Failure> {
+    crate::sink::print(&kvrail_doctor::host::load_here(libraries))
+}
