@@ -29,7 +29,7 @@ for its share sees files of devices that it may not open (on some instances also
             url: "https://github.com/aws-samples/aws-do-eks/pull/63",
         },
     ],
-    explained_by: &["efa-driver-missing", "efa-device-hidden", "uverbs-permission", "memlock"],
+    explained_by: &["efa-driver-missing", "efa-device-hidden", "uverbs-permission", "memlock", "rdma-provider-abi"],
 };
 
 /// fi_info opens all devices; 32 of them take half a second on a busy host.
