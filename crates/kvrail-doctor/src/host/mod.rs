@@ -3,12 +3,16 @@
 //! A check asks a [`Question`]; the answer is taken from the running system or from a bundle, once, and remembered. Since
 //! checks see the world through nothing else, the answers that were given are all that is needed to run them again elsewhere.
 
+mod acs;
 mod bundle;
 mod elf;
+mod etcd;
 mod files;
 mod http;
+mod instance;
 mod live;
 mod load;
+mod open;
 mod run;
 mod topology;
 
@@ -21,10 +25,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use acs::AcsRegisters;
 pub use bundle::{Bundle, BundleError, SCHEMA};
 pub use elf::{ElfFacts, Needed};
+pub use etcd::{EtcdKey, EtcdKeys};
 pub use files::{Entry, EntryKind};
 pub use http::HttpAnswer;
+pub use instance::{InstanceFacts, InterfaceFacts};
 pub use live::Live;
 pub use load::{LOAD, Loaded, PythonTrial, Reached, load_here};
 pub use run::Ran;
