@@ -31,7 +31,7 @@ efa-device-hidden.",
             url: "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/identify_ec2_instances.html",
         },
     ],
-    explained_by: &[],
+    explained_by: &["no-efa-interface"],
 };
 
 pub(super) fn look(host: &Host) -> Outcome {
