@@ -28,7 +28,8 @@ impl Etcd {
         command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]).args(more);
-        let Ok(child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+        let Ok(child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+        else {
             assert!(std::env::var_os("CI").is_none(), "no etcd on PATH (Debian: etcd-server)");
             eprintln!("skipped: {test}: no etcd on PATH (Debian: etcd-server)");
             return None;
