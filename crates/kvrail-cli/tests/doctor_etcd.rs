@@ -28,7 +28,8 @@ impl Etcd {
         command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]).args(more);
-        let Ok(child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+        let Ok(child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+        else {
             assert!(std::env::var_os("CI").is_none(), "no etcd on PATH (Debian: etcd-server)");
             eprintln!("skipped: {test}: no etcd on PATH (Debian: etcd-server)");
             return None;
@@ -156,5 +157,5 @@ fn an_address_that_some_clients_refuse_is_found_although_etcd_answers() {
     let (code, text, _) = doctor(etcd.url.trim_start_matches("http://"));
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("etcd-address") && text.contains(&etcd.url), "{text}");
-    assert!(!text.contains("[etcd-unreachable]: http"), "it is asked all the same: {text}");
+    assert!(text.contains("is healthy"), "it is asked all the same: {text}");
 }

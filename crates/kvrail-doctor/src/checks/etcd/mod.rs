@@ -6,6 +6,7 @@ mod stale;
 use serde_json::Value;
 
 use super::container::container;
+use super::device::seen::count;
 use crate::examine::Check;
 use crate::finding::{Finding, Outcome};
 use crate::host::Host;
@@ -249,7 +250,9 @@ fn unhealthy(host: &Host) -> Outcome {
         }
     }
     if findings.is_empty() && well.is_empty() {
-        return Outcome::NotApplicable("no etcd answers".into());
+        return Outcome::NotApplicable(
+            "no etcd answers this program: see etcd-unreachable, or it wants a client's certificate".into(),
+        );
     }
     Outcome::of(findings, || format!("{} is healthy", well.join(", ")))
 }
@@ -303,8 +306,4 @@ fn alarms(host: &Host, url: &str) -> Vec<String> {
     let told: Option<Value> = told.ok().and_then(|answer| serde_json::from_str(&answer.body).ok());
     let raised = told.as_ref().and_then(|told| told.get("alarms")?.as_array()).into_iter().flatten();
     raised.filter_map(|alarm| alarm.get("alarm")?.as_str().map(str::to_owned)).collect()
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

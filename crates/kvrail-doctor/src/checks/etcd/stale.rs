@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{asked, count, nothing_named};
+use super::{asked, nothing_named};
+use crate::checks::device::seen::count;
 use crate::finding::{Finding, Outcome};
-use crate::host::{EtcdKey, Host, Lack};
+use crate::host::{EtcdKey, EtcdKeys, Host};
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
 pub(super) static STALE_KEYS: Rule = Rule {
@@ -43,24 +44,36 @@ const NIXLBENCH: &str = "xferbench/";
 const KVBENCH: &str = "/nixl/kvbench";
 /// Where NIXL's agents publish their metadata.
 const AGENTS: &str = "/nixl/agents/";
+/// Most stores that are looked at.
+const STORES_MAX: usize = 4;
 /// Most keys that are named one by one.
 const KEYS_SHOWN: usize = 6;
 
 pub(super) fn stale_keys(host: &Host) -> Outcome {
     let Some(asked) = asked(host) else { return nothing_named() };
-    // Members of one cluster tell the same keys: the first that answers is enough for each store.
-    let Some((endpoint, _)) = asked.iter().find(|(_, told)| told.is_ok()) else {
-        return Outcome::NotApplicable("no etcd answers".into());
-    };
-    let url = endpoint.url.as_str();
-    let nixlbench = match host.etcd_keys(url, NIXLBENCH) {
-        Ok(keys) => keys,
-        Err(Lack::Failed(why)) => {
-            return Outcome::NotApplicable(format!("{url} does not tell its keys: {why}"));
+    let mut told: Vec<EtcdKeys> = Vec::new();
+    let (mut findings, mut well, mut silent) = (Vec::new(), Vec::new(), Vec::new());
+    for (endpoint, _) in asked.iter().filter(|(_, told)| told.is_ok()).take(STORES_MAX) {
+        let url = endpoint.url.as_str();
+        match host.etcd_keys(url, NIXLBENCH) {
+            // Members of one cluster, or one etcd by two names.
+            Ok(keys) if told.contains(&keys) => {}
+            Ok(keys) => {
+                well.push(store(host, url, &keys, &mut findings));
+                told.push(keys);
+            }
+            Err(why) => silent.push(format!("{url} does not tell its keys: {why}")),
         }
-        Err(why) => return Outcome::Unknown(format!("{url} did not tell its keys: {why}")),
-    };
-    let mut findings = Vec::new();
+    }
+    if told.is_empty() {
+        let why = silent.into_iter().next().unwrap_or_else(|| "no etcd answers".into());
+        return Outcome::NotApplicable(why);
+    }
+    Outcome::of(findings, || well.join("; "))
+}
+
+/// Looks at one store: what is stale in it becomes findings, the rest is told in a few words.
+fn store(host: &Host, url: &str, nixlbench: &EtcdKeys, findings: &mut Vec<Finding>) -> String {
     let mut living = 0;
     for (group, keys) in groups(&nixlbench.keys) {
         if keys.iter().any(|key| key.lease != 0) {
@@ -75,21 +88,19 @@ pub(super) fn stale_keys(host: &Host) -> Outcome {
     {
         findings.push(of_kvbench(url, &kvbench.keys, kvbench.count, kvbench.revision));
     }
-    Outcome::of(findings, || {
-        let agents = host.etcd_keys(url, AGENTS).map_or(0, |keys| keys.count);
-        let mut parts = Vec::new();
-        if living > 0 {
-            parts.push(format!("{} of nixlbench alive", count(living, "group")));
-        }
-        if agents > 0 {
-            // A living agent's look like a dead one's, and neither breaks anybody else's run.
-            parts.push(format!("{agents} keys of NIXL agents, which have no lease"));
-        }
-        if parts.is_empty() {
-            parts.push("nothing of nixlbench or NIXL".into());
-        }
-        format!("{url} has {}", parts.join(", "))
-    })
+    let agents = host.etcd_keys(url, AGENTS).map_or(0, |keys| keys.count);
+    let mut parts = Vec::new();
+    if living > 0 {
+        parts.push(format!("{} of nixlbench alive", count(living, "group")));
+    }
+    if agents > 0 {
+        // A living agent's look like a dead one's, and neither breaks anybody else's run.
+        parts.push(format!("{agents} keys of NIXL agents, which have no lease"));
+    }
+    if parts.is_empty() {
+        parts.push("nothing of nixlbench or NIXL".into());
+    }
+    format!("{url} has {}", parts.join(", "))
 }
 
 /// Keys by the group of nixlbench that they belong to.
@@ -134,8 +145,9 @@ fn of_kvbench(url: &str, keys: &[EtcdKey], total: u64, revision: u64) -> Finding
     .severity(Severity::Note)
     .confidence(Confidence::Possible);
     let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
-    let prefix = if total as usize > names.len() { &names[..0] } else { &names[..] };
-    delete(with_keys(finding, &keys, revision), url, prefix, KVBENCH)
+    // More than are told: only the prefix says them all.
+    let names = if total > names.len() as u64 { &[][..] } else { &names[..] };
+    delete(with_keys(finding, &keys, revision), url, names, KVBENCH)
 }
 
 fn with_keys(finding: Finding, keys: &[&EtcdKey], revision: u64) -> Finding {

@@ -168,8 +168,11 @@ fn names(host: &Host) -> Vec<Finding> {
                     .severity(if efa(host) { Severity::Error } else { Severity::Note }),
             );
         } else if let Some((_, instead)) = UNREAD.iter().find(|(unread, _)| *unread == name) {
-            findings
-                .push(about(name, value, format!("nothing reads {name}")).cause(*instead).advice(*instead));
+            findings.push(
+                about(name, value, format!("nothing reads {name}"))
+                    .cause("No library has a variable of this name: what it is set to has no effect.")
+                    .advice(*instead),
+            );
         } else if let Some(meant) = meant(name) {
             findings.push(
                 about(name, value, format!("nothing reads {name}; {meant} is meant"))
