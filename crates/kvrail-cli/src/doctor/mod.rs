@@ -1,20 +1,24 @@
 //! `kvrail doctor`: why transfers fail, hang or crawl here. What is known and how it is looked at is in the crate `kvrail-doctor`.
 
-use std::io::IsTerminal;
+mod telling;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use kvrail_doctor::host::{Live, Scope};
-use kvrail_doctor::render::{self, Manner};
+use kvrail_doctor::render::Report;
 use kvrail_doctor::{Host, catalogue, examine};
 
 use crate::failure::Failure;
+use telling::Telling;
 
 /// What is looked at, and how it is told.
 #[derive(Args, Debug)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(crate) struct Doctor {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Run only these checks, comma-separated
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     check: Vec<String>,
@@ -24,10 +28,13 @@ pub(crate) struct Doctor {
     /// Also ask this etcd; may be given again
     #[arg(long, value_name = "URL")]
     etcd: Vec<String>,
-    /// Tell every check and all evidence
-    #[arg(long, short)]
-    verbose: bool,
+    #[command(flatten)]
+    telling: Telling,
 }
+
+/// What else than this host can be looked at. Each part flattens [`Telling`] and ends with [`Telling::tell`].
+#[derive(Subcommand, Debug)]
+enum Part {}
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,6 +45,9 @@ Exit codes: 0 healthy; 1 something was found; 2 could not tell.";
 
 /// Examines this host.
 pub(crate) fn main(arguments: &Doctor) -> Result<ExitCode, Failure> {
+    if let Some(part) = &arguments.part {
+        match *part {}
+    }
     let checks = catalogue::select(&arguments.check).map_err(Failure::usage)?;
     let mut live = Live::new();
     if let Ok(program) = std::env::current_exe() {
@@ -50,8 +60,5 @@ pub(crate) fn main(arguments: &Doctor) -> Result<ExitCode, Failure> {
     };
     let host = Host::live(live, scope);
     let examination = examine(&host, &checks);
-    let colours =
-        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    crate::sink::print(&render::terminal(&examination, Manner { colours, verbose: arguments.verbose }))?;
-    Ok(ExitCode::from(examination.verdict().exit_code()))
+    arguments.telling.tell(&Report::of_host("this host", &examination))
 }
