@@ -5,12 +5,18 @@
 //! what is rendered of a bundle a year later says the same.
 
 mod json;
+mod markdown;
+mod page;
 mod report;
+mod sarif;
 mod terminal;
 #[cfg(test)]
 mod test_rules;
 mod text;
 
 pub use json::{SCHEMA, json};
+pub use markdown::markdown;
+pub use page::{list, list_json, list_markdown, page};
 pub use report::{Checked, Report, State, Told, Unread};
+pub use sarif::sarif;
 pub use terminal::{Manner, terminal};
