@@ -9,12 +9,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use kvrail_doctor::config::Facts;
 use kvrail_doctor::host::{Live, Scope};
 use kvrail_doctor::render::Report;
 use kvrail_doctor::{Host, catalogue, examine};
 
 use crate::failure::Failure;
 use telling::Telling;
+
+pub(crate) use telling::write_whole;
 
 /// What is looked at, and how it is told.
 #[derive(Args, Debug)]
@@ -96,6 +99,8 @@ pub(crate) fn main(arguments: &Doctor) -> Result<ExitCode, Failure> {
     let report = Report::of_host(subject, &examine(&host, &checks));
     // The bundle first: what was found is then the last that a person sees.
     if let Some(path) = &arguments.bundle {
+        // What `kvrail config --from` will ask.
+        let _ = Facts::of(&host);
         bundle::write(path, &host)?;
     }
     telling.tell(&report)
