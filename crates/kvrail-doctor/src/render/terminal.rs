@@ -334,7 +334,7 @@ mod tests {
         for said in [
             "third: not told",
             "error[fails]: transfers hang",
-            "because: root (above)",
+            "because:  root (above)",
             "✓ note: fine",
             "? slow: permission denied",
         ] {
