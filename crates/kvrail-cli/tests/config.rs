@@ -4,27 +4,29 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-/// A node with EFA and GPUs, as far as settings ask.
+/// RFC 7396.
+fn merge(onto: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else { return *onto = patch.clone() };
+    if !onto.is_object() {
+        *onto = json!({});
+    }
+    for (name, value) in fields {
+        merge(&mut onto[name.as_str()], value);
+    }
+}
+
+/// The healthy P5 node of doctor's fixtures, with an address.
 fn node() -> Value {
-    json!({
-        "schema": "kvrail.bundle.v1", "complete": true,
-        "variables": {"LD_LIBRARY_PATH": "/usr/local/cuda/lib64"},
-        "answers": {
-            "directory": {
-                "/sys/class/infiniband": ["rdmap79s0", "rdmap80s0"],
-                "/proc/driver/nvidia/gpus": ["0000:53:00.0"],
-            },
-            "file": {
-                "/sys/class/infiniband/rdmap79s0/device/vendor": ["0x1d0f"],
-                "/sys/class/infiniband/rdmap80s0/device/vendor": ["0x1d0f"],
-                "/proc/sys/kernel/osrelease": ["6.8.0-aws"],
-                "/proc/self/limits": ["Max locked memory         unlimited            unlimited            bytes     "],
-                "/proc/self/status": ["CapEff:\t0000000000000000"],
-            },
-            "entry": {"/opt/amazon/efa/lib/libfabric.so.1": {"kind": "file", "real": "/opt/amazon/efa/lib/libfabric.so.1.31.0", "mode": 493, "uid": 0, "bytes": 1}},
-            "command": {"hostname -I": {"status": 0, "stdout": "10.2.3.4 \n", "stderr": "", "signal": null}},
-        },
-    })
+    let parts = concat!(env!("CARGO_MANIFEST_DIR"), "/../kvrail-doctor/fixtures/p5-healthy");
+    let mut paths: Vec<_> = std::fs::read_dir(parts).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let mut node = json!({ "schema": "kvrail.bundle.v1", "complete": true });
+    for path in paths {
+        merge(&mut node, &serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap());
+    }
+    let address = json!({"answers": {"command": {"hostname -I": {"status": 0, "stdout": "10.2.3.4 \n", "stderr": "", "signal": null}}}});
+    merge(&mut node, &address);
+    node
 }
 
 fn config(bundle: &Value, words: &str) -> Output {
@@ -40,11 +42,19 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// The backend is asked for: which one a host's plugins allow is the checks' to say, and theirs to be tested.
 fn settings(words: &str) -> String {
     let output = config(&node(), words);
     assert!(output.status.success(), "{words}: {}", text(&output.stderr));
     text(&output.stdout).to_owned()
+}
+
+#[test]
+fn a_healthy_p5_node_gets_libfabric_over_efa() {
+    let document: Value = serde_json::from_str(&settings("vllm --format json")).unwrap();
+    assert_eq!(document["kv_transfer_config"]["kv_connector_extra_config"]["backends"], json!(["LIBFABRIC"]));
+    assert_eq!(document["kv_transfer_config"]["kv_buffer_device"], "cuda");
+    let shell = settings("vllm");
+    assert!(shell.contains("export FI_PROVIDER=efa\n") && shell.contains("export LD_LIBRARY_PATH=/opt/amazon/efa/lib"), "{shell}");
 }
 
 #[test]
