@@ -72,6 +72,32 @@ fn a_healthy_node_is_silent() {
     assert!(found.is_empty() && unknown.is_empty(), "found {found:?}, could not tell {unknown:?}");
 }
 
+/// A check for which the healthy node has nothing to look at would be silent about every node.
+#[test]
+fn what_is_installed_on_the_healthy_node_is_looked_at() {
+    let host = Host::replay(Bundle::parse(&healthy().to_string()).unwrap());
+    let ids = [
+        "nixl-missing",
+        "cuda-major-mismatch",
+        "plugin-libfabric-too-old",
+        "nixl-core-libraries-hidden",
+        "plugin-library-missing",
+        "plugin-not-loadable",
+        "bundled-efa-libraries",
+        "duplicate-libraries",
+        "rdma-provider-abi",
+        "efa-driver-libfabric-mismatch",
+        "nixl-not-usable",
+        "nixl-crash-at-exit",
+        "nixl-default-backend",
+        "library-not-loadable",
+    ];
+    let checks = catalogue::select(&ids.map(String::from)).unwrap();
+    for looked in examine(&host, &checks).looked {
+        assert!(matches!(looked.outcome, Outcome::Healthy(_)), "{}: {:?}", looked.rule.id, looked.outcome);
+    }
+}
+
 #[test]
 fn each_broken_node_is_found_for_what_is_broken_and_for_nothing_else() {
     let mut wrong = Vec::new();

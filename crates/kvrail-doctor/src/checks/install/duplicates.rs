@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::audit::{Duplicate, SINGLE, audit};
+use super::by_kvrail;
 use super::inventory::{AMAZON, Installations, LIBFABRIC, Nixl};
 use super::loader::{Loader, base, plain_name};
 use super::plugins::{listed, release};
@@ -30,8 +31,7 @@ these names, so that LD_LIBRARY_PATH changes nothing. The copies are upstream's,
 beside a kernel driver that AWS's installer brought together with its own libfabric. libibverbs also loads the system's providers by path, whose \
 libibverbs is then the second one in the process.
 
-What mends it is a link under the copy's name that leads to the system's library. It has to define every symbol version that is wanted of the copy, which this check \
-looks at. The next `pip install` undoes it. With the links in place a transfer on P5 went from a crash to 12.2 GB/s.",
+What mends it is a link under the copy's name that leads to the system's library. It has to define every symbol version that is wanted of the copy; the commands here are only for those that do. The next `pip install` undoes it. With the links in place a transfer on P5 went from a crash to 12.2 GB/s.",
     references: &[
         AUDITWHEEL,
         Reference { title: "AWS: get started with EFA", url: "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa-start.html" },
@@ -102,9 +102,10 @@ pub(super) fn bundled(host: &Host) -> Outcome {
         for (path, ..) in &own {
             finding = finding.evidence(&plugin.path, format!("uses {path}"));
         }
-        let one = own.iter().filter_map(|(path, ..)| link(host, &loader, path)).collect::<Vec<_>>();
+        let one = own.iter().filter_map(|(path, ..)| link(host, &loader, libraries, path)).collect::<Vec<_>>();
+        let root = nixl.environment.map(|index| audit.installed.environments[index].root.as_str());
         Some(match one.is_empty() {
-            false => finding.fix("put the system's in their place (the copies stay beside them, as *.bundled)", one.join(" && ")),
+            false => by_kvrail(finding, "bundled-libraries", root).fix("or by hand: put the system's in their place (the copies stay beside them, as *.bundled)", one.join(" && ")),
             true => finding.advice("install AWS's EFA software, or mount the host's /opt/amazon/efa, and look again"),
         })
     });
@@ -115,14 +116,27 @@ fn is_in(path: &str, at: &str) -> bool {
     path.strip_prefix(at).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// The command that puts the system's library in the place of a wheel's copy, where the system has one that does for it.
-fn link(host: &Host, loader: &Loader<'_>, copy: &str) -> Option<String> {
+/// The command that puts the system's library in the place of a wheel's copy, where the system has one that does for all who use the copy.
+fn link(host: &Host, loader: &Loader<'_>, wheel: &str, copy: &str) -> Option<String> {
     let soname = soname(plain_name(base(copy)))?;
     let amazon = AMAZON.iter().map(|at| format!("{at}/{soname}")).find(|path| host.elf(path).is_ok());
     let system = amazon.or_else(|| loader.find(soname).map(|(path, _)| path))?;
-    let (has, wanted) = (host.elf(&system).ok()?.versions, host.elf(copy).ok()?.versions);
-    // A private interface of another number is another interface; of the others, the copy's have to be there.
-    wanted.is_subset(&has).then(|| format!("ln -sb -S .bundled {system} {copy}"))
+    let has = host.elf(&system).ok()?.versions;
+    wanted_of(host, wheel, base(copy)).is_subset(&has).then(|| format!("ln -sb -S .bundled {system} {copy}"))
+}
+
+/// The symbol versions that the libraries of a wheel want of one of them.
+fn wanted_of(host: &Host, wheel: &str, name: &str) -> BTreeSet<String> {
+    let folders = [wheel.to_owned(), format!("{wheel}/ucx"), format!("{wheel}/nixl")];
+    let mut wanted = BTreeSet::new();
+    for folder in folders {
+        let files = host.names(&folder).unwrap_or_default();
+        for file in files.iter().filter(|file| file.contains(".so")) {
+            let facts = host.elf(&format!("{folder}/{file}")).unwrap_or_default();
+            wanted.extend(facts.needs(name).map(|needed| needed.versions.clone()).unwrap_or_default());
+        }
+    }
+    wanted
 }
 
 /// The name by which programs know a library, by its plain one.
@@ -184,7 +198,7 @@ pub(super) fn mend<'a>(
     let loader = Loader::new(host);
     let own = nixl.libraries.as_deref().unwrap_or_default();
     let copies: BTreeSet<&str> = copies.filter(|path| is_in(path, own)).collect();
-    let links: Vec<String> = copies.iter().filter_map(|copy| link(host, &loader, copy)).collect();
+    let links: Vec<String> = copies.iter().filter_map(|copy| link(host, &loader, own, copy)).collect();
     if links.is_empty() {
         return finding.advice(format!(
             "the system's libraries lack symbol versions that the wheel's copies have: update rdma-core (libibverbs, libnl) on this host, then look again; \
@@ -192,8 +206,9 @@ pub(super) fn mend<'a>(
             nixl.name(installed)
         ));
     }
-    finding.fix(
-        "put the system's in the place of the wheel's copies (which stay beside them, as *.bundled)",
+    let root = nixl.environment.map(|index| installed.environments[index].root.as_str());
+    by_kvrail(finding, "bundled-libraries", root).fix(
+        "or by hand: put the system's in the place of the wheel's copies (which stay beside them, as *.bundled)",
         links.join(" && "),
     )
 }

@@ -5,6 +5,7 @@
 //! Python with NIXL is let begin and end. Listed and loadable are two things, and are told as two.
 
 mod audit;
+mod core;
 mod duplicates;
 mod inventory;
 mod libraries;
@@ -19,7 +20,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { rule: &python::MISSING, look: python::missing },
     Check { rule: &versions::CUDA, look: versions::cuda },
     Check { rule: &plugins::TOO_OLD, look: plugins::too_old },
-    Check { rule: &plugins::HIDDEN, look: plugins::hidden },
+    Check { rule: &core::HIDDEN, look: core::hidden },
     Check { rule: &plugins::MISSING, look: plugins::missing },
     Check { rule: &plugins::NOT_LOADABLE, look: plugins::not_loadable },
     Check { rule: &duplicates::BUNDLED, look: duplicates::bundled },
@@ -37,4 +38,15 @@ fn is_core(name: &str) -> bool {
     let plain = loader::plain_name(name);
     plain.starts_with("libnixl")
         || matches!(plain, "libserdes" | "libstream" | "libfile_utils" | "libobj_utils" | "libucx_utils")
+}
+
+/// Adds the command of kvrail that mends it: it shows its plan first with `--dry-run`, and can undo what it did.
+fn by_kvrail(finding: crate::finding::Finding, remedy: &str, root: Option<&str>) -> crate::finding::Finding {
+    match root {
+        Some(root) => finding.fix(
+            "mend it (--dry-run shows the plan, --undo takes it back)",
+            format!("kvrail fix {remedy} --python {root}"),
+        ),
+        None => finding,
+    }
 }

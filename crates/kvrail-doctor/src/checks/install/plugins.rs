@@ -4,17 +4,17 @@ use kvrail_sys::libfabric::Release;
 
 use super::audit::{Audit, Loadable, NixlAudit, PluginAudit, audit};
 use super::inventory::{Installations, LIBFABRIC, Nixl};
-use super::is_core;
 use super::loader::{Obstacle, base, directory};
+use super::{by_kvrail, is_core};
 use crate::finding::{Finding, Outcome};
 use crate::host::Host;
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
-const LOADER: Reference = Reference {
+pub(super) const LOADER: Reference = Reference {
     title: "Linux: ld.so(8), how libraries are searched for",
     url: "https://man7.org/linux/man-pages/man8/ld.so.8.html",
 };
-const NIXL: Reference = Reference { title: "NIXL", url: "https://github.com/ai-dynamo/nixl" };
+pub(super) const NIXL: Reference = Reference { title: "NIXL", url: "https://github.com/ai-dynamo/nixl" };
 
 pub(super) static TOO_OLD: Rule = Rule {
     id: "plugin-libfabric-too-old",
@@ -38,26 +38,6 @@ mount the host's /opt/amazon/efa and put its lib first in LD_LIBRARY_PATH. Copyi
         Reference { title: "AWS: get started with EFA", url: "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa-start.html" },
         NIXL,
     ],
-    explained_by: &[],
-};
-
-pub(super) static HIDDEN: Rule = Rule {
-    id: "nixl-core-libraries-hidden",
-    title: "NIXL's own core libraries are not where it looks for them",
-    severity: Severity::Error,
-    kind: Kind::Host,
-    cause: "The wheel keeps libnixl_build.so, libnixl_common.so and libserdes.so in a directory whose name begins with a dot, and what needs them does not find them there.",
-    remedy: "Install the wheel again, or name the directory that has them in LD_LIBRARY_PATH.",
-    story: "`ldd` on a plugin says `libnixl_build.so => not found`, or the import of nixl ends with `libnixl.so: cannot open shared object file`, although the \
-wheel is installed.
-
-The wheels keep NIXL's own libraries in `.nixl_cu12.mesonpy.libs`, beside the package. Many tools leave out what begins with a dot: `cp -r site-packages/* …`, \
-a COPY with a pattern, rsync with an exclusion. The package is then there, and its libraries are not. The other way to lose them is NIXL_PLUGIN_DIR with \
-the plugins of another copy of NIXL, or a program that is not Python and loads a plugin of the wheel.
-
-One trap: `ldd` on a plugin in `nixl_cu12.libs/nixl` says `not found` for a healthy wheel too, since the module has those libraries loaded before any plugin. Such a wheel is \
-healthy, and this check does not report it.",
-    references: &[NIXL, LOADER],
     explained_by: &[],
 };
 
@@ -135,9 +115,12 @@ fn severity(audit: &Audit, plugin: &PluginAudit) -> Severity {
     if plugin.backend == "LIBFABRIC" && !audit.has_efa { Severity::Warning } else { Severity::Error }
 }
 
-fn said(finding: Finding, loadable: &Loadable) -> Finding {
+/// Adds what the loader says, where that is about what is found: it stops at the first thing that it lacks.
+fn said(finding: Finding, loadable: &Loadable, is_about: impl Fn(&str) -> bool) -> Finding {
     match loadable {
-        Loadable::Lacks(_, Some(said)) | Loadable::Refused(said) => finding.evidence("the loader", said),
+        Loadable::Lacks(_, Some(said)) | Loadable::Refused(said) if is_about(said) => {
+            finding.evidence("the loader", said)
+        }
         _ => finding,
     }
 }
@@ -176,19 +159,22 @@ pub(super) fn too_old(host: &Host) -> Outcome {
         ))
         .evidence(&plugin.path, format!("needs {version} of {LIBFABRIC}"))
         .evidence(found, format!("{release}, symbols up to {has}"));
-            Some(newer(said(finding, loadable), host, &audit.installed, nixl, level))
+            let finding = said(finding, loadable, |said| said.contains(version.as_str()));
+            Some(newer(finding, host, &audit.installed, nixl, level))
         },
     )
 }
 
 /// How to get a libfabric that defines a version: one that is installed already, or one to install.
 fn newer(finding: Finding, host: &Host, installed: &Installations, nixl: &Nixl, level: u32) -> Finding {
+    let first = Release::of_versions([format!("FABRIC_1.{level}").as_str()].into_iter());
     let suits = |path: &str| {
         host.elf(path).ok().and_then(|facts| facts.level("FABRIC_1.")).is_some_and(|has| has >= level)
     };
     if let Some(other) = installed.libfabric.iter().find(|library| suits(&library.path)) {
         let at = directory(&other.path);
-        return finding
+        let root = nixl.environment.map(|index| installed.environments[index].root.as_str());
+        return by_kvrail(finding, "libfabric", root)
             .fix(
                 format!(
                     "use {}, which is {}",
@@ -202,7 +188,10 @@ fn newer(finding: Finding, host: &Host, installed: &Installations, nixl: &Nixl, 
             );
     }
     let finding = finding.fix(
-        "install the newest EFA software, which brings libfabric in /opt/amazon/efa",
+        format!(
+            "install EFA software with libfabric {} or newer, which comes to /opt/amazon/efa",
+            first.map_or_else(|| "of a newer release".into(), since)
+        ),
         "curl -O https://efa-installer.amazonaws.com/aws-efa-installer-latest.tar.gz && tar xf aws-efa-installer-latest.tar.gz && \
          cd aws-efa-installer && sudo ./efa_installer.sh -y --skip-kmod",
     );
@@ -238,85 +227,6 @@ fn since(release: Release) -> String {
     }
 }
 
-pub(super) fn hidden(host: &Host) -> Outcome {
-    let audit = audit(host);
-    if audit.nixl.is_empty() {
-        return Outcome::NotApplicable("no NIXL is installed".into());
-    }
-    let findings = audit.installed.nixl.iter().zip(&audit.nixl).filter_map(|(nixl, of)| {
-        let network = of.plugins.iter().filter(|plugin| plugin.is_network());
-        // Where the loader takes a plugin, nothing is hidden from it.
-        let of_plugins = network.filter_map(|plugin| match plugin.loadable(host) {
-            Loadable::Lacks(obstacles, said) => Some((obstacles, said)),
-            _ => None,
-        });
-        let mut heard = None;
-        let mut lost: Vec<(String, String)> = Vec::new();
-        for (obstacles, said) in of_plugins.chain([(of.core.clone(), None)]) {
-            for obstacle in obstacles {
-                if let Obstacle::Missing { name, by } = obstacle
-                    && is_core(base(&name))
-                {
-                    lost.push((name, by));
-                    heard = heard.or_else(|| said.clone());
-                }
-            }
-        }
-        lost.sort();
-        lost.dedup_by(|a, b| a.0 == b.0);
-        (!lost.is_empty()).then(|| lost_core(host, &audit, nixl, &lost, heard))
-    });
-    let findings = findings.collect();
-    Outcome::of(findings, || "NIXL's modules and plugins find its core libraries".into())
-}
-
-fn lost_core(
-    host: &Host,
-    audit: &Audit,
-    nixl: &Nixl,
-    lost: &[(String, String)],
-    heard: Option<String>,
-) -> Finding {
-    let names: Vec<&str> = lost.iter().map(|(name, _)| base(name)).collect();
-    let name = nixl.name(&audit.installed);
-    let mut finding =
-        Finding::new(&HIDDEN, format!("{} of {name} {} not found", listed(&names), is_or_are(names.len())));
-    for (library, by) in lost.iter().take(4) {
-        finding = finding.evidence(by, format!("{} => not found", base(library)));
-    }
-    if let Some(said) = heard {
-        finding = finding.evidence("the loader", said);
-    }
-    // Moved, renamed, or in another copy: wherever a directory beside it has all of them.
-    let beside = host.names(&nixl.root).unwrap_or_default();
-    let near = beside.iter().filter(|name| name.contains("nixl")).map(|name| format!("{}/{name}", nixl.root));
-    let has_all = |at: &String| names.iter().all(|name| host.elf(&format!("{at}/{name}")).is_ok());
-    let found = std::iter::once(nixl.core.clone()).chain(near).find(has_all);
-    match &found {
-        Some(at) => {
-            finding = finding
-                .cause(format!("They are in {at}, where neither the search path of what needs them nor LD_LIBRARY_PATH leads."))
-                .fix(
-                    "show the loader where they are, before the process starts",
-                    format!("export LD_LIBRARY_PATH={at}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"),
-                );
-        }
-        None => {
-            finding = finding.cause(format!(
-                "{} has none of them: the wheel keeps them in a directory that begins with a dot, which copies made with `*` leave out.",
-                nixl.core
-            ));
-        }
-    }
-    match nixl.reinstall(&audit.installed) {
-        Some(command) => finding.fix(
-            if found.is_some() { "or install the wheel again" } else { "install the wheel again" },
-            command,
-        ),
-        None => finding.advice("install this NIXL again"),
-    }
-}
-
 pub(super) fn missing(host: &Host) -> Outcome {
     of_plugins(host, "every plugin finds its libraries", |audit, nixl, plugin, loadable| {
         let Loadable::Lacks(obstacles, _) = loadable else { return None };
@@ -344,19 +254,16 @@ pub(super) fn missing(host: &Host) -> Outcome {
         )
         .severity(severity(audit, plugin))
         .cause(format!(
-            "{} is linked to {}, which no directory of the loader has; NIXL goes on listing the plugin.",
-            base(&plugin.path),
+            "{} needs {}, which no directory of the loader has; NIXL goes on listing the plugin.",
+            base(names.first().map_or(plugin.path.as_str(), |(_, by)| by)),
             listed(&plain)
         ));
         for (name, by) in &names {
             finding = finding.evidence(*by, format!("{name} => not found"));
         }
+        let finding = said(finding, loadable, |said| plain.iter().any(|name| said.starts_with(name)));
         let python = nixl.environment.and_then(|index| audit.installed.environments[index].python.as_deref());
-        Some(
-            names
-                .iter()
-                .fold(said(finding, loadable), |finding, (name, _)| how_to_get(finding, name, nixl, python)),
-        )
+        Some(names.iter().fold(finding, |finding, (name, _)| how_to_get(finding, name, nixl, python)))
     })
 }
 
@@ -451,6 +358,7 @@ pub(super) fn not_loadable(host: &Host) -> Outcome {
             let finding = said(
                 finding.severity(severity(audit, plugin)).evidence(&plugin.path, "is listed by NIXL"),
                 loadable,
+                |_| true,
             );
             Some(match nixl.reinstall(&audit.installed) {
                 Some(command) => finding.fix("install the wheel again, if the file is damaged", command),

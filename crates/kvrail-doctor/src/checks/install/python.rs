@@ -1,6 +1,7 @@
 //! NIXL as a program in Python meets it: whether it is there, can be imported, what it takes by default, and how a process with it ends.
 
 use super::audit::{audit, has_efa};
+use super::by_kvrail;
 use super::duplicates::{mend, twice};
 use super::inventory::{Environment, Installations, Nixl, installations};
 use super::plugins::listed;
@@ -63,7 +64,7 @@ a program can end by `os._exit(0)` once its output is flushed.",
         Reference { title: "Python: os._exit", url: "https://docs.python.org/3/library/os.html#os._exit" },
         Reference { title: "Linux: dlopen(3), destructors", url: "https://man7.org/linux/man-pages/man3/dlopen.3.html" },
     ],
-    explained_by: &[],
+    explained_by: &["duplicate-libraries"],
 };
 
 pub(super) static DEFAULT: Rule = Rule {
@@ -126,9 +127,8 @@ pub(super) fn missing(host: &Host) -> Outcome {
         let wheel =
             environment.torch_cuda.map_or_else(|| "nixl-cu12".into(), |major| format!("nixl-cu{major}"));
         match &environment.python {
-            Some(python) => {
-                finding.fix("install it, on every node", format!("{python} -m pip install nixl {wheel}"))
-            }
+            Some(python) => by_kvrail(finding, "install-nixl", Some(&environment.root))
+                .fix("or by hand, on every node", format!("{python} -m pip install nixl {wheel}")),
             None => finding.advice(format!(
                 "make a Python environment at {}, or name another with --python",
                 environment.root
@@ -301,9 +301,10 @@ pub(super) fn default_backend(host: &Host) -> Outcome {
         )
         .confidence(Confidence::Likely)
         .evidence(api, format!("line {line}: backends = {default}"))
-        .advice("name it where the agent is configured; vLLM: \"kv_connector_extra_config\": {\"backends\": [\"LIBFABRIC\"]}")
-        .fix(
-            "or change the default in the wheel, for programs that have no such setting",
+        .advice("name it where the agent is configured; vLLM: \"kv_connector_extra_config\": {\"backends\": [\"LIBFABRIC\"]}");
+        let root = nixl.environment.map(|index| audit.installed.environments[index].root.as_str());
+        let finding = by_kvrail(finding, "default-backend", root).fix(
+            "or by hand: change the default in the wheel, for programs that have no such setting",
             format!("sed -i.bundled '{line}s/\\[\"UCX\"\\]/[\"LIBFABRIC\"]/' {api}"),
         );
         Some(finding)
