@@ -54,7 +54,11 @@ fn a_healthy_p5_node_gets_libfabric_over_efa() {
     assert_eq!(document["kv_transfer_config"]["kv_connector_extra_config"]["backends"], json!(["LIBFABRIC"]));
     assert_eq!(document["kv_transfer_config"]["kv_buffer_device"], "cuda");
     let shell = settings("vllm");
-    assert!(shell.contains("export FI_PROVIDER=efa\n") && shell.contains("export LD_LIBRARY_PATH=/opt/amazon/efa/lib"), "{shell}");
+    assert!(
+        shell.contains("export FI_PROVIDER=efa\n")
+            && shell.contains("export LD_LIBRARY_PATH=/opt/amazon/efa/lib"),
+        "{shell}"
+    );
 }
 
 #[test]

@@ -2,12 +2,8 @@
 
 use serde::Serialize;
 
+use crate::checks::install::inventory::{AMAZON, installations};
 use crate::host::Host;
-
-/// Where the EFA installer puts its libraries.
-const EFA_LIBRARIES: [&str; 2] = ["/opt/amazon/efa/lib", "/opt/amazon/efa/lib64"];
-/// Where Python environments are, besides those that the environment and the user name.
-const ENVIRONMENTS: [&str; 4] = ["/opt/venv", "/opt/dynamo/venv", "/usr/local", "/usr"];
 
 /// What of a host decides.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -59,10 +55,8 @@ pub enum Maker {
 /// What `import nixl` finds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Nixl {
-    /// The directory that it stands in.
-    pub site: String,
-    /// Distributions with their versions, as in `nixl_cu12 1.4.0`.
-    pub distributions: Vec<String>,
+    /// What and where it is: `nixl-cu12 1.4.0 in /opt/venv`.
+    pub name: String,
     /// Whether it is kvrail's (the distribution `kvrail-nixl`).
     pub is_kvrail: bool,
 }
@@ -76,7 +70,7 @@ impl Facts {
         Self {
             nics: names.into_iter().map(|name| nic(host, name)).collect(),
             gpus: host.names("/proc/driver/nvidia/gpus").map_or(0, |gpus| gpus.len()),
-            efa_libraries: EFA_LIBRARIES
+            efa_libraries: AMAZON
                 .into_iter()
                 .find(|path| host.exists(&format!("{path}/libfabric.so.1")))
                 .map(str::to_owned),
@@ -119,7 +113,7 @@ impl Facts {
             gpus => format!("{gpus} GPUs"),
         };
         let nixl = match &self.nixl {
-            Some(nixl) => format!("{} in {}", nixl.distributions.join(", "), nixl.site),
+            Some(nixl) => nixl.name.clone(),
             None => "no NIXL in the Python environments that were looked at".into(),
         };
         format!("{nics}, {gpus}, {nixl}")
@@ -167,32 +161,19 @@ fn address(host: &Host) -> Option<String> {
     said.stdout.split_whitespace().find(usable).map(str::to_owned)
 }
 
+/// What `import nixl` finds in the first environment that has it; kvrail's distribution stands beside the package.
 fn nixl(host: &Host) -> Option<Nixl> {
-    let named = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(|name| host.variable(name));
-    let roots = host.scope().python.iter().map(String::as_str).chain(named).chain(ENVIRONMENTS);
-    let mut sites = Vec::new();
-    for root in roots {
-        let root = root.trim_end_matches('/');
-        for python in host.names(&format!("{root}/lib")).unwrap_or_default() {
-            if python.starts_with("python3") {
-                sites.push(format!("{root}/lib/{python}/site-packages"));
-                sites.push(format!("{root}/lib/{python}/dist-packages"));
-            }
-        }
-    }
-    sites.into_iter().find_map(|site| {
-        let names = host.names(&site).ok()?;
-        let distribution = |name: &String| {
-            let (name, version) = name.strip_suffix(".dist-info")?.split_once('-')?;
-            matches!(name, "nixl" | "nixl_cu12" | "nixl_cu13" | "kvrail_nixl")
-                .then(|| format!("{name} {version}"))
-        };
-        let distributions: Vec<String> = names.iter().filter_map(distribution).collect();
-        let is_kvrail = distributions.iter().any(|name| name.starts_with("kvrail_nixl "));
-        let present = !distributions.is_empty() || names.iter().any(|name| name == "nixl");
-        let distributions = if distributions.is_empty() { vec!["nixl".into()] } else { distributions };
-        present.then_some(Nixl { site, distributions, is_kvrail })
-    })
+    let all = installations(host);
+    let kvrail = all.environments.iter().find_map(|environment| {
+        environment.packages.iter().find_map(|packages| {
+            let names = host.names(packages).ok()?;
+            let version = names.iter().find_map(|name| {
+                name.strip_prefix("kvrail_nixl-")?.strip_suffix(".dist-info").map(str::to_owned)
+            })?;
+            Some(Nixl { name: format!("kvrail-nixl {version} in {}", environment.root), is_kvrail: true })
+        })
+    });
+    kvrail.or_else(|| Some(Nixl { name: all.nixl.first()?.name(&all), is_kvrail: false }))
 }
 
 #[cfg(test)]

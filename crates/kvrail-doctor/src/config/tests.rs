@@ -32,11 +32,7 @@ fn p5() -> Facts {
         forks_safely: Some(true),
         address: Some("10.0.1.7".into()),
         pod: false,
-        nixl: Some(Nixl {
-            site: "/opt/venv/x".into(),
-            distributions: vec!["nixl_cu12 1.4.0".into()],
-            is_kvrail: false,
-        }),
+        nixl: Some(Nixl { name: "nixl-cu12 1.4.0 in /opt/venv".into(), is_kvrail: false }),
         etcd: Some("http://etcd:2379".into()),
         nats: None,
         library_path: Some("/usr/local/cuda/lib64".into()),
@@ -49,7 +45,7 @@ fn infiniband() -> Facts {
 }
 
 fn kvrail() -> Facts {
-    let nixl = Nixl { site: "/v".into(), distributions: vec!["kvrail_nixl 1.5.1".into()], is_kvrail: true };
+    let nixl = Nixl { name: "kvrail-nixl 1.5.1 in /opt/venv".into(), is_kvrail: true };
     Facts { nixl: Some(nixl), ..p5() }
 }
 
@@ -207,7 +203,7 @@ fn facts_are_asked_of_the_host_and_survive_its_bundle() {
                 "/sys/class/infiniband": ["mlx5_0", "rdmap79s0", "siw0"],
                 "/proc/driver/nvidia/gpus": ["0000:53:00.0", "0000:64:00.0"],
                 "/opt/venv/lib": ["python3.12"],
-                "/opt/venv/lib/python3.12/site-packages": ["nixl", "nixl_cu12", "nixl_cu12-1.4.0.dist-info"],
+                "/opt/venv/lib/python3.12/site-packages": ["kvrail_nixl-1.5.1.dist-info", "nixl"],
             },
             "file": {
                 "/sys/class/infiniband/rdmap79s0/device/vendor": ["0x1d0f"],
@@ -216,7 +212,9 @@ fn facts_are_asked_of_the_host_and_survive_its_bundle() {
                 "/sys/class/infiniband/siw0/device/vendor": ["0x9999"],
                 "/proc/sys/kernel/osrelease": ["5.10.0"],
             },
-            "entry": {"/opt/amazon/efa/lib/libfabric.so.1": {"kind": "file", "real": "/opt/amazon/efa/lib/libfabric.so.1.31.0", "mode": 493, "uid": 0, "bytes": 1}},
+            "entry": {
+                "/opt/venv/bin/python3": {"kind": "file", "real": "/usr/bin/python3.12", "mode": 493, "uid": 0, "bytes": 1},
+                "/opt/amazon/efa/lib/libfabric.so.1": {"kind": "file", "real": "/opt/amazon/efa/lib/libfabric.so.1.31.0", "mode": 493, "uid": 0, "bytes": 1}},
             "command": {"hostname -I": {"status": 0, "stdout": "127.0.0.1 fe80::1 10.2.3.4 \n", "stderr": "", "signal": null}},
         },
     });
@@ -228,7 +226,7 @@ fn facts_are_asked_of_the_host_and_survive_its_bundle() {
         (facts.forks_safely, facts.efa_libraries.as_deref()),
         (Some(false), Some("/opt/amazon/efa/lib"))
     );
-    assert_eq!(facts.nixl.unwrap().distributions, ["nixl_cu12 1.4.0"]);
+    assert_eq!(facts.nixl, Some(Nixl { name: "kvrail-nixl 1.5.1 in /opt/venv".into(), is_kvrail: true }));
 }
 
 #[test]
@@ -254,7 +252,7 @@ proptest! {
     /// What a host names itself or has in its environment is never run by the shell that the settings are pasted into.
     #[test]
     fn a_hostile_environment_stays_a_value(path in "\\PC{0,40}", name in "[ -~\n\r]{0,30}") {
-        let nixl = Nixl { site: name.clone(), distributions: vec![name], is_kvrail: false };
+        let nixl = Nixl { name, is_kvrail: false };
         let facts = Facts { library_path: Some(path.clone()), nixl: Some(nixl), ..p5() };
         let settings = compose(&facts, &[], &ask(Engine::Vllm, Role::Prefill)).unwrap();
         let text = shell(&settings);

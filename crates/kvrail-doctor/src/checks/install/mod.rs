@@ -7,7 +7,7 @@
 mod audit;
 mod core;
 mod duplicates;
-mod inventory;
+pub(crate) mod inventory;
 mod libraries;
 mod loader;
 mod plugins;
