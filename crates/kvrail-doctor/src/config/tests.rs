@@ -213,7 +213,7 @@ fn facts_are_asked_of_the_host_and_survive_its_bundle() {
                 "/proc/sys/kernel/osrelease": ["5.10.0"],
             },
             "entry": {
-                "/opt/venv/bin/python3": {"kind": "file", "real": "/usr/bin/python3.12", "mode": 493, "uid": 0, "bytes": 1},
+                "/opt/venv/lib/python3.12/site-packages": {"kind": "directory", "real": "/opt/venv/lib/python3.12/site-packages", "mode": 493, "uid": 0, "bytes": 0},
                 "/opt/amazon/efa/lib/libfabric.so.1": {"kind": "file", "real": "/opt/amazon/efa/lib/libfabric.so.1.31.0", "mode": 493, "uid": 0, "bytes": 1}},
             "command": {"hostname -I": {"status": 0, "stdout": "127.0.0.1 fe80::1 10.2.3.4 \n", "stderr": "", "signal": null}},
         },
