@@ -7,6 +7,7 @@ mod bundle;
 mod elf;
 mod files;
 mod http;
+mod instance;
 mod live;
 mod run;
 mod topology;
@@ -23,6 +24,7 @@ pub use bundle::{Bundle, BundleError, SCHEMA};
 pub use elf::{ElfFacts, Needed};
 pub use files::{Entry, EntryKind};
 pub use http::HttpAnswer;
+pub use instance::{InstanceFacts, InterfaceFacts};
 pub use live::Live;
 pub use run::Ran;
 
