@@ -1,5 +1,6 @@
 //! `kvrail doctor`: why transfers fail, hang or crawl here. What is known and how it is looked at is in the crate `kvrail-doctor`.
 
+pub(crate) mod probe;
 mod telling;
 
 use std::path::PathBuf;
@@ -34,19 +35,25 @@ pub(crate) struct Doctor {
 
 /// What else than this host can be looked at. Each part flattens [`Telling`] and ends with [`Telling::tell`].
 #[derive(Subcommand, Debug)]
-enum Part {}
+enum Part {
+    /// Small verified transfers with another host over every rail, and what is wrong between the two
+    Probe(Box<probe::Probe>),
+}
 
 const EXAMPLES: &str = "\
 Examples:
   kvrail doctor                         this host
   kvrail doctor --check memlock         one check
+  kvrail doctor probe node-2            every rail between this host and another
 
 Exit codes: 0 healthy; 1 something was found; 2 could not tell.";
 
 /// Examines this host.
 pub(crate) fn main(arguments: &Doctor) -> Result<ExitCode, Failure> {
     if let Some(part) = &arguments.part {
-        match *part {}
+        return match part {
+            Part::Probe(probe) => probe::main(probe),
+        };
     }
     let checks = catalogue::select(&arguments.check).map_err(Failure::usage)?;
     let mut live = Live::new();
