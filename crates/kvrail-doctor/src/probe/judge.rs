@@ -8,8 +8,8 @@ mod passage;
 
 use super::facts::{Counted, End, Facts, Place, Rail, Side};
 use super::rules::{
-    DEAD_RAIL, DEBUG_LOGGING, EMULATED_WRITES, NO_ANSWER, NOT_THE_FABRIC, RAILS_UNEQUAL,
-    SAME_NODE, SLOW_RAIL, VERSIONS_DIFFER, WRONG_BYTES, WRONG_DEVICE,
+    DEAD_RAIL, DEBUG_LOGGING, EMULATED_WRITES, NO_ANSWER, NOT_THE_FABRIC, RAILS_UNEQUAL, SAME_NODE,
+    SLOW_RAIL, VERSIONS_DIFFER, WRONG_BYTES, WRONG_DEVICE,
 };
 use crate::checks::logging::LEVELS;
 use crate::finding::Finding;
@@ -79,6 +79,10 @@ fn dead(facts: &Facts) -> Vec<Finding> {
     let mut groups: Vec<(Sign, Vec<&Rail>)> = Vec::new();
     for rail in &facts.rails {
         let Some(sign) = sign(rail) else { continue };
+        if matches!(sign, Sign::NotOpened(at) if emulates(facts, at)) {
+            // That is what is wrong with it, and it is told as such.
+            continue;
+        }
         match groups.iter_mut().find(|(known, _)| *known == sign) {
             Some((_, rails)) => rails.push(rail),
             None => groups.push((sign, vec![rail])),
@@ -118,7 +122,8 @@ security group or its subnet",
                     .filter(|rail| rail.works() && !rail.here.is_empty())
                     .map(|rail| rail.here.as_str())
                     .collect();
-                finding = finding.fix("leave it out until then", format!("export KVRAIL_OFI_DEVICES={}", left.join(",")));
+                finding = finding
+                    .fix("leave it out until then", format!("export KVRAIL_OFI_DEVICES={}", left.join(",")));
             }
             finding
         }
@@ -130,7 +135,18 @@ security group or its subnet",
                 format!("no device of {where_} can be opened: {names}")
             };
             Finding::new(&WRONG_DEVICE, title)
-                .confidence(if matches!(sign, Sign::Silent(_)) { Confidence::Likely } else { Confidence::Certain })
+                .confidence(if matches!(sign, Sign::Silent(_)) {
+                    Confidence::Likely
+                } else {
+                    Confidence::Certain
+                })
+                .cause(match sign {
+                    Sign::Silent(_) => format!(
+                        "nothing has left {where_}, so that nothing between the hosts is to blame: these are not the devices that carry the network, their ports \
+are down, or their interfaces are attached without EFA"
+                    ),
+                    _ => "the device files cannot be opened or the driver refuses: permissions, limits, another user of the device".into(),
+                })
                 .fix(format!("on {where_}: the devices, their ports and drivers"), "kvrail topo")
                 .fix(format!("on {where_}: drivers, permissions, limits"), "kvrail doctor")
         }
@@ -146,45 +162,71 @@ security group or its subnet",
                 (true, _) => {
                     "packets go both ways, so that no security group is in the way; a device refuses, or a process is starved"
                 }
-                (false, true) => "the devices' counters cannot be read, so that nothing tells a dropped packet from a stopped peer",
-                (false, false) => "a firewall for TCP ports other than the control connection's, or a starved process",
+                (false, true) => {
+                    "the devices' counters cannot be read, so that nothing tells a dropped packet from a stopped peer"
+                }
+                (false, false) => {
+                    "a firewall for TCP ports other than the control connection's, or a starved process"
+                }
             };
-            let finding = Finding::new(&NO_ANSWER, format!("{names}: transfers fail, and packets do not say why"))
-                .cause(cause)
-                .confidence(Confidence::Possible);
+            let finding =
+                Finding::new(&NO_ANSWER, format!("{names}: transfers fail, and packets do not say why"))
+                    .cause(cause)
+                    .confidence(Confidence::Possible);
             if facts.is_fabric() {
                 finding
-                    .fix("try the provider's other path", format!("kvrail doctor probe --over efa {}", facts.there.host))
+                    .fix(
+                        "try the provider's other path",
+                        format!("kvrail doctor probe --over efa {}", facts.there.host),
+                    )
                     .fix("look at both hosts", "kvrail doctor")
             } else {
-                finding.advice("let the hosts reach each other on all TCP ports: a rail's port is any that is free")
+                finding.advice(
+                    "let the hosts reach each other on all TCP ports: a rail's port is any that is free",
+                )
             }
         }
     };
     vec![with_evidence(finding, facts, rails)]
 }
 
-/// What the packets and the engine say.
+/// Whether the provider of a side emulates RDMA by messages, which kvrail does not accept.
+fn emulates(facts: &Facts, at: Place) -> bool {
+    let emulated = match at {
+        Place::Here => facts.emulated[0],
+        Place::There => facts.emulated[1],
+    };
+    emulated.is_some_and(|(read, write)| read || write)
+}
+
+/// What the packets and the engine say; the engine first where the packets say nothing.
 fn with_evidence(mut finding: Finding, facts: &Facts, rails: &[&Rail]) -> Finding {
-    for rail in rails.iter().take(NAMED_MAX) {
-        let mut seen = Vec::new();
-        for (side, counted) in [(&facts.here, rail.counted_here), (&facts.there, rail.counted_there)] {
-            match counted {
-                Some(Counted { tx, rx, .. }) => seen.push(format!("{}: {tx} packets sent, {rx} received", side.host)),
-                None => seen.push(format!("{}: not counted", side.host)),
-            }
-        }
-        finding = finding.evidence(format!("rail {}", rail.name()), seen.join("; "));
-    }
     let why = rails.iter().find_map(|rail| match &rail.end {
         End::NotOpened { why, .. } | End::NotMet { why } => Some(why.clone()),
         End::Failed { step, why } => Some(format!("{step}: {why}")),
         End::Works | End::NotMeasured => None,
     });
-    match why {
-        Some(why) => finding.evidence("what the engine says", why),
+    let engine = |finding: Finding| match &why {
+        Some(why) => finding.evidence("what the engine says", why.clone()),
         None => finding,
+    };
+    let opaque = rails.iter().any(|rail| matches!(sign(rail), Some(Sign::Unexplained | Sign::NotOpened(_))));
+    if opaque {
+        finding = engine(finding);
     }
+    for rail in rails.iter().take(NAMED_MAX) {
+        let mut seen = Vec::new();
+        for (side, counted) in [(&facts.here, rail.counted_here), (&facts.there, rail.counted_there)] {
+            match counted {
+                Some(Counted { tx, rx, .. }) => {
+                    seen.push(format!("{}: {tx} packets sent, {rx} received", side.host))
+                }
+                None => seen.push(format!("{}: not counted", side.host)),
+            }
+        }
+        finding = finding.evidence(format!("rail {}", rail.name()), seen.join("; "));
+    }
+    if opaque { finding } else { engine(finding) }
 }
 
 fn host(facts: &Facts, at: Place) -> String {
@@ -214,7 +256,8 @@ fn same_node(facts: &Facts) -> Option<Finding> {
         return None;
     }
     let title = format!("both ends are on one node: {} and {}", here.name(), there.name());
-    let mut finding = Finding::new(&SAME_NODE, title).evidence("/proc/sys/kernel/random/boot_id", here.machine.clone());
+    let mut finding =
+        Finding::new(&SAME_NODE, title).evidence("/proc/sys/kernel/random/boot_id", here.machine.clone());
     if let Some(node) = &here.node_name {
         finding = finding.evidence("$NODE_NAME", node.clone());
     }
@@ -237,12 +280,16 @@ fn not_the_fabric(facts: &Facts) -> Option<Finding> {
                 return Some((*side, "has no RDMA device".to_owned()));
             }
             let why = side.no_provider.as_ref()?;
-            Some((*side, format!("has {} RDMA devices and no libfabric that drives them ({why})", side.nics.len())))
+            Some((
+                *side,
+                format!("has {} RDMA devices and no libfabric that drives them ({why})", side.nics.len()),
+            ))
         })
         .collect();
     let title = match lacks.as_slice() {
         [] => {
-            let provider = |side: &Side| side.libfabric.as_ref().map_or("none".into(), |l| l.provider.clone());
+            let provider =
+                |side: &Side| side.libfabric.as_ref().map_or("none".into(), |l| l.provider.clone());
             format!(
                 "the bytes go over {}: {} would use {}, {} would use {}",
                 facts.carrier,
@@ -259,19 +306,30 @@ fn not_the_fabric(facts: &Facts) -> Option<Finding> {
     };
     let mut finding = Finding::new(&NOT_THE_FABRIC, title);
     for side in sides {
-        let devices: Vec<&str> = side.nics.iter().take(NAMED_MAX).map(|nic| nic.name.as_str()).collect();
-        let said = match (&side.libfabric, devices.is_empty()) {
-            (_, true) => "no RDMA device".into(),
-            (Some(l), false) => format!("{} devices ({}, …), libfabric {} with {}", side.nics.len(), devices.join(", "), l.release, l.provider),
-            (None, false) => format!("{} devices ({}, …), no provider", side.nics.len(), devices.join(", ")),
+        let mut devices: Vec<&str> = side.nics.iter().take(NAMED_MAX).map(|nic| nic.name.as_str()).collect();
+        if side.nics.len() > NAMED_MAX {
+            devices.push("…");
+        }
+        let devices = devices.join(", ");
+        let said = match &side.libfabric {
+            _ if devices.is_empty() => "no RDMA device".into(),
+            Some(library) => format!("{devices}; libfabric {} with {}", library.release, library.provider),
+            None => format!("{devices}; no provider"),
         };
         finding = finding.evidence(side.host.clone(), said);
     }
     for (side, _) in &lacks {
         finding = finding.fix(format!("on {}: find what is missing", side.name()), "kvrail doctor");
     }
+    if lacks.is_empty() {
+        finding = finding.advice("load the same libfabric on both sides").fix(
+            "or name a provider that both have",
+            format!("kvrail doctor probe --over efa {}", facts.there.host),
+        );
+    }
     if lacks.iter().any(|(side, _)| side.nics.is_empty()) {
-        finding = finding.advice("in Kubernetes give the pod devices: resources.limits `vpc.amazonaws.com/efa`");
+        finding =
+            finding.advice("in Kubernetes give the pod devices: resources.limits `vpc.amazonaws.com/efa`");
     }
     Some(finding)
 }
@@ -279,7 +337,8 @@ fn not_the_fabric(facts: &Facts) -> Option<Finding> {
 fn wrong_bytes(facts: &Facts) -> Vec<Finding> {
     let bad: Vec<&Rail> = facts.rails.iter().filter(|rail| !rail.wrong.is_empty()).collect();
     let Some(first) = bad.first().and_then(|rail| rail.wrong.first()) else { return Vec::new() };
-    let title = format!("{}: a {} ended well and its bytes are wrong: {}", names(&bad), first.step, first.like);
+    let title =
+        format!("{}: a {} ended well and its bytes are wrong: {}", names(&bad), first.step, first.like);
     let mut finding = Finding::new(&WRONG_BYTES, title);
     for rail in bad.iter().take(NAMED_MAX) {
         for wrong in rail.wrong.iter().take(2) {
@@ -306,8 +365,8 @@ fn emulated(facts: &Facts) -> Vec<Finding> {
             (false, false) => return None,
         };
         let title = format!("{} on {} emulates {what} by messages", facts.carrier, side.name());
-        let mut finding =
-            Finding::new(&EMULATED_WRITES, title).evidence("FI_OPT_EFA_EMULATED_READ, FI_OPT_EFA_EMULATED_WRITE", what);
+        let mut finding = Finding::new(&EMULATED_WRITES, title)
+            .evidence("FI_OPT_EFA_EMULATED_READ, FI_OPT_EFA_EMULATED_WRITE", what);
         if let Some(library) = &side.libfabric {
             finding = finding.evidence(library.path.clone(), format!("release {}", library.release));
         }
@@ -315,6 +374,12 @@ fn emulated(facts: &Facts) -> Vec<Finding> {
             finding = finding
                 .evidence("$FI_EFA_USE_DEVICE_RDMA", value.clone())
                 .fix(format!("on {}", side.host), "unset FI_EFA_USE_DEVICE_RDMA");
+        }
+        if facts.rails.iter().any(|rail| matches!(rail.end, End::NotOpened { .. })) {
+            finding = finding.severity(Severity::Error).fix(
+                "probe the path that has no emulation",
+                format!("kvrail doctor probe --over efa-direct {}", facts.there.host),
+            );
         }
         Some(finding.advice("use the newest EFA installer's libfabric on both sides"))
     });
@@ -337,7 +402,8 @@ fn debug_logging(facts: &Facts) -> Vec<Finding> {
 }
 
 fn slow(facts: &Facts) -> Vec<Finding> {
-    let measured: Vec<(&Rail, f64)> = facts.rails.iter().filter_map(|rail| Some((rail, rail.rate()?))).collect();
+    let measured: Vec<(&Rail, f64)> =
+        facts.rails.iter().filter_map(|rail| Some((rail, rail.rate()?))).collect();
     let mut rates: Vec<f64> = measured.iter().map(|(_, rate)| *rate).collect();
     rates.sort_by(f64::total_cmp);
     let Some(&median) = rates.get(rates.len() / 2) else { return Vec::new() };
@@ -347,8 +413,10 @@ fn slow(facts: &Facts) -> Vec<Finding> {
     let below = |(rail, rate): &(&Rail, f64)| {
         real && facts.is_fabric() && rail.line().is_some_and(|line| *rate < LINE_SHARE * line)
     };
-    let outliers: Vec<&(&Rail, f64)> =
-        measured.iter().filter(|(_, rate)| measured.len() >= SIBLINGS_MIN && *rate < share * median).collect();
+    let outliers: Vec<&(&Rail, f64)> = measured
+        .iter()
+        .filter(|(_, rate)| measured.len() >= SIBLINGS_MIN && *rate < share * median)
+        .collect();
     let mut findings: Vec<Finding> = outliers
         .iter()
         .take(NAMED_MAX)
@@ -362,15 +430,19 @@ fn slow(facts: &Facts) -> Vec<Finding> {
             about_speed(Finding::new(&SLOW_RAIL, title).confidence(Confidence::Likely), facts, rail, *rate)
         })
         .collect();
-    let slow: Vec<&(&Rail, f64)> =
-        measured.iter().filter(|one| below(one) && !outliers.iter().any(|(rail, _)| std::ptr::eq(*rail, one.0))).collect();
+    let slow: Vec<&(&Rail, f64)> = measured
+        .iter()
+        .filter(|one| below(one) && !outliers.iter().any(|(rail, _)| std::ptr::eq(*rail, one.0)))
+        .collect();
     if let Some((rail, rate)) = slow.first() {
         let line = rail.line().unwrap_or_default();
         let title = format!(
             "{} of {} rails carry at most {:.0} % of their line rate, as {} with {:.2} of {:.1} GB/s",
             slow.len(),
             facts.rails.len(),
-            slow.iter().map(|(rail, rate)| 100.0 * rate / rail.line().unwrap_or(f64::MAX)).fold(0.0, f64::max),
+            slow.iter()
+                .map(|(rail, rate)| 100.0 * rate / rail.line().unwrap_or(f64::MAX))
+                .fold(0.0, f64::max),
             rail.name(),
             rate / 1e9,
             line / 1e9
@@ -397,12 +469,17 @@ fn about_speed(mut finding: Finding, facts: &Facts, rail: &Rail, rate: f64) -> F
         }
     }
     if facts.here.emulated || facts.there.emulated {
-        finding = finding.evidence("ceiling", "the devices are emulated: only rails beside each other can be compared");
+        finding = finding
+            .evidence("ceiling", "the devices are emulated: only rails beside each other can be compared");
     }
-    finding.fix("PCIe links and NUMA nodes of the NICs, on both hosts", "kvrail topo").fix("measure one rail at length", {
-        let device = if rail.here.is_empty() { String::new() } else { format!(" --devices {}", rail.here) };
-        format!("kvrail bench --transport ofi{device} --connect {}:7100", facts.there.host)
-    })
+    finding.fix("PCIe links and NUMA nodes of the NICs, on both hosts", "kvrail topo").fix(
+        "measure one rail at length",
+        {
+            let device =
+                if rail.here.is_empty() { String::new() } else { format!(" --devices {}", rail.here) };
+            format!("kvrail bench --transport ofi{device} --connect {}:7100", facts.there.host)
+        },
+    )
 }
 
 fn versions_differ(facts: &Facts) -> Option<Finding> {
@@ -435,8 +512,9 @@ fn rails_unequal(facts: &Facts) -> Option<Finding> {
         return None;
     }
     let title = format!("{} has {ours} NICs and {} has {theirs}", facts.here.name(), facts.there.name());
-    let types = [&facts.here, &facts.there]
-        .map(|side| side.instance.as_ref().map_or("unknown".into(), |instance| instance.instance_type.clone()));
+    let types = [&facts.here, &facts.there].map(|side| {
+        side.instance.as_ref().map_or("unknown".into(), |instance| instance.instance_type.clone())
+    });
     Some(
         Finding::new(&RAILS_UNEQUAL, title)
             .severity(Severity::Note)

@@ -8,9 +8,7 @@ mod judge;
 mod rules;
 mod table;
 
-pub use facts::{
-    Counted, End, Facts, Figures, Libfabric, Nic, Place, Rail, SCHEMA, Side, Wrong,
-};
+pub use facts::{Counted, End, Facts, Figures, Libfabric, Nic, Place, Rail, SCHEMA, Side, Wrong};
 pub use judge::judge;
 pub use rules::RULES;
 pub use table::table;

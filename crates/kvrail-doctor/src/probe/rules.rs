@@ -27,8 +27,10 @@ const EFA_LIMITS: Reference = Reference {
     title: "AWS: Elastic Fabric Adapter, EFA limitations",
     url: "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa.html",
 };
-const FI_EFA: Reference =
-    Reference { title: "libfabric: fi_efa(7)", url: "https://ofiwg.github.io/libfabric/main/man/fi_efa.7.html" };
+const FI_EFA: Reference = Reference {
+    title: "libfabric: fi_efa(7)",
+    url: "https://ofiwg.github.io/libfabric/main/man/fi_efa.7.html",
+};
 const FI_ENDPOINT: Reference = Reference {
     title: "libfabric: fi_endpoint(3), reliable datagrams",
     url: "https://ofiwg.github.io/libfabric/main/man/fi_endpoint.3.html",
@@ -193,7 +195,10 @@ the workload is: in the same container, with the same variables.",
             title: "libfabric: fabric(7), logging interface",
             url: "https://ofiwg.github.io/libfabric/main/man/fabric.7.html",
         },
-        Reference { title: "UCX: FAQ, UCX_LOG_LEVEL", url: "https://openucx.readthedocs.io/en/master/faq.html" },
+        Reference {
+            title: "UCX: FAQ, UCX_LOG_LEVEL",
+            url: "https://openucx.readthedocs.io/en/master/faq.html",
+        },
     ],
     explained_by: &[],
 };
@@ -223,7 +228,10 @@ pub(super) static VERSIONS_DIFFER: Rule = Rule {
     story: "It mostly works. When it does not, nothing says why: a provider's protocol, the choice between efa and efa-direct, and defaults change between \
 releases of libfabric.\n\nThe release that a library says it is, its file name and its symbol version are three things; the probe compares the release and the provider that each side drives its \
 devices with. Where one side has efa-direct and the other does not, efa is probed, since both have that.",
-    references: &[Reference { title: "libfabric: releases", url: "https://github.com/ofiwg/libfabric/releases" }],
+    references: &[Reference {
+        title: "libfabric: releases",
+        url: "https://github.com/ofiwg/libfabric/releases",
+    }],
     explained_by: &[],
 };
 

@@ -8,8 +8,18 @@ use super::facts::{Counted, End, Facts, Figures, Rail};
 #[must_use]
 pub fn table(facts: &Facts) -> String {
     let mut rows = vec![
-        ["rail", "write µs", "read µs", "write GB/s", "read GB/s", "of line", "tx/rx here", "tx/rx there", ""]
-            .map(String::from),
+        [
+            "rail",
+            "write µs",
+            "read µs",
+            "write GB/s",
+            "read GB/s",
+            "of line",
+            "tx/rx here",
+            "tx/rx there",
+            "",
+        ]
+        .map(String::from),
     ];
     rows.extend(facts.rails.iter().map(row));
     // Remarks stand last and need no width.
@@ -99,7 +109,8 @@ mod tests {
             counted_here: Some(Counted { tx: 5000, rx: 4321, again: None }),
             ..Rail::default()
         };
-        let dead = Rail { end: End::NotMet { why: "silence".into() }, write: None, read: None, ..good.clone() };
+        let dead =
+            Rail { end: End::NotMet { why: "silence".into() }, write: None, read: None, ..good.clone() };
         let side = |host: &str| Side { host: host.into(), ..Side::default() };
         let facts = Facts {
             here: side("node-1"),

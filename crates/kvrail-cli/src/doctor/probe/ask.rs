@@ -68,7 +68,10 @@ fn report(facts: &Facts) -> Report {
     if late == 0 {
         return report;
     }
-    report.unread(format!("the rates of {late} rails"), "the time was over; raise --timeout, or probe fewer with --rails")
+    report.unread(
+        format!("the rates of {late} rails"),
+        "the time was over; raise --timeout, or probe fewer with --rails",
+    )
 }
 
 fn probe_over(arguments: &Probe, link: &Link, until: Instant) -> Result<Facts, Failure> {
@@ -98,7 +101,8 @@ fn probe_over(arguments: &Probe, link: &Link, until: Instant) -> Result<Facts, F
         patience: arguments.patience,
     };
     let ends = Ends(open(&opening, &ours));
-    let rails = pairs.into_iter().map(|(here, there, rate_bps)| Rail { here, there, rate_bps, ..Rail::default() });
+    let rails =
+        pairs.into_iter().map(|(here, there, rate_bps)| Rail { here, there, rate_bps, ..Rail::default() });
     let mut probing = Probing { link, ends, rails: rails.collect(), until };
     let emulated = probing.meet()?;
     probing.greet();
@@ -145,7 +149,9 @@ fn carrier(here: &Side, there: &Side, over: Option<&str>) -> String {
     match (provider(here), provider(there)) {
         (Some(ours), Some(theirs)) if ours == theirs => ours,
         // Whoever has efa-direct has efa, too.
-        (Some(ours), Some(theirs)) if [&ours, &theirs].iter().all(|name| name.starts_with("efa")) => "efa".into(),
+        (Some(ours), Some(theirs)) if [&ours, &theirs].iter().all(|name| name.starts_with("efa")) => {
+            "efa".into()
+        }
         _ => TCP.into(),
     }
 }
@@ -200,7 +206,10 @@ impl Probing<'_> {
                 None => Some(link.receive_blob("a rail's metadata", WORD_MAX)?),
             };
             match (&mut self.ends.0[index], metadata) {
-                (Err(why), _) => rail.end = Ended::NotOpened { at: Place::Here, why: why.clone() },
+                (Err(refused), _) => {
+                    emulated[0] = emulated[0].max(refused.emulated);
+                    rail.end = Ended::NotOpened { at: Place::Here, why: refused.why.clone() };
+                }
                 (Ok(end), Some(metadata)) => {
                     emulated[0] = emulated[0].max(end.emulated);
                     match end.metadata().and_then(|ours| Ok((ours, end.meet(&metadata)?))) {
@@ -276,7 +285,8 @@ impl Probing<'_> {
             Word::Checked { wrong } => wrong,
             other => return Err(self.link.unexpected(awaited, &other)),
         };
-        let ours = self.ends.0[index].as_ref().ok().and_then(|end| end.check(&step_name(false, bytes), bytes));
+        let ours =
+            self.ends.0[index].as_ref().ok().and_then(|end| end.check(&step_name(false, bytes), bytes));
         self.rails[index].wrong.extend(theirs.into_iter().chain(ours));
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kvrail::{Agent, Descriptors, Peer, Plan, Region, Slice, TransportConfig};
+use kvrail::{Agent, BuildError, Descriptors, OpenError, Peer, Plan, Region, Slice, TransportConfig};
 use kvrail_doctor::probe::{Counted, Wrong};
 
 use super::side::{self, TCP};
@@ -47,6 +47,34 @@ pub(super) struct Opening<'a> {
     pub(super) patience: Duration,
 }
 
+/// Why a device could not be opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Refused {
+    pub(super) why: String,
+    /// Whether that is because the provider emulates (reads, writes).
+    pub(super) emulated: Option<(bool, bool)>,
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Self {
+        Self { why, emulated: None }
+    }
+}
+
+impl From<BuildError> for Refused {
+    fn from(error: BuildError) -> Self {
+        let ofi = match &error {
+            BuildError::Transport { source: OpenError::Ofi(ofi), .. } => Some(&**ofi),
+            _ => None,
+        };
+        let emulated = match ofi {
+            Some(kvrail::ofi::OpenError::Emulated { what, .. }) => Some((*what == "read", *what == "write")),
+            _ => None,
+        };
+        Self { why: error.to_string(), emulated }
+    }
+}
+
 /// One end.
 pub(super) struct End {
     // Before the memory, so that it is quiet when that is freed.
@@ -65,7 +93,7 @@ impl End {
     ///
     /// # Errors
     /// What the library or the system says, with its advice.
-    pub(super) fn open(opening: &Opening<'_>) -> Result<Self, String> {
+    pub(super) fn open(opening: &Opening<'_>) -> Result<Self, Refused> {
         let transport = match opening.carrier {
             TCP => TransportConfig::tcp(tcp_address(opening.ip)?),
             carrier => {
@@ -82,8 +110,7 @@ impl End {
             .timeout(opening.patience)
             .close_timeout(CLOSE)
             .ignore_environment()
-            .build()
-            .map_err(|error| error.to_string())?;
+            .build()?;
         let backing = pool::allocate(Memory::Private, MEMORY_BYTES).map_err(|failure| failure.what)?;
         let region = agent.register(backing.memory.clone()).map_err(|error| error.to_string())?;
         let pool = backing.registered();
@@ -138,8 +165,7 @@ impl End {
             let slices = starts.map(|at| slice(begin + at, PIECE_BYTES.min(bytes - at)));
             slices.collect::<Result<Descriptors, String>>()
         };
-        let local =
-            pieces(here, &|at, len| self.region.slice(at, len).map_err(|error| error.to_string()))?;
+        let local = pieces(here, &|at, len| self.region.slice(at, len).map_err(|error| error.to_string()))?;
         let remote = pieces(there, &|at, len| remote.slice(at, len).map_err(|error| error.to_string()))?;
         self.agent.prepare(peer, &local, &remote).map_err(|error| error.to_string())
     }

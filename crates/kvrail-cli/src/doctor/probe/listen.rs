@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::Probe;
-use super::end::{End, Opening, SMALL_BYTES};
+use super::end::{End, Opening, Refused, SMALL_BYTES};
 use super::side::Here;
 use super::word::{Opened, Word};
 use crate::bench::hello;
@@ -94,7 +94,7 @@ fn serve(probe: &Probe, link: &Link) -> Result<(), Failure> {
                     let metadata = link.receive_blob("a rail's metadata", BLOB_MAX)?;
                     let met = match &mut ends.0[usize::from(rail)] {
                         Ok(end) => end.meet(&metadata),
-                        Err(why) => Err(why.clone()),
+                        Err(refused) => Err(refused.why.clone()),
                     };
                     failures.push(met.err());
                 }
@@ -108,7 +108,8 @@ fn serve(probe: &Probe, link: &Link) -> Result<(), Failure> {
             }
             Word::Check { rail, bytes } => {
                 let end = ends.0[usize::from(rail)].as_ref();
-                let end = end.map_err(|why| Failure::peer(format!("rail {rail} is not open: {why}")))?;
+                let end = end
+                    .map_err(|refused| Failure::peer(format!("rail {rail} is not open: {}", refused.why)))?;
                 if let Some(plant) = probe.plant.filter(|plant| plant.rail == rail && bytes > SMALL_BYTES) {
                     end.damage(plant.kind, bytes);
                 }
@@ -127,7 +128,7 @@ fn serve(probe: &Probe, link: &Link) -> Result<(), Failure> {
     }
 }
 
-fn tell_opened(link: &Link, ends: &[Result<End, String>]) -> Result<(), Failure> {
+fn tell_opened(link: &Link, ends: &[Result<End, Refused>]) -> Result<(), Failure> {
     let mut blobs = Vec::new();
     let rails = ends.iter().map(|end| {
         let metadata = end.as_ref().map_err(Clone::clone).and_then(|end| Ok((end, end.metadata()?)));
@@ -136,7 +137,7 @@ fn tell_opened(link: &Link, ends: &[Result<End, String>]) -> Result<(), Failure>
                 blobs.push(metadata);
                 Opened { failure: None, emulated: end.emulated }
             }
-            Err(why) => Opened { failure: Some(why), emulated: None },
+            Err(Refused { why, emulated }) => Opened { failure: Some(why), emulated },
         }
     });
     let rails = rails.collect();
@@ -145,20 +146,20 @@ fn tell_opened(link: &Link, ends: &[Result<End, String>]) -> Result<(), Failure>
 }
 
 /// Opens all rails at once: each takes a while, and none of them a core.
-pub(super) fn open(opening: &Opening<'_>, devices: &[String]) -> Vec<Result<End, String>> {
+pub(super) fn open(opening: &Opening<'_>, devices: &[String]) -> Vec<Result<End, Refused>> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = devices
             .iter()
             .enumerate()
             .map(|(index, device)| scope.spawn(move || End::open(&Opening { device, index, ..*opening })))
             .collect();
-        let panicked = |_| Err("a defect of kvrail: opening it panicked".into());
+        let panicked = |_| Err(Refused::from("a defect of kvrail: opening it panicked".to_owned()));
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
     })
 }
 
 /// The ends of all rails. They are closed at once: one that is dead takes its time.
-pub(super) struct Ends(pub(super) Vec<Result<End, String>>);
+pub(super) struct Ends(pub(super) Vec<Result<End, Refused>>);
 
 impl Drop for Ends {
     fn drop(&mut self) {

@@ -56,7 +56,7 @@ impl Here {
             ..Side::default()
         };
         if emulated && let Some(node) = host.variable("SOFTEFA_NODE") {
-            side.node_name = Some(format!("node{node}"));
+            side.host = format!("node{node}");
         }
         if over != Some(TCP) && !nics.is_empty() {
             match libfabric(over, library) {

@@ -32,8 +32,15 @@ pub(super) fn judge(facts: &Facts, to_there: bool, to_here: bool) -> Vec<Finding
         ways.push(Way { from: there, to: here });
     }
     let title = match ways.as_slice() {
-        [Way { from, to }] => format!("nothing that {} sends over {} arrives at {}", from.name(), facts.carrier, to.name()),
-        _ => format!("nothing that {} and {} send each other over {} arrives", here.name(), there.name(), facts.carrier),
+        [Way { from, to }] => {
+            format!("nothing that {} sends over {} arrives at {}", from.name(), facts.carrier, to.name())
+        }
+        _ => format!(
+            "nothing that {} and {} send each other over {} arrives",
+            here.name(),
+            there.name(),
+            facts.carrier
+        ),
     };
     if !facts.carrier.starts_with("efa") {
         let finding = Finding::new(&NOTHING_RETURNS, title)
@@ -57,7 +64,13 @@ pub(super) fn judge(facts: &Facts, to_there: bool, to_here: bool) -> Vec<Finding
     findings
 }
 
-fn blamed(finding: Finding, ways: &[Way<'_>], shut: &[Shut], known: bool, secondary: Option<&Finding>) -> Finding {
+fn blamed(
+    finding: Finding,
+    ways: &[Way<'_>],
+    shut: &[Shut],
+    known: bool,
+    secondary: Option<&Finding>,
+) -> Finding {
     let mut finding = finding;
     if let Some(first) = shut.first() {
         let word = word(first.direction);
@@ -101,15 +114,32 @@ ingress rule from it",
 itself"
             .into(),
     });
+    finding = finding.fix(
+        "the rules as they are; SG is the security group of the EFA interfaces",
+        "aws ec2 describe-security-groups --group-ids $SG",
+    );
+    let mut added: Vec<String> = Vec::new();
     for way in ways {
         let (from, to) = (ids(way.from), ids(way.to));
-        let (own, peer) = (from.first().map_or("$SG", String::as_str), to.first().map_or("$SG", String::as_str));
-        finding = finding
-            .fix(format!("egress of {}", way.from.host), authorise(own, peer, Direction::Egress))
-            .fix(format!("ingress of {}", way.to.host), authorise(peer, own, Direction::Ingress));
-        finding.fix.dedup();
+        let (own, peer) =
+            (from.first().map_or("$SG", String::as_str), to.first().map_or("$SG", String::as_str));
+        for (text, command) in [
+            ("let packets out to members of the group", authorise(own, peer, Direction::Egress)),
+            ("let packets in from members of the group", authorise(peer, own, Direction::Ingress)),
+        ] {
+            // One group for both hosts: both ways need the same two rules.
+            if !added.contains(&command) {
+                finding = finding.fix(text, command.clone());
+                added.push(command);
+            }
+        }
     }
-    finding.fix("the rules as they are", "aws ec2 describe-security-groups --group-ids $SG")
+    if ways.iter().all(|way| way.from.instance.is_none() && way.to.instance.is_none()) {
+        return finding.advice(
+            "a subnet in a secondary range of the VPC (100.64.0.0/16) shows the same; neither side reaches the instance's metadata service to tell",
+        );
+    }
+    finding
 }
 
 /// The command that adds a rule for all traffic to or from a group.
@@ -158,8 +188,12 @@ fn shut(way: &Way<'_>) -> Vec<Shut> {
         let peers = ids(peer);
         let why = match aws::passage(&own, &peers, direction) {
             Passage::Open { .. } => return None,
-            Passage::AddressesOnly { ranges } => format!("its rules name addresses only ({})", ranges.join(", ")),
-            Passage::ProtocolsOnly { protocols } => format!("its rules let only {} pass", protocols.join(", ")),
+            Passage::AddressesOnly { ranges } => {
+                format!("its rules name addresses only ({})", ranges.join(", "))
+            }
+            Passage::ProtocolsOnly { protocols } => {
+                format!("its rules let only {} pass", protocols.join(", "))
+            }
             Passage::Shut => "no rule names a group".into(),
         };
         let group = own.first()?.id.clone();
