@@ -231,8 +231,14 @@ fn a_provider_that_emulates_rdma_is_found_on_its_side() {
 #[test]
 fn a_rail_at_a_fraction_of_its_siblings_is_named() {
     let bench = bench!("a_rail_at_a_fraction_of_its_siblings_is_named");
-    let options =
-        ["--nics", "4", "--fault", "rate 1Gbps --node 0 --nic 3", "--fault", "rate 1Gbps --node 1 --nic 3"];
+    let options = [
+        "--nics",
+        "4",
+        "--fault",
+        "rate 200Mbps --node 0 --nic 3",
+        "--fault",
+        "rate 200Mbps --node 1 --nic 3",
+    ];
     let probed = Pair { options: &options, ..Pair::default() }.run(&bench);
     let finding = probed.finds(&["probe-slow-rail"]);
     let name = text(&probed.rails()[3], "here").to_owned();

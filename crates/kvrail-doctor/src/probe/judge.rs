@@ -19,7 +19,7 @@ use crate::rule::{Confidence, Severity};
 const NAMED_MAX: usize = 6;
 /// Below this share of the median of all rails one is slow; on emulated devices the host's scheduler has a say.
 const SIBLINGS_SHARE: f64 = 0.6;
-const SIBLINGS_SHARE_EMULATED: f64 = 0.25;
+const SIBLINGS_SHARE_EMULATED: f64 = 0.15;
 /// Rails without which there is no median to compare with.
 const SIBLINGS_MIN: usize = 3;
 /// Below this share of its line rate a rail is slow whatever its siblings do.
@@ -399,6 +399,16 @@ fn debug_logging(facts: &Facts) -> Vec<Finding> {
         })
     });
     found.collect()
+}
+
+/// Rails that carry far less than most: worth a second look before anybody calls them slow.
+#[must_use]
+pub fn far_below(rails: &[Rail]) -> Vec<usize> {
+    let mut rates: Vec<f64> = rails.iter().filter_map(Rail::rate).collect();
+    rates.sort_by(f64::total_cmp);
+    let Some(&median) = rates.get(rates.len() / 2) else { return Vec::new() };
+    let below = |rail: &Rail| rail.rate().is_some_and(|rate| rate < SIBLINGS_SHARE * median);
+    (0..rails.len()).filter(|at| below(&rails[*at])).collect()
 }
 
 fn slow(facts: &Facts) -> Vec<Finding> {

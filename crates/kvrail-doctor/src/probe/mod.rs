@@ -9,6 +9,6 @@ mod rules;
 mod table;
 
 pub use facts::{Counted, End, Facts, Figures, Libfabric, Nic, Place, Rail, SCHEMA, Side, Wrong};
-pub use judge::judge;
+pub use judge::{far_below, judge};
 pub use rules::RULES;
 pub use table::table;

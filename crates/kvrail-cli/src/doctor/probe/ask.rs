@@ -30,6 +30,8 @@ const LATENCY_TIME: Duration = Duration::from_millis(10);
 /// Large transfers of one rail: for as long, and so many at least.
 const RATE_TIME: Duration = Duration::from_millis(25);
 const RATES_MIN: u32 = 2;
+/// How often a rail that looks slow is measured again.
+const AGAIN_MAX: usize = 2;
 /// How old an emulated device's counters may be.
 const COUNTERS_LATE: Duration = Duration::from_millis(250);
 
@@ -291,12 +293,10 @@ impl Probing<'_> {
         Ok(())
     }
 
-    /// Measures the rails that work, one after the other: at once they would measure this host.
+    /// Measures the rails that work, one after the other: at once they would measure this host. What looks slow is measured
+    /// again: a scheduler's whim is no rail's fault.
     fn measure(&mut self) -> Result<(), Failure> {
         for index in 0..self.rails.len() {
-            if signals::interrupted() {
-                return Err(Failure::interrupted());
-            }
             if self.rails[index].end != Ended::Works {
                 continue;
             }
@@ -304,37 +304,56 @@ impl Probing<'_> {
                 self.rails[index].end = Ended::NotMeasured;
                 continue;
             }
-            let Ok(end) = &self.ends.0[index] else { continue };
-            let measured = latency(end, true)
-                .and_then(|write| Ok((write, latency(end, false)?)))
-                .map_err(|(write, why)| Ended::Failed { step: step_name(write, SMALL_BYTES), why });
-            let (mut write, mut read) = match measured {
-                Ok(measured) => measured,
-                Err(ended) => {
-                    self.rails[index].end = ended;
-                    continue;
-                }
-            };
-            end.poison();
-            let awaited = "that its memory is poisoned";
-            say(self.link, Word::Poison { rail: index as u16 })?;
-            match receive(self.link, awaited)? {
-                Word::Poisoned => {}
-                other => return Err(self.link.unexpected(awaited, &other)),
-            }
-            let measured = rate(end, true).and_then(|write| Ok((write, rate(end, false)?)));
-            match measured {
-                Ok(rates) => (write.bytes_per_s, read.bytes_per_s) = rates,
-                Err((write, why)) => {
-                    self.rails[index].end = Ended::Failed { step: step_name(write, BLOCK_BYTES), why };
-                    continue;
+            self.measure_rail(index)?;
+        }
+        for _ in 0..AGAIN_MAX {
+            for index in probe::far_below(&self.rails) {
+                if self.rails[index].end == Ended::Works && Instant::now() < self.until {
+                    self.measure_rail(index)?;
                 }
             }
-            let rail = &mut self.rails[index];
-            (rail.write, rail.read) = (Some(write), Some(read));
-            self.look(index, BLOCK_BYTES)?;
         }
         Ok(())
+    }
+
+    /// Measures one rail in both directions, looks at every byte, and keeps the better figures.
+    fn measure_rail(&mut self, index: usize) -> Result<(), Failure> {
+        if signals::interrupted() {
+            return Err(Failure::interrupted());
+        }
+        let Ok(end) = &self.ends.0[index] else { return Ok(()) };
+        end.poison();
+        let awaited = "that its memory is poisoned";
+        say(self.link, Word::Poison { rail: index as u16 })?;
+        match receive(self.link, awaited)? {
+            Word::Poisoned => {}
+            other => return Err(self.link.unexpected(awaited, &other)),
+        }
+        let both = |measure: fn(&End, bool) -> Result<f64, String>, bytes| {
+            let one = |write| {
+                measure(end, write).map_err(|why| Ended::Failed { step: step_name(write, bytes), why })
+            };
+            Ok([one(true)?, one(false)?])
+        };
+        let measured = both(latency, SMALL_BYTES).and_then(|us| Ok((us, both(rate, BLOCK_BYTES)?)));
+        let (us, rates) = match measured {
+            Ok(measured) => measured,
+            Err(ended) => {
+                self.rails[index].end = ended;
+                return Ok(());
+            }
+        };
+        let rail = &mut self.rails[index];
+        for (figures, (us, rate)) in
+            [&mut rail.write, &mut rail.read].into_iter().zip(us.into_iter().zip(rates))
+        {
+            let before = figures.unwrap_or(Figures { latency_us: us, bytes_per_s: rate });
+            *figures = Some(Figures {
+                latency_us: before.latency_us.min(us),
+                bytes_per_s: before.bytes_per_s.max(rate),
+            });
+        }
+        self.look(index, BLOCK_BYTES)
     }
 
     /// What the devices of both sides have counted.
@@ -353,32 +372,27 @@ impl Probing<'_> {
     }
 }
 
-/// The median time of a few bytes, in the direction; or that direction and what went wrong.
-fn latency(end: &End, write: bool) -> Result<Figures, (bool, String)> {
-    let step = if write { end.write(SMALL_BYTES) } else { end.read(SMALL_BYTES) };
-    let failed = |why| (write, why);
-    let step = step.map_err(failed)?;
+/// The median time of a few bytes, microseconds.
+fn latency(end: &End, write: bool) -> Result<f64, String> {
+    let step = if write { end.write(SMALL_BYTES)? } else { end.read(SMALL_BYTES)? };
     let begin = Instant::now();
     let mut times = Vec::with_capacity(LATENCIES);
     while times.len() < LATENCIES && (times.is_empty() || begin.elapsed() < LATENCY_TIME) {
-        times.push(step.once().map_err(failed)?);
+        times.push(step.once()?);
     }
     times.sort_unstable();
-    let median = times[times.len() / 2];
-    Ok(Figures { latency_us: median.as_secs_f64() * 1e6, bytes_per_s: 0.0 })
+    Ok(times[times.len() / 2].as_secs_f64() * 1e6)
 }
 
-/// The rate of large transfers, in bytes per second.
-fn rate(end: &End, write: bool) -> Result<f64, (bool, String)> {
-    let step = if write { end.write(BLOCK_BYTES) } else { end.read(BLOCK_BYTES) };
-    let failed = |why| (write, why);
-    let step = step.map_err(failed)?;
+/// The rate of large transfers, bytes per second.
+fn rate(end: &End, write: bool) -> Result<f64, String> {
+    let step = if write { end.write(BLOCK_BYTES)? } else { end.read(BLOCK_BYTES)? };
     // The first touches pages and opens windows.
-    step.once().map_err(failed)?;
+    step.once()?;
     let begin = Instant::now();
     let mut times = 0;
     while times < RATES_MIN || begin.elapsed() < RATE_TIME {
-        step.once().map_err(failed)?;
+        step.once()?;
         times += 1;
     }
     Ok(f64::from(times) * BLOCK_BYTES as f64 / begin.elapsed().as_secs_f64())
