@@ -10,6 +10,7 @@ mod carriage;
 mod case;
 mod ceiling;
 mod conductor;
+mod config;
 mod control;
 mod control_path;
 mod doctor;
@@ -62,6 +63,8 @@ pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, Stri
         | Command::Compare(_)
         | Command::Topo(_)
         | Command::Doctor(_)
+        | Command::Config(_)
+        | Command::TryToLoad { .. }
         | Command::Suite(_)
         | Command::Completions { .. } => Ok(0),
     }
@@ -86,6 +89,11 @@ pub fn main() -> ExitCode {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
+        Command::Config(arguments) => match config::main(arguments) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
+        Command::TryToLoad { libraries } => doctor::load(libraries),
         Command::Suite(suite) => suite::main(suite),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());

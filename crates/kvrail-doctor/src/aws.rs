@@ -128,6 +128,27 @@ pub(crate) fn groups(text: &str) -> Result<Vec<Group>, serde_json::Error> {
     serde_json::from_str::<Told>(text).map(|told| told.groups)
 }
 
+/// Each interface with its type (`interface`, `efa`, `efa-only`), from what `aws ec2 describe-network-interfaces` prints.
+///
+/// # Errors
+/// What is wrong with the text.
+pub(crate) fn interface_types(text: &str) -> Result<Vec<(String, String)>, String> {
+    #[derive(Deserialize)]
+    struct Told {
+        #[serde(rename = "NetworkInterfaces")]
+        interfaces: Vec<Interface>,
+    }
+    #[derive(Deserialize)]
+    struct Interface {
+        #[serde(rename = "NetworkInterfaceId")]
+        id: String,
+        #[serde(rename = "InterfaceType")]
+        kind: String,
+    }
+    let told: Told = serde_json::from_str(text).map_err(|error| format!("aws: {error}"))?;
+    Ok(told.interfaces.into_iter().map(|interface| (interface.id, interface.kind)).collect())
+}
+
 /// Which way packets go, as seen from the interface that carries the groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Direction {

@@ -14,6 +14,7 @@
 mod aws;
 pub mod catalogue;
 pub mod checks;
+pub mod config;
 pub mod examine;
 pub mod finding;
 pub mod host;

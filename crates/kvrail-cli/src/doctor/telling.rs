@@ -22,7 +22,7 @@ pub(crate) struct Telling {
     /// Write to this file instead of stdout
     #[arg(long, short, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
-    /// Tell every check and all evidence
+    /// Tell every check, every consequence and all evidence
     #[arg(long, short)]
     pub(super) verbose: bool,
 }
@@ -33,8 +33,12 @@ pub(crate) enum Format {
     /// For people at a terminal
     #[default]
     Text,
-    /// For programs: docs/doctor.md
+    /// For programs: schema kvrail.doctor.v1, docs/doctor.md
     Json,
+    /// To paste into an issue
+    Markdown,
+    /// SARIF 2.1.0, for code scanning and editors
+    Sarif,
 }
 
 impl Telling {
@@ -43,6 +47,8 @@ impl Telling {
         let text = match self.format {
             Format::Text => render::terminal(report, self.manner()),
             Format::Json => render::json(report),
+            Format::Markdown => render::markdown(report),
+            Format::Sarif => render::sarif(report),
         };
         self.write(&text)?;
         Ok(ExitCode::from(report.verdict().exit_code()))
@@ -55,7 +61,7 @@ impl Telling {
         Manner {
             colours: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             verbose: self.verbose,
-            // Files are UTF-8, whatever this terminal shows.
+            // Files and pipes are UTF-8, whatever this terminal shows.
             ascii: terminal && !is_utf8(),
             width: width.map_or(COLUMNS, |(width, _)| usize::from(width.0)),
         }
@@ -80,32 +86,29 @@ fn is_utf8() -> bool {
     })
 }
 
-/// Writes a file whole or not at all: beside its place first, then into it. `mode` is that of a new file.
-pub(super) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+/// Writes a file whole or not at all: beside its place first, then into it. `mode` is the file's, also where there was another
+/// one.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
     use std::os::unix::fs::OpenOptionsExt;
     let failed = |error: std::io::Error| {
         Failure::environment(format!("cannot write {}: {error}", path.display()))
-            .hint("choose another place, or leave it out")
+            .hint("name a file in a directory that you may write to")
     };
-    let kind = path.metadata().map(|metadata| metadata.file_type());
-    if kind.is_ok_and(|kind| !kind.is_file()) {
+    // What a link leads to is replaced, and not the link: /dev/stdout is one.
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         // A pipe, a device: there is nothing to put in its place.
-        return std::fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(bytes))
-            .map_err(failed);
+        let opened = std::fs::OpenOptions::new().write(true).open(&target);
+        return opened.and_then(|mut file| file.write_all(bytes)).map_err(failed);
     }
-    let name = path.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
+    let name = target.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
     let mut draft = OsString::from(".");
     draft.push(name);
     draft.push(format!(".{}", std::process::id()));
-    let draft = path.with_file_name(draft);
+    let draft = target.with_file_name(draft);
     let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft);
-    let written = made.and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&draft, path)
-    });
+    let mut file = made.map_err(failed)?;
+    let written =
+        file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&draft, &target));
     written.inspect_err(|_| drop(std::fs::remove_file(&draft))).map_err(failed)
 }

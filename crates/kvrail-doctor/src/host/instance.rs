@@ -252,7 +252,10 @@ mod tests {
         );
         let [first, second] = &facts.interfaces[..] else { panic!("{facts:?}") };
         assert_eq!(first.groups, ["sg-1", "sg-2"]);
-        assert_eq!((first.subnet.as_deref(), first.vpc.as_deref()), (Some("100.64.1.0/24"), Some("10.0.0.0/16")));
+        assert_eq!(
+            (first.subnet.as_deref(), first.vpc.as_deref()),
+            (Some("100.64.1.0/24"), Some("10.0.0.0/16"))
+        );
         assert_eq!((second.id.as_str(), second.subnet.as_deref()), ("eni-2", None), "an EFA-only interface");
         assert!(!host.bundle().to_json().contains("a-token"));
     }

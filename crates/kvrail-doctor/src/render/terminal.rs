@@ -6,7 +6,7 @@ use super::report::{Checked, Report, State};
 use super::text::{ascii, counted, cut, paragraph, seconds};
 use crate::catalogue;
 use crate::finding::Finding;
-use crate::rule::{Confidence, Kind, Severity};
+use crate::rule::{Confidence, Severity};
 
 /// Widest text: longer lines are hard to read, on however wide a terminal.
 const WIDTH_MAX: usize = 100;
@@ -58,25 +58,23 @@ pub(super) struct Page {
 
 impl Page {
     fn findings(&mut self, report: &Report) {
-        let mut told_at: Vec<&Finding> = Vec::new();
+        let mut told_before: Vec<&Finding> = Vec::new();
         for (index, told) in report.told.iter().enumerate() {
             if told.explained_by.is_some() && !self.manner.verbose {
                 continue;
             }
             let finding = &told.finding;
             self.headline(finding);
-            // A rule that speaks of many places gives its cause and its remedy once.
-            let said = |other: &&Finding| {
-                other.rule.id == finding.rule.id && other.cause == finding.cause && other.fix == finding.fix
-            };
-            if told_at.iter().any(said) {
-                self.evidence(finding);
-            } else {
+            // A rule that speaks of many places gives its cause once, and its remedy where that is the same.
+            let before = || told_before.iter().filter(|other| other.rule.id == finding.rule.id);
+            if !before().any(|other| other.cause == finding.cause) {
                 self.cause(finding);
-                self.fix(finding);
-                self.evidence(finding);
-                told_at.push(finding);
             }
+            if !before().any(|other| other.fix == finding.fix) {
+                self.fix(finding);
+            }
+            self.evidence(finding);
+            told_before.push(finding);
             if let Some(cause) = told.explained_by {
                 self.labelled("because:", &format!("{} (above)", report.told[cause].finding.rule.id));
             } else {
@@ -125,22 +123,27 @@ impl Page {
             for line in step.command.iter().flat_map(|command| command.lines()) {
                 let line = self.paint("1", line);
                 // Not wrapped: it is there to be copied.
-                let _ = writeln!(self.out, "             {line}");
+                let _ = writeln!(self.out, "              {line}");
             }
         }
     }
 
     fn evidence(&mut self, finding: &Finding) {
-        let shown = if self.manner.verbose { finding.evidence.len() } else { EVIDENCE_SHORT };
-        for evidence in finding.evidence.iter().take(shown) {
-            let seen = if self.manner.verbose {
-                evidence.seen.clone()
-            } else {
-                cut(&evidence.seen, EVIDENCE_CHARACTERS)
-            };
-            self.labelled("saw:", &format!("{}: {seen}", evidence.source));
+        // What one place showed is told in one go: a path is long.
+        let mut places: Vec<(&str, Vec<&str>)> = Vec::new();
+        for evidence in &finding.evidence {
+            match places.last_mut() {
+                Some((source, seen)) if *source == evidence.source => seen.push(&evidence.seen),
+                _ => places.push((&evidence.source, vec![&evidence.seen])),
+            }
         }
-        let more = finding.evidence.len().saturating_sub(shown);
+        let shown = if self.manner.verbose { places.len() } else { EVIDENCE_SHORT };
+        for (source, seen) in places.iter().take(shown) {
+            let seen = seen.join("; ");
+            let seen = if self.manner.verbose { seen } else { cut(&seen, EVIDENCE_CHARACTERS) };
+            self.labelled("saw:", &format!("{source}: {seen}"));
+        }
+        let more = places.len().saturating_sub(shown);
         if more > 0 {
             self.labelled("", &format!("and {more} more (--verbose)"));
         }
@@ -243,20 +246,18 @@ impl Page {
         if unknown > 0 {
             parts.push(format!("{unknown} could not tell"));
         }
-        let mut line = format!("{}: {}, in {}", report.subject, parts.join(", "), seconds(report.took));
-        if let Some(first) = report.told.first() {
-            let _ = write!(line, "; more: kvrail doctor --explain {}", first.finding.rule.id);
-        } else if report.kind == Kind::Host && !self.manner.verbose {
-            line.push_str("; each check: --verbose");
-        }
+        let line = format!("{}: {}, in {}", report.subject, parts.join(", "), seconds(report.took));
         paragraph(&mut self.out, self.width, "", "  ", &line);
+        if let Some(first) = report.told.first() {
+            let _ = writeln!(self.out, "more: kvrail doctor --explain {}", first.finding.rule.id);
+        }
     }
 
     /// Text behind a word that says what it is.
     fn labelled(&mut self, label: &str, text: &str) {
-        let padded = format!("  {label:<9}");
+        let padded = format!("  {label:<10}");
         let mut plain = String::new();
-        paragraph(&mut plain, self.width, &padded, "           ", text);
+        paragraph(&mut plain, self.width, &padded, "            ", text);
         if !label.is_empty() {
             plain = plain.replacen(label, &self.paint("2", label), 1);
         }
@@ -265,5 +266,132 @@ impl Page {
 
     pub(super) fn paint(&self, code: &str, text: &str) -> String {
         if self.manner.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::examine::{Examination, Looked};
+    use crate::finding::{Location, Outcome};
+    use crate::render::test_rules::{FAILS, NOTE, ROOT, SLOW};
+    use crate::rule::Kind;
+
+    fn examination() -> Examination {
+        let looked = |rule, outcome| Looked { rule, outcome, took: Duration::ZERO };
+        let root = Finding::new(&ROOT, "rail 7 leads nowhere")
+            .evidence("/sys/class/infiniband/rdmap79s0", "tx_pkts 100")
+            .evidence("peer", "rx_pkts 0")
+            .evidence("third", "not told")
+            .fix("connect it", "sudo connect --rail 7 --to the-other-host.example.org --with-a-command-that-is-longer-than-any-terminal-is-wide");
+        Examination {
+            looked: vec![
+                looked(&NOTE, Outcome::Healthy("fine".into())),
+                looked(&SLOW, Outcome::Unknown("permission denied".into())),
+                looked(&FAILS, Outcome::Findings(vec![Finding::new(&FAILS, "transfers hang")])),
+                looked(&ROOT, Outcome::Findings(vec![root])),
+            ],
+            took: Duration::from_millis(250),
+        }
+    }
+
+    #[test]
+    fn cause_and_fix_of_what_matters_most_are_in_the_first_ten_lines() {
+        let text = terminal(
+            &Report::of_host("this host", &examination()),
+            Manner { width: 80, ..Manner::default() },
+        );
+        let first: Vec<&str> = text.lines().take(10).collect();
+        assert_eq!(first[0], "error[root]: rail 7 leads nowhere");
+        let has = |words: &str| first.iter().any(|line| line.contains(words));
+        assert!(
+            has("cause:    The rail is not connected")
+                && has("fix:      connect it")
+                && has("sudo connect --rail 7"),
+            "{text}"
+        );
+        assert!(
+            has("saw:      peer: rx_pkts 0") && has("and 1 more (--verbose)") && !text.contains("not told"),
+            "{text}"
+        );
+        assert!(text.contains("explains: transfers hang [fails]"), "the consequence is folded: {text}");
+        assert!(!text.contains("error[fails]"), "{text}");
+        assert!(text.contains("could not tell: slow: permission denied\n"), "{text}");
+        assert!(text.contains("1 check is well"), "{text}");
+        assert!(
+            text.ends_with(
+                "this host: 2 errors, 1 could not tell, in 0.25 s\nmore: kvrail doctor --explain root\n"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn verbose_tells_every_check_every_consequence_and_all_evidence() {
+        let text = terminal(
+            &Report::of_host("this host", &examination()),
+            Manner { verbose: true, ..Manner::default() },
+        );
+        for said in [
+            "third: not told",
+            "error[fails]: transfers hang",
+            "because:  root (above)",
+            "✓ note: fine",
+            "? slow: permission denied",
+        ] {
+            assert!(text.contains(said), "{said}\n{text}");
+        }
+    }
+
+    #[test]
+    fn colours_only_change_how_it_looks_and_ascii_only_what_it_is_written_in() {
+        let report = Report::of_host("this host", &examination());
+        let plain = terminal(&report, Manner { verbose: true, ..Manner::default() });
+        let coloured = terminal(&report, Manner { verbose: true, colours: true, ..Manner::default() });
+        assert!(coloured.contains("\x1b[1;31merror[root]\x1b[0m: rail 7"), "{coloured}");
+        let mut bare = String::new();
+        let mut rest = coloured.as_str();
+        while let Some((before, after)) = rest.split_once('\x1b') {
+            bare += before;
+            rest = after.split_once('m').unwrap().1;
+        }
+        assert_eq!(bare + rest, plain);
+        let ascii = terminal(&report, Manner { verbose: true, ascii: true, ..Manner::default() });
+        assert!(ascii.is_ascii() && ascii.contains("ok note: fine"), "{ascii}");
+    }
+
+    #[test]
+    fn a_rule_that_speaks_of_many_lines_gives_cause_and_remedy_once() {
+        let at = |line| {
+            Finding::new(&SLOW, "slow here").at(Location { file: "pod.yaml".into(), line, column: Some(5) })
+        };
+        let report = Report::of_findings(Kind::Lint, "1 file", &[], [at(3), at(9)]);
+        let text = terminal(&report, Manner::default());
+        assert!(
+            text.contains("pod.yaml:3:5: warning[slow]: slow here\n")
+                && text.contains("pod.yaml:9:5: warning[slow]"),
+            "{text}"
+        );
+        assert_eq!((text.matches("cause:").count(), text.matches("Connect it.").count()), (1, 1), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_is_wider_than_the_terminal_but_for_words_that_are(
+            width in 40usize..140,
+            title in "[a-z]{1,12}( [a-z]{1,12}){0,30}",
+            seen in "\\PC{0,200}",
+        ) {
+            let finding = Finding::new(&SLOW, title).evidence("/proc/x", seen);
+            let text = terminal(&Report::of_findings(Kind::Host, "h", &[], [finding]), Manner { width, ..Manner::default() });
+            for line in text.lines() {
+                let words = line.split_whitespace().count();
+                prop_assert!(textwrap::core::display_width(line) <= width.clamp(40, WIDTH_MAX) || words <= 4, "{line:?}");
+            }
+        }
     }
 }

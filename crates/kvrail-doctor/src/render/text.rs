@@ -67,6 +67,7 @@ pub(super) fn ascii(text: &str) -> String {
             '“' | '”' => out.push('"'),
             '‘' | '’' => out.push('\''),
             '✓' => out.push_str("ok"),
+            '✗' => out.push('!'),
             '⏎' => out.push('|'),
             '\u{a0}' => out.push(' '),
             other => out.push(other),
