@@ -52,17 +52,54 @@ pub(crate) const LEVELS: [(&str, &[&str]); 4] = [
     ("NCCL_DEBUG", &["trace"]),
 ];
 
+/// Where UCX looks for its configuration, which the environment overrides.
+const UCX_CONFIGURATIONS: [&str; 4] = [
+    "/etc/ucx/ucx.conf",
+    "/usr/etc/ucx/ucx.conf",
+    "/usr/local/etc/ucx/ucx.conf",
+    "/usr/local/ucx/etc/ucx/ucx.conf",
+];
+
 fn debug_logging(host: &Host) -> Outcome {
+    let is_slow = |value: &str, slow: &[&str]| slow.iter().any(|level| value.eq_ignore_ascii_case(level));
     let set = LEVELS.iter().filter_map(|(name, slow)| {
         let value = host.variable(name)?;
-        slow.iter().any(|level| value.eq_ignore_ascii_case(level)).then_some((*name, value))
+        is_slow(value, slow).then_some((*name, value))
     });
-    let findings = set.map(|(name, value)| {
-        Finding::new(&DEBUG_LOGGING, format!("{name}={value} writes lines for every operation"))
-            .evidence(format!("${name}"), value)
-            .fix("log warnings only", format!("export {name}=warn"))
-    });
-    Outcome::of(findings.collect(), || "no library is set to log every operation".into())
+    let mut findings: Vec<Finding> = set
+        .map(|(name, value)| {
+            let finding =
+                Finding::new(&DEBUG_LOGGING, format!("{name}={value} writes lines for every operation"))
+                    .evidence(format!("${name}"), value);
+            let finding = match (name, host.variable("FI_LOG_PROV")) {
+                ("FI_LOG_LEVEL", Some(only)) => finding.evidence("$FI_LOG_PROV", only),
+                _ => finding,
+            };
+            finding.fix("log warnings only", format!("export {name}=warn"))
+        })
+        .collect();
+    if host.variable("UCX_LOG_LEVEL").is_none() {
+        let home = host.variable("HOME").map(|home| format!("{}/ucx.conf", home.trim_end_matches('/')));
+        let slow =
+            LEVELS.iter().find(|(name, _)| *name == "UCX_LOG_LEVEL").map_or(&[][..], |(_, slow)| *slow);
+        let files = UCX_CONFIGURATIONS.iter().map(ToString::to_string).chain(home);
+        findings.extend(files.filter_map(|file| {
+            let text = host.read(&file).ok()?;
+            let (number, value) = text.lines().enumerate().find_map(|(index, line)| {
+                let (name, value) = line.split_once('=')?;
+                (name.trim() == "UCX_LOG_LEVEL").then(|| (index + 1, value.trim().to_owned()))
+            })?;
+            is_slow(&value, slow).then(|| {
+                Finding::new(
+                    &DEBUG_LOGGING,
+                    format!("{file} sets UCX_LOG_LEVEL={value}, which writes lines for every operation"),
+                )
+                .evidence(&file, format!("line {number}: UCX_LOG_LEVEL={value}"))
+                .fix("log warnings only", "export UCX_LOG_LEVEL=warn")
+            })
+        }));
+    }
+    Outcome::of(findings, || "no library is set to log every operation".into())
 }
 
 #[cfg(test)]
@@ -94,5 +131,18 @@ mod tests {
         ] {
             assert!(matches!(with(name, value), Outcome::Healthy(_)), "{name}={value}");
         }
+    }
+
+    #[test]
+    fn a_level_in_ucxs_configuration_counts_where_the_environment_says_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("etc/ucx")).unwrap();
+        std::fs::write(root.path().join("etc/ucx/ucx.conf"), "# ours\nUCX_LOG_LEVEL = data\n").unwrap();
+        let of = |variables: &[(&'static str, &'static str)]| {
+            let live = Live::new().with_root(root.path()).with_variables(variables.iter().copied());
+            debug_logging(&Host::live(live, Scope::default()))
+        };
+        assert_eq!(of(&[]).findings()[0].evidence[0].seen, "line 2: UCX_LOG_LEVEL=data");
+        assert!(matches!(of(&[("UCX_LOG_LEVEL", "warn")]), Outcome::Healthy(_)));
     }
 }

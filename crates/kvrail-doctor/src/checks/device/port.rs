@@ -2,9 +2,9 @@
 
 use kvrail_topology::{LinkState, NicKind};
 
-use super::seen::some;
+use super::seen::{self, some};
 use crate::finding::{Finding, Outcome};
-use crate::host::{Host, Lack};
+use crate::host::Host;
 use crate::rule::{Kind, Reference, Rule, Severity};
 
 pub(super) static DOWN: Rule = Rule {
@@ -30,18 +30,17 @@ Hosts with unused second ports are common: where at least one port is up, a port
 };
 
 pub(super) fn look(host: &Host) -> Outcome {
+    if seen::devices(host).is_empty() {
+        return Outcome::NotApplicable("no RDMA device".into());
+    }
     let topology = match host.topology() {
         Ok(topology) => topology,
-        Err(Lack::Absent) => return Outcome::NotApplicable("no /sys".into()),
         Err(why) => return Outcome::Unknown(format!("/sys: {why}")),
     };
     let rdma: Vec<_> = topology.nics().iter().filter(|nic| nic.kind == NicKind::Rdma).collect();
-    if rdma.is_empty() {
-        return Outcome::NotApplicable("no RDMA device".into());
-    }
     let down: Vec<_> = rdma.iter().filter(|nic| !nic.state.is_usable()).collect();
     let Some(first) = down.first() else {
-        return Outcome::Healthy(format!("the ports of {} RDMA devices are up", rdma.len()));
+        return Outcome::Healthy(format!("the ports of {} are up", seen::count(rdma.len(), "RDMA device")));
     };
     let word = match &first.state {
         LinkState::Down(word) => word.as_str(),

@@ -5,6 +5,7 @@ mod stale;
 
 use serde_json::Value;
 
+use super::container::container;
 use crate::examine::Check;
 use crate::finding::{Finding, Outcome};
 use crate::host::Host;
@@ -114,16 +115,18 @@ fn address(host: &Host) -> Outcome {
                     .fix("name the clients' port", set(endpoint, &endpoint.with_client_port())),
             );
         }
-        if told.is_err() && endpoint.is_loopback() && endpoint.source != "the default" {
-            if let Some(container) = container(host) {
-                findings.push(
-                    Finding::new(&ADDRESS, format!("{} is this {container} itself, and no etcd runs in it", endpoint.url))
-                        .cause(format!("localhost inside a {container} is not its host: etcd is reached by the name of its service."))
-                        .evidence(&endpoint.source, &endpoint.written)
-                        .fix("name etcd's service, for instance", set(endpoint, "http://etcd-service:2379"))
-                        .confidence(Confidence::Likely),
-                );
-            }
+        if told.is_err()
+            && endpoint.is_loopback()
+            && let Some(container) = container(host)
+        {
+            let name = container.name();
+            findings.push(
+                Finding::new(&ADDRESS, format!("{} is {name} itself, and no etcd runs in it", endpoint.url))
+                    .cause("localhost inside a container is not its host: etcd is reached by the name of its service.")
+                    .evidence(&endpoint.source, &endpoint.written)
+                    .fix("name etcd's service, for instance", set(endpoint, "http://etcd-service:2379"))
+                    .confidence(Confidence::Likely),
+            );
         }
         if let Err(Trouble::Stranger(said)) = told
             && said.contains("HTTPS server")
@@ -177,14 +180,6 @@ fn set(endpoint: &Endpoint, url: &str) -> String {
         Some(name) => format!("export {name}={url}"),
         None => format!("kvrail doctor --etcd {url}"),
     }
-}
-
-/// What kind of container this is, if it is one.
-fn container(host: &Host) -> Option<&'static str> {
-    if host.variable("KUBERNETES_SERVICE_HOST").is_some() {
-        return Some("pod");
-    }
-    (host.exists("/.dockerenv") || host.exists("/run/.containerenv")).then_some("container")
 }
 
 fn unreachable(host: &Host) -> Outcome {

@@ -81,13 +81,12 @@ Virtual machines show it when the hypervisor gave them NUMA nodes and no root br
 
 /// The topology, or why a check does not apply.
 fn topology(host: &Host) -> Result<Topology, Outcome> {
+    if seen::devices(host).is_empty() {
+        return Err(Outcome::NotApplicable("no RDMA device".into()));
+    }
     match host.topology() {
         Ok(topology) if topology.gpus().is_empty() => Err(Outcome::NotApplicable("no GPU".into())),
-        Ok(topology) if !topology.nics().iter().any(is_rdma) => {
-            Err(Outcome::NotApplicable("no RDMA device".into()))
-        }
         Ok(topology) => Ok(topology),
-        Err(Lack::Absent) => Err(Outcome::NotApplicable("no /sys".into())),
         Err(why) => Err(Outcome::Unknown(format!("/sys: {why}"))),
     }
 }
@@ -278,7 +277,10 @@ mod tests {
         .unwrap();
         let bundle = json!({
             "schema": "kvrail.bundle.v1", "complete": true,
-            "answers": {"topology": {"/sys": capture}, "file": {"/proc/cpuinfo": cpuinfo}, "acs": acs},
+            "answers": {
+                "directory": {"/sys/class/infiniband": ["rdmap79s0"]},
+                "topology": {"/sys": capture}, "file": {"/proc/cpuinfo": cpuinfo}, "acs": acs,
+            },
         });
         Host::replay(Bundle::parse(&bundle.to_string()).unwrap())
     }
@@ -307,7 +309,10 @@ mod tests {
             "/../kvrail-topology/fixtures/no-numa.capture"
         ))
         .unwrap();
-        let bundle = json!({"schema": "kvrail.bundle.v1", "complete": true, "answers": {"topology": {"/sys": capture}}});
+        let bundle = json!({
+            "schema": "kvrail.bundle.v1", "complete": true,
+            "answers": {"directory": {"/sys/class/infiniband": ["mlx5_0"]}, "topology": {"/sys": capture}},
+        });
         let found = numa(&Host::replay(Bundle::parse(&bundle.to_string()).unwrap()));
         assert!(!found.findings().is_empty(), "{found:?}");
     }

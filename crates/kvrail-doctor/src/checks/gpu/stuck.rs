@@ -248,6 +248,12 @@ mod tests {
             (state.index, state.used_mib, state.compute, state.uncorrected),
             ("3", Some(1024), "Prohibited", None)
         );
+        // As an H200 answers.
+        let state = State::parse("0, NVIDIA H200, 00000000:00:06.0, 0, 143771, Default, 0").unwrap();
+        assert_eq!(
+            (state.address, state.total_mib, state.uncorrected),
+            ("00000000:00:06.0", Some(143_771), Some(0))
+        );
         for line in ["", "No devices were found", "a, b, c, d, e, f, g", "1, 2"] {
             assert!(State::parse(line).is_none(), "{line}");
         }
