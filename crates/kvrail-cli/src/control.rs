@@ -20,7 +20,7 @@ use kvrail_report::{Environment, Fingerprint};
 /// First bytes on the wire.
 pub(crate) const MAGIC: [u8; 4] = *b"KVRB";
 /// Raised with every change that an older program would misread.
-pub(crate) const VERSION: u16 = 4;
+pub(crate) const VERSION: u16 = 5;
 /// Bytes of the preamble.
 pub(crate) const PREAMBLE_BYTES: usize = 8;
 /// Bytes of a frame's header.
@@ -181,6 +181,11 @@ pub(crate) enum Message {
         /// Writing the metadata, nanoseconds.
         export_ns: u64,
     },
+    /// Both sides of a probe: what only they say to each other.
+    Probe {
+        /// What.
+        word: Box<crate::doctor::probe::word::Word>,
+    },
     /// Both: the run is over, in order.
     Bye,
     /// Both: the run is over, because of this.
@@ -199,7 +204,8 @@ pub(crate) struct Hello {
     pub(crate) boot_id: String,
     /// Process id.
     pub(crate) pid: u32,
-    /// What this side is: `initiator` or `target`; between a conductor and its processes `conductor` or `player`.
+    /// What this side is: `initiator` or `target`; between a conductor and its processes `conductor` or `player`; of a probe
+    /// `prober` or `listener`.
     pub(crate) role: String,
     /// Its host.
     pub(crate) environment: Environment,

@@ -101,6 +101,8 @@ impl Link {
             "initiator" => "target",
             "target" => "initiator",
             "conductor" => "player",
+            "prober" => "listener",
+            "listener" => "prober",
             _ => "conductor",
         };
         let peer = format!("{other} {address}");
@@ -128,7 +130,8 @@ impl Link {
         if theirs.role != other {
             return Err(Failure::peer(format!("{peer} is a {}", theirs.role)));
         }
-        if theirs.program != hello.program {
+        // A probe finds out what differs; it compares no figures.
+        if theirs.program != hello.program && hello.role != "prober" && hello.role != "listener" {
             return Err(Failure::peer(format!(
                 "{peer} is kvrail {}, this is kvrail {}; their figures do not mix",
                 theirs.program, hello.program

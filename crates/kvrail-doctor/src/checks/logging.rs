@@ -29,7 +29,7 @@ NIXL at DEBUG and UCX at DATA do the same. A level that is set for one provider 
 };
 
 /// Variables with the levels that write per operation.
-const LEVELS: [(&str, &[&str]); 4] = [
+pub(crate) const LEVELS: [(&str, &[&str]); 4] = [
     ("FI_LOG_LEVEL", &["debug", "trace"]),
     (
         "UCX_LOG_LEVEL",
