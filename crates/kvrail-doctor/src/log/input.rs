@@ -28,8 +28,8 @@ pub enum NotRead {
 pub(super) fn text<'r>(mut from: Box<dyn Read + 'r>) -> Result<Box<dyn Read + 'r>, NotRead> {
     // Text in gzip; gzip in gzip is somebody's mistake, and binary.
     for may_unwrap in [true, false] {
-        let head = head(&mut *from)?;
-        let whole = Cursor::new(head.clone()).chain(from);
+        let (head, broke) = head(&mut *from)?;
+        let whole = Cursor::new(head.clone()).chain(Broke(broke)).chain(from);
         match kind(&head) {
             Kind::Gzip if may_unwrap => from = Box::new(MultiGzDecoder::new(whole)),
             Kind::Gzip | Kind::Binary => return Err(NotRead::Binary),
@@ -41,11 +41,24 @@ pub(super) fn text<'r>(mut from: Box<dyn Read + 'r>) -> Result<Box<dyn Read + 'r
     Err(NotRead::Binary)
 }
 
-/// The first bytes, as many as are asked for if there are so many, however they arrive.
-fn head(from: &mut dyn Read) -> std::io::Result<Vec<u8>> {
+/// The first bytes, as many as are asked for if there are so many, however they arrive; and why there are not more, if reading broke
+/// off after some: those count.
+fn head(from: &mut dyn Read) -> std::io::Result<(Vec<u8>, Option<std::io::Error>)> {
     let mut head = Vec::new();
-    from.take(SNIFF as u64).read_to_end(&mut head)?;
-    Ok(head)
+    match from.take(SNIFF as u64).read_to_end(&mut head) {
+        Ok(_) => Ok((head, None)),
+        Err(error) if head.is_empty() => Err(error),
+        Err(error) => Ok((head, Some(error))),
+    }
+}
+
+/// Fails once, if there is something to fail with.
+struct Broke(Option<std::io::Error>);
+
+impl Read for Broke {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
 }
 
 #[derive(PartialEq, Debug)]

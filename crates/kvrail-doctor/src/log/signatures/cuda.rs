@@ -34,7 +34,7 @@ Where nvidia-smi shows memory in use and no process, a process of an earlier run
     Signature {
         rule: Rule {
             id: "log-cuda-error",
-            title: "CUDA failed",
+            title: "a call of CUDA failed",
             cause: "A call to CUDA returned an error; errors of kernels are reported by whatever call comes next, so that the line is where it was noticed and not where it happened.",
             remedy: "See what the error means; run once with CUDA_LAUNCH_BLOCKING=1 to find the call that causes an illegal access.",
             story: "An error of CUDA ends the context: everything after it in the same process fails, transfers too. `illegal memory access` in a process that receives KV blocks may be the block's fault (an index that was \

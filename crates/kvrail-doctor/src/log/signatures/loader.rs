@@ -77,7 +77,7 @@ comes with the CUDA toolkit or a wheel, and its number must be the major version
         needle: Needle {
             literals: &["cannot open shared object file", " => not found"],
             pattern: r"(?P<library>lib(?:fabric|efa|ibverbs|rdmacm|mlx5|nl-\w+-200|uc[pstm](?:_\w+)?|cuda|cudart|nvidia-ml|hwloc|numa|gdrapi|nccl-net\w*|nccl|etcd-cpp-api|cpprest|grpc\+\+)[\w.+-]*\.so[\w.]*)(?: => not found|: cannot open shared object file)",
-            unless: &["NET/Plugin", "Ignore import error"],
+            unless: &["NET/Plugin", "Ignore import error", "couldn't load driver"],
         },
         confidence: Confidence::Certain,
         headline: "{library} is not found by the loader",
