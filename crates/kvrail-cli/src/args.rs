@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Topo(crate::topo::Topo),
     /// Find why transfers fail, hang or crawl here: evidence, cause and fix
     Doctor(Box<crate::doctor::Doctor>),
+    /// Write the settings with which an engine's KV caches travel well here
+    Config(Box<crate::config::Config>),
     /// Run a plan of benchmarks: resumed after an interruption, one report at the end
     #[command(subcommand)]
     Suite(crate::suite::Suite),

@@ -10,6 +10,7 @@ mod carriage;
 mod case;
 mod ceiling;
 mod conductor;
+mod config;
 mod control;
 mod control_path;
 mod doctor;
@@ -62,6 +63,7 @@ pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, Stri
         | Command::Compare(_)
         | Command::Topo(_)
         | Command::Doctor(_)
+        | Command::Config(_)
         | Command::Suite(_)
         | Command::Completions { .. } => Ok(0),
     }
@@ -83,6 +85,10 @@ pub fn main() -> ExitCode {
         Command::Compare(arguments) => report::compare(arguments),
         Command::Topo(arguments) => topo::main(arguments),
         Command::Doctor(arguments) => match doctor::main(arguments) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
+        Command::Config(arguments) => match config::main(arguments) {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },

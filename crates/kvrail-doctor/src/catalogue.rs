@@ -7,7 +7,7 @@ use crate::{checks, lint, log, probe};
 /// The checks of a host, in the order in which they are told.
 #[must_use]
 pub fn checks() -> Vec<&'static Check> {
-    checks::ALL.iter().flat_map(|area| area.iter()).collect()
+    checks::ALL.iter().flat_map(|area| area.checks).collect()
 }
 
 /// Every rule of every kind.
@@ -15,6 +15,13 @@ pub fn checks() -> Vec<&'static Check> {
 pub fn rules() -> Vec<&'static Rule> {
     let others = [lint::RULES, log::RULES, probe::RULES];
     checks().into_iter().map(|check| check.rule).chain(others.into_iter().flatten().copied()).collect()
+}
+
+/// The area that a rule is told under: that of its check, or the word of its kind.
+#[must_use]
+pub fn area(rule: &Rule) -> &'static str {
+    let area = checks::ALL.iter().find(|area| area.checks.iter().any(|check| check.rule.id == rule.id));
+    area.map_or(rule.kind.word(), |area| area.name)
 }
 
 /// The rule of an id.

@@ -13,6 +13,7 @@
 
 pub mod catalogue;
 pub mod checks;
+pub mod config;
 pub mod examine;
 pub mod finding;
 pub mod host;

@@ -95,13 +95,21 @@ impl fmt::Display for Confidence {
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Kind {
+    /// Its word: `host`, `lint`, `log`, `probe`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
             Self::Host => "host",
             Self::Lint => "lint",
             Self::Log => "log",
             Self::Probe => "probe",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
     }
 }

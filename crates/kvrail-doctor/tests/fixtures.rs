@@ -55,7 +55,7 @@ fn healthy() -> Value {
 fn found(bundle: &Value) -> (BTreeSet<String>, Vec<String>) {
     let host = Host::replay(Bundle::parse(&bundle.to_string()).unwrap());
     let examination = examine(&host, &catalogue::checks());
-    let found = examination.findings().into_iter().filter(|finding| finding.severity > Severity::Note);
+    let found = examination.findings().filter(|finding| finding.severity > Severity::Note);
     let unknown = examination.looked.iter().filter_map(|looked| match &looked.outcome {
         Outcome::Unknown(why) => Some(format!("{}: {why}", looked.rule.id)),
         _ => None,

@@ -12,15 +12,21 @@ pub mod transport;
 
 use crate::examine::Check;
 
+/// Checks that look at the same thing, under the word that stands for them in a summary.
+pub(crate) struct Area {
+    pub(crate) name: &'static str,
+    pub(crate) checks: &'static [Check],
+}
+
 /// All areas, in the order in which they are told.
-pub(crate) const ALL: &[&[Check]] = &[
-    install::CHECKS,
-    transport::CHECKS,
-    device::CHECKS,
-    gpu::CHECKS,
-    container::CHECKS,
-    limits::CHECKS,
-    logging::CHECKS,
-    etcd::CHECKS,
-    cloud::CHECKS,
+pub(crate) const ALL: &[Area] = &[
+    Area { name: "install", checks: install::CHECKS },
+    Area { name: "transport", checks: transport::CHECKS },
+    Area { name: "device", checks: device::CHECKS },
+    Area { name: "gpu", checks: gpu::CHECKS },
+    Area { name: "container", checks: container::CHECKS },
+    Area { name: "limits", checks: limits::CHECKS },
+    Area { name: "logging", checks: logging::CHECKS },
+    Area { name: "etcd", checks: etcd::CHECKS },
+    Area { name: "cloud", checks: cloud::CHECKS },
 ];
