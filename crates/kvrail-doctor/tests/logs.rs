@@ -9,7 +9,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use kvrail_doctor::log::{Logs, NotRead, RULES};
-use kvrail_doctor::{Confidence, Examination, Finding};
+use kvrail_doctor::render::Report;
+use kvrail_doctor::{Confidence, Finding};
 use proptest::prelude::*;
 
 fn fixtures(of: &str) -> Vec<(String, Vec<u8>)> {
@@ -24,14 +25,14 @@ fn fixtures(of: &str) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-fn examined(log: impl Read) -> Examination {
+fn read(log: impl Read) -> Report {
     let mut logs = Logs::new();
     logs.read("a.log", log).unwrap();
     logs.conclude()
 }
 
-fn ids(examination: &Examination) -> BTreeSet<String> {
-    examination.findings().iter().map(|finding| finding.rule.id.to_owned()).collect()
+fn ids(report: &Report) -> BTreeSet<String> {
+    report.told().iter().map(|told| told.finding.rule.id.to_owned()).collect()
 }
 
 /// The log of a broken fixture without its first line, and what that line says is found.
@@ -50,7 +51,7 @@ fn broken() -> Vec<(String, BTreeSet<String>, Vec<u8>)> {
 fn each_broken_log_is_found_for_what_is_broken_and_for_nothing_else() {
     let mut wrong = Vec::new();
     for (name, expected, log) in broken() {
-        let found = ids(&examined(&*log));
+        let found = ids(&read(&*log));
         if found != expected {
             wrong.push(format!("{name}: found {found:?}, not {expected:?}"));
         }
@@ -62,7 +63,7 @@ fn each_broken_log_is_found_for_what_is_broken_and_for_nothing_else() {
 fn healthy_logs_with_the_same_words_are_silent() {
     let mut wrong = Vec::new();
     for (name, log) in fixtures("healthy") {
-        let found = ids(&examined(&*log));
+        let found = ids(&read(&*log));
         if !found.is_empty() {
             wrong.push(format!("{name}: {found:?}"));
         }
@@ -79,13 +80,9 @@ fn every_rule_has_a_broken_log_and_a_healthy_twin() {
     }
 }
 
-fn the(examination: &Examination, id: &str) -> Finding {
-    (*examination
-        .findings()
-        .iter()
-        .find(|finding| finding.rule.id == id)
-        .unwrap_or_else(|| panic!("no {id}")))
-    .clone()
+fn the(report: &Report, id: &str) -> Finding {
+    let told = report.told().iter().find(|told| told.finding.rule.id == id);
+    told.unwrap_or_else(|| panic!("no {id}")).finding.clone()
 }
 
 fn evidence(finding: &Finding, source: &str) -> String {
@@ -100,7 +97,7 @@ fn a_failure_is_told_once_with_its_first_line_how_often_when_and_which_rails() {
             "2026-02-06 09:13:{n} libfabric_rail.cpp:712] CQ read failed on rail {rail} with error: Invalid argument password=hunter2\n"
         );
     }
-    let finding = the(&examined(log.as_bytes()), "log-rail-failed");
+    let finding = the(&read(log.as_bytes()), "log-rail-failed");
     let place = finding.location.clone().unwrap();
     assert_eq!((place.file.as_str(), place.line, finding.count), ("a.log", 2, 3));
     assert_eq!(finding.title, "operations failed on rail 3 and 28");
@@ -121,14 +118,13 @@ fn numbers_are_explained_and_consequences_are_told_after_their_cause() {
     let log = "libfabric:1:1760404169::efa:cq:x():1<warn> err: 22, message: Remote key (RKEY) not registered or does not match remote IOVA (7)\n\
 libfabric_rail.cpp:712] CQ read failed on rail 28 with error: Invalid argument\n\
 Oct  7 12:00:01 n kernel: NVRM: Xid (PCI:0000:53:00): 79, GPU has fallen off the bus.\n";
-    let examination = examined(log.as_bytes());
-    let xid = the(&examination, "log-gpu-xid");
+    let report = read(log.as_bytes());
+    let xid = the(&report, "log-gpu-xid");
     assert!(evidence(&xid, "xid 79").contains("only the host's restart"), "{xid:?}");
     assert_eq!(xid.confidence, Confidence::Certain);
-    let order: Vec<_> = examination.findings().iter().map(|finding| finding.rule.id).collect();
-    assert_eq!(order.last(), Some(&"log-rail-failed"));
-    let failed = the(&examination, "log-rail-failed");
-    assert_eq!(examination.cause_of(&failed).map(|rule| rule.id), Some("log-efa-remote-key"));
+    let failed = report.told().iter().find(|told| told.finding.rule.id == "log-rail-failed").unwrap();
+    let cause = &report.told()[failed.explained_by.unwrap()];
+    assert_eq!(cause.finding.rule.id, "log-efa-remote-key");
 }
 
 #[test]
@@ -153,7 +149,7 @@ fn a_line_longer_than_anything_held_is_read_and_found_across_every_border() {
     // Around the borders of the buffer of 1 MiB, and of the excerpts.
     for before in [0, 1, 2047, 2048, 1_046_500, 1_048_500, 1_048_576, 1_050_000, 2_097_100] {
         let line = format!("{}{needle}{}", "x ".repeat(before / 2), " y".repeat(700_000));
-        let finding = the(&examined(line.as_bytes()), "log-efa-remote-key");
+        let finding = the(&read(line.as_bytes()), "log-efa-remote-key");
         assert_eq!((finding.count, finding.location.unwrap().line), (1, 1), "{before}");
         assert!(finding.evidence[0].seen.len() < 500, "{before}: evidence is cut to a line");
     }
@@ -163,7 +159,7 @@ fn a_line_longer_than_anything_held_is_read_and_found_across_every_border() {
 fn counts_stay_right_where_every_line_is_one() {
     let log = "Releasing expired KV blocks for request a which were retrieved by 0 decode worker(s)\n"
         .repeat(300_000);
-    let finding = the(&examined(log.as_bytes()), "log-kv-expired");
+    let finding = the(&read(log.as_bytes()), "log-kv-expired");
     assert!(finding.count.abs_diff(300_000) <= 16, "{}", finding.count);
     assert!(evidence(&finding, "when").starts_with("about "), "{:?}", finding.evidence);
 }
@@ -229,14 +225,13 @@ proptest! {
         bytes in mixtures(),
         sizes in proptest::collection::vec(1usize..5000, 1..6),
     ) {
-        let read = |from: &mut dyn Read| {
+        let all = |from: &mut dyn Read| {
             let mut logs = Logs::new();
             let extent = logs.read("a.log", from);
-            let findings: Vec<_> = logs.conclude().findings().into_iter().cloned().collect();
-            (extent.map_err(|e| e.to_string()), findings)
+            (extent.map_err(|e| e.to_string()), logs.conclude().told().to_vec())
         };
-        let whole = read(&mut &*bytes);
-        let trickled = read(&mut Trickle { bytes: &bytes, sizes, next: 0 });
+        let whole = all(&mut &*bytes);
+        let trickled = all(&mut Trickle { bytes: &bytes, sizes, next: 0 });
         prop_assert_eq!(whole, trickled);
     }
 }

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod explain;
+mod log;
 mod telling;
 
 use std::path::{Path, PathBuf};
@@ -65,7 +66,10 @@ pub(crate) struct Patient {
 
 /// What else than this host can be looked at. Each part flattens [`Telling`] and ends with [`Telling::tell`].
 #[derive(Subcommand, Debug)]
-enum Part {}
+enum Part {
+    /// Known failures in logs of the engines, libraries and the kernel, each explained once
+    Log(log::Log),
+}
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 healthy (notes do not count); 1 something was found; 2 could not tell (a check that matters could not look, usage).";
@@ -79,13 +83,16 @@ Examples:
   kvrail doctor --bundle node7.json              also what the checks read, to look at elsewhere
   kvrail doctor --from node7.json                elsewhere
   kvrail doctor --format markdown                to paste into an issue
+  kvrail doctor log prefill.log decode.log       known failures in logs
 
 Exit codes: 0 healthy (notes do not count); 1 something was found; 2 could not tell (a check that matters could not look, usage).";
 
 /// Examines a host, or tells what is known.
 pub(crate) fn main(arguments: &Doctor) -> Result<ExitCode, Failure> {
     if let Some(part) = &arguments.part {
-        match *part {}
+        return match part {
+            Part::Log(arguments) => log::main(arguments),
+        };
     }
     let telling = &arguments.telling;
     if let Some(id) = &arguments.explain {

@@ -5,11 +5,13 @@
 //! lines are. Each failure is one [`Finding`](crate::Finding) with its first line, how often, from when to when; what only several lines
 //! say together (a backend that was asked for and never came up, packets that leave and never arrive) is judged at the end.
 
+use std::fmt;
 use std::io::Read;
+use std::time::Instant;
 
-use crate::examine::{Examination, Looked};
-use crate::finding::{Finding, Outcome};
-use crate::rule::Rule;
+use crate::finding::Finding;
+use crate::render::Report;
+use crate::rule::{Kind, Rule};
 
 mod codes;
 mod input;
@@ -33,8 +35,8 @@ pub const RULES: &[&Rule] = &signatures::RULES;
 pub struct Logs {
     engine: &'static Engine,
     files: Vec<File>,
-    buffer_bytes: usize,
-    begin: std::time::Instant,
+    unread: Vec<(String, String)>,
+    begin: Instant,
 }
 
 struct File {
@@ -61,49 +63,71 @@ impl Logs {
     /// None yet.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            engine: Engine::get(),
-            files: Vec::new(),
-            buffer_bytes: scan::BUFFER,
-            begin: std::time::Instant::now(),
-        }
+        Self { engine: Engine::get(), files: Vec::new(), unread: Vec::new(), begin: Instant::now() }
     }
 
     /// Reads one to its end. What stood before an error of reading counts.
     ///
     /// # Errors
-    /// It is no text, or cannot be read to its end.
+    /// It is no text, or cannot be read to its end: the report says so, too.
     pub fn read(&mut self, name: &str, from: impl Read) -> Result<Extent, NotRead> {
-        let mut text = input::text(Box::new(from))?;
-        let mut counted = scan::read(self.engine, &mut *text, self.buffer_bytes);
+        self.scan(name, Box::new(from)).inspect_err(|why| self.unread(name, why))
+    }
+
+    /// Notes a log that could not be read.
+    pub fn unread(&mut self, name: &str, why: &dyn fmt::Display) {
+        self.unread.push((name.into(), why.to_string()));
+    }
+
+    fn scan<'r>(&mut self, name: &str, from: Box<dyn Read + 'r>) -> Result<Extent, NotRead> {
+        let mut text = input::text(from)?;
+        let mut counted = scan::read(self.engine, &mut *text, scan::BUFFER);
         let broke = counted.broke.take();
-        let read = Extent { bytes: counted.bytes, lines: counted.lines };
+        let extent = Extent { bytes: counted.bytes, lines: counted.lines };
         self.files.push(File { name: name.into(), counted });
-        broke.map_or(Ok(read), |error| Err(error.into()))
+        broke.map_or(Ok(extent), |error| Err(error.into()))
     }
 
     /// What they say.
     #[must_use]
-    pub fn conclude(self) -> Examination {
+    pub fn conclude(self) -> Report {
+        let files = self.files.iter().map(|file| {
+            let scan::Counted { bytes, lines, .. } = file.counted;
+            serde_json::json!({ "file": file.name, "bytes": bytes, "lines": lines })
+        });
+        let data = serde_json::json!({ "logs": files.collect::<Vec<_>>() });
+        let report = Report::of_findings(Kind::Log, self.subject(), RULES, self.findings())
+            .took(self.begin.elapsed())
+            .data(data);
+        self.unread.iter().fold(report, |report, (what, why)| report.unread(what, why))
+    }
+
+    fn findings(&self) -> Vec<Finding> {
         let mut told: Vec<Finding> = Vec::new();
         for (index, signature) in signatures::all().enumerate() {
             let files = self.files.iter().filter_map(|file| {
                 let tally = file.counted.tallies.get(index)?;
                 (tally.count > 0).then_some((file.name.as_str(), tally))
             });
-            let seen = Seen { signature, logs: &self, told: &told, files: files.collect() };
+            let seen = Seen { signature, logs: self, told: &told, files: files.collect() };
             if seen.count() >= signature.least
                 && let Some(finding) = (signature.judge)(&seen, seen.finding())
             {
                 told.push(finding);
             }
         }
-        let looked = told.into_iter().map(|finding| Looked {
-            rule: finding.rule,
-            outcome: Outcome::Findings(vec![finding]),
-            took: std::time::Duration::ZERO,
-        });
-        Examination { looked: looked.collect(), took: self.begin.elapsed() }
+        told
+    }
+
+    /// What was read, in a few words.
+    fn subject(&self) -> String {
+        let bytes: u64 = self.files.iter().map(|file| file.counted.bytes).sum();
+        let lines = kvrail_report::units::grouped(self.lines());
+        let size = kvrail_report::units::about(bytes);
+        match self.files.as_slice() {
+            [one] => format!("{}, {lines} lines, {size}", one.name),
+            files => format!("{} logs, {lines} lines, {size}", files.len()),
+        }
     }
 
     /// Lines of all.

@@ -18,9 +18,13 @@ pub(super) const CONTEXT: usize = 2048;
 pub(super) const BUFFER: usize = 1 << 20;
 /// So many lines are looked at closer for one signature; of more, one of [`SAMPLE`], so that a log in which every line is one is
 /// read as fast as any other.
-const EXACT: u64 = 1 << 16;
+const EXACT: u64 = 1 << 14;
 /// Of so many lines one is looked at, beyond [`EXACT`].
 const SAMPLE: u64 = 16;
+
+/// Parts of a block that are looked at side by side, and their length.
+const LANES: usize = 4;
+const LANE: usize = 8192;
 
 const _: () = assert!(BUFFER >= 8 * CONTEXT, "most of the buffer must be new at each reading");
 
@@ -46,6 +50,7 @@ pub(super) fn read(engine: &Engine, from: &mut dyn Read, buffer_bytes: usize) ->
         state: engine.start,
         tallies: engine.needles.iter().map(|_| Tally::default()).collect(),
         scratch: Vec::new(),
+        hits: Default::default(),
     };
     let broke = scanner.run(from);
     let bytes = scanner.base + scanner.filled as u64;
@@ -69,6 +74,8 @@ struct Scanner<'e> {
     state: StateID,
     tallies: Vec<Tally>,
     scratch: Vec<u8>,
+    /// Where the automaton was in a state that ends a literal, by lane.
+    hits: [Vec<(usize, StateID)>; LANES],
 }
 
 impl Scanner<'_> {
@@ -106,30 +113,72 @@ impl Scanner<'_> {
         if until <= self.scanned {
             return;
         }
-        let engine = self.engine;
-        let automaton = &engine.automaton;
-        let mut state = self.state;
-        for at in self.scanned..until {
-            state = automaton.next_state(Anchored::No, state, self.buffer[at]);
-            if automaton.is_special(state) && automaton.is_match(state) {
-                for index in 0..automaton.match_len(state) {
-                    let literal = automaton.match_pattern(state, index).as_usize();
-                    self.hit(usize::from(engine.needle_of[literal]), at + 1);
+        // Away for as long as it is read from, so that what is found can be counted meanwhile.
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut hits = std::mem::take(&mut self.hits);
+        let there = &buffer[..self.filled];
+        while self.scanned < until {
+            let end = until.min(self.scanned + LANES * LANE);
+            if end - self.scanned == LANES * LANE && self.scanned >= self.engine.longest {
+                self.lanes(there, &mut hits);
+            } else {
+                self.one_lane(there, end, &mut hits);
+            }
+            self.scanned = end;
+            for (at, state) in hits.iter_mut().flat_map(|lane| lane.drain(..)) {
+                for index in 0..self.engine.automaton.match_len(state) {
+                    let literal = self.engine.automaton.match_pattern(state, index).as_usize();
+                    self.hit(there, usize::from(self.engine.needle_of[literal]), at + 1);
                 }
             }
         }
+        self.buffer = buffer;
+        self.hits = hits;
+    }
+
+    fn one_lane(&mut self, there: &[u8], end: usize, hits: &mut [Vec<(usize, StateID)>; LANES]) {
+        let automaton = &self.engine.automaton;
+        let mut state = self.state;
+        for (at, &byte) in there[..end].iter().enumerate().skip(self.scanned) {
+            state = automaton.next_state(Anchored::No, state, byte);
+            if automaton.is_special(state) && automaton.is_match(state) {
+                hits[0].push((at, state));
+            }
+        }
         self.state = state;
-        self.scanned = until;
+    }
+
+    /// Several parts side by side: each step of the automaton waits for the one before it, and a core has room for others meanwhile. A
+    /// state is what the last bytes were, no more of them than the longest literal has, so that a part can begin anywhere.
+    fn lanes(&mut self, there: &[u8], hits: &mut [Vec<(usize, StateID)>; LANES]) {
+        let automaton = &self.engine.automaton;
+        let begin: [usize; LANES] = std::array::from_fn(|lane| self.scanned + lane * LANE);
+        let mut states = [self.state; LANES];
+        for (state, begin) in states.iter_mut().zip(begin).skip(1) {
+            *state = there[begin - self.engine.longest..begin]
+                .iter()
+                .fold(self.engine.start, |state, &byte| automaton.next_state(Anchored::No, state, byte));
+        }
+        let parts: [&[u8; LANE]; LANES] = begin
+            .map(|begin| there[begin..begin + LANE].try_into().expect("the slice is as long as the array"));
+        for at in 0..LANE {
+            for lane in 0..LANES {
+                states[lane] = automaton.next_state(Anchored::No, states[lane], parts[lane][at]);
+                if automaton.is_special(states[lane]) && automaton.is_match(states[lane]) {
+                    hits[lane].push((begin[lane] + at, states[lane]));
+                }
+            }
+        }
+        self.state = states[LANES - 1];
     }
 
     /// A literal ends at `end`.
-    fn hit(&mut self, needle: usize, end: usize) {
+    fn hit(&mut self, there: &[u8], needle: usize, end: usize) {
         let tally = &mut self.tallies[needle];
         if self.base + end as u64 <= tally.settled {
             return;
         }
-        let there = &self.buffer[..self.filled];
-        let ahead = &there[end..self.filled.min(end + CONTEXT)];
+        let ahead = &there[end..there.len().min(end + CONTEXT)];
         let (stop, ends) = match memchr::memchr(b'\n', ahead) {
             Some(at) => (end + at, true),
             // Less than that is there at the end of the file only.

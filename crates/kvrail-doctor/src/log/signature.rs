@@ -89,6 +89,8 @@ pub(super) struct Engine {
     pub(super) needle_of: Vec<u16>,
     /// Those of the signatures, then those of the marks.
     pub(super) needles: Vec<Sharp>,
+    /// Length of the longest literal.
+    pub(super) longest: usize,
     /// Where the automaton begins.
     pub(super) start: aho_corasick::automaton::StateID,
 }
@@ -119,7 +121,8 @@ impl Engine {
             .expect("literals are fixed, and a test builds them");
         let start = automaton.start_state(Anchored::No).expect("it was built to be used unanchored");
         let needles = needles.into_iter().map(|needle| Sharp { needle, regex: OnceLock::new() }).collect();
-        Self { automaton, needle_of, needles, start }
+        let longest = literals.iter().map(|literal| literal.len()).max().unwrap_or(0);
+        Self { automaton, needle_of, needles, longest, start }
     }
 }
 
