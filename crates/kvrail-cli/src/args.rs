@@ -42,6 +42,12 @@ pub(crate) enum Command {
     Doctor(Box<crate::doctor::Doctor>),
     /// Write the settings with which an engine's KV caches travel well here
     Config(Box<crate::config::Config>),
+    /// Load libraries and say how it went: `kvrail doctor` starts this, since a library may crash the process that loads it
+    #[command(name = kvrail_doctor::host::LOAD, hide = true)]
+    TryToLoad {
+        /// In this order
+        libraries: Vec<PathBuf>,
+    },
     /// Run a plan of benchmarks: resumed after an interruption, one report at the end
     #[command(subcommand)]
     Suite(crate::suite::Suite),

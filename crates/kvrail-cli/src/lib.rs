@@ -64,6 +64,7 @@ pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, Stri
         | Command::Topo(_)
         | Command::Doctor(_)
         | Command::Config(_)
+        | Command::TryToLoad { .. }
         | Command::Suite(_)
         | Command::Completions { .. } => Ok(0),
     }
@@ -92,6 +93,7 @@ pub fn main() -> ExitCode {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
+        Command::TryToLoad { libraries } => doctor::load(libraries),
         Command::Suite(suite) => suite::main(suite),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());

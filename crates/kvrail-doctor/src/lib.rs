@@ -11,6 +11,7 @@
 //! Nothing here changes the host, except the module that mends, which keeps what it replaces.
 #![forbid(unsafe_code)]
 
+mod aws;
 pub mod catalogue;
 pub mod checks;
 pub mod config;

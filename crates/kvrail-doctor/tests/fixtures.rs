@@ -45,6 +45,9 @@ fn merge(onto: &mut Value, patch: &Value) {
 
 fn healthy() -> Value {
     let mut whole = json!({ "schema": "kvrail.bundle.v1", "complete": true });
+    // What `/sys` says of its NUMA nodes, PCIe tree, GPUs and NICs is a fixture already.
+    let sys = concat!(env!("CARGO_MANIFEST_DIR"), "/../kvrail-topology/fixtures/p5.capture");
+    whole["answers"]["topology"]["/sys"] = std::fs::read_to_string(sys).unwrap().into();
     for part in files("p5-healthy") {
         merge(&mut whole, &json_of(&part));
     }
@@ -67,6 +70,32 @@ fn found(bundle: &Value) -> (BTreeSet<String>, Vec<String>) {
 fn a_healthy_node_is_silent() {
     let (found, unknown) = found(&healthy());
     assert!(found.is_empty() && unknown.is_empty(), "found {found:?}, could not tell {unknown:?}");
+}
+
+/// A check for which the healthy node has nothing to look at would be silent about every node.
+#[test]
+fn what_is_installed_on_the_healthy_node_is_looked_at() {
+    let host = Host::replay(Bundle::parse(&healthy().to_string()).unwrap());
+    let ids = [
+        "nixl-missing",
+        "cuda-major-mismatch",
+        "plugin-libfabric-too-old",
+        "nixl-core-libraries-hidden",
+        "plugin-library-missing",
+        "plugin-not-loadable",
+        "bundled-efa-libraries",
+        "duplicate-libraries",
+        "rdma-provider-abi",
+        "efa-driver-libfabric-mismatch",
+        "nixl-not-usable",
+        "nixl-crash-at-exit",
+        "nixl-default-backend",
+        "library-not-loadable",
+    ];
+    let checks = catalogue::select(&ids.map(String::from)).unwrap();
+    for looked in examine(&host, &checks).looked {
+        assert!(matches!(looked.outcome, Outcome::Healthy(_)), "{}: {:?}", looked.rule.id, looked.outcome);
+    }
 }
 
 #[test]

@@ -141,3 +141,8 @@ impl Patient {
 fn named(path: &Path) -> String {
     path.display().to_string()
 }
+
+/// Loads libraries in this process, which was started for that, and says how it went. A crash says it otherwise.
+pub(crate) fn load(libraries: &[PathBuf]) -> Result<(), Failure> {
+    crate::sink::print(&kvrail_doctor::host::load_here(libraries))
+}

@@ -20,7 +20,7 @@ pub enum Backend {
 }
 
 /// Rules whose findings mean that nothing of NIXL can be loaded.
-const NIXL: [&str; 2] = ["nixl-missing", "cuda-major-mismatch"];
+const NIXL: [&str; 3] = ["nixl-missing", "nixl-not-usable", "cuda-major-mismatch"];
 /// Rules about one plugin, whose name their findings say.
 const PLUGIN: [&str; 3] =
     ["plugin-libfabric-too-old", "plugin-library-missing", "nixl-core-libraries-hidden"];

@@ -93,7 +93,11 @@ impl Bundle {
             kvrail: env!("CARGO_PKG_VERSION").into(),
             taken,
             complete: false,
-            scope,
+            scope: Scope {
+                python: scope.python.iter().map(|path| redact::text(path)).collect(),
+                etcd: scope.etcd.iter().map(|url| redact::text(url)).collect(),
+                instance: scope.instance.as_deref().map(redact::text),
+            },
             variables: variables.iter().map(hidden).collect(),
             answers,
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kvrail_sys::elf::Elf;
+use kvrail_sys::tables::Tables;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Host, Lack, Live, Question};
@@ -16,6 +16,9 @@ const KEPT: [&str; 6] = [
     "nixl_capi_create_agent",
     "efadv_query_device",
 ];
+
+/// How the libraries are called that have them.
+const KEPT_IN: [&str; 5] = ["libfabric", "libucp", "libibverbs", "libnixl_capi", "libefa"];
 
 /// The parts of a shared library that decide whether it can be loaded, and what it is.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -81,13 +84,13 @@ impl Host {
     /// # Errors
     /// Why they cannot be read; [`Lack::Failed`] with the parser's words for what is no 64-bit ELF library.
     pub fn elf(&self, path: &str) -> Answer<ElfFacts> {
-        self.ask(&Tables(path))
+        self.ask(&OfLibrary(path))
     }
 }
 
-struct Tables<'a>(&'a str);
+struct OfLibrary<'a>(&'a str);
 
-impl Question for Tables<'_> {
+impl Question for OfLibrary<'_> {
     const SECTION: &'static str = "elf";
     type Answer = ElfFacts;
 
@@ -97,28 +100,29 @@ impl Question for Tables<'_> {
 
     fn ask(&self, live: &Live) -> Answer<ElfFacts> {
         let path = live.path(self.0);
-        let bytes = path.metadata()?.len();
-        let elf = Elf::read(&path).map_err(|error| Lack::Failed(error.why))?;
-        let mut versions: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        for import in elf.imports.iter().filter(|import| !import.weak) {
-            if let (Some(library), Some(version)) = (&import.library, &import.version) {
-                versions.entry(library).or_default().insert(version.clone());
-            }
+        let metadata = path.metadata()?;
+        if !metadata.is_file() {
+            return Err(Lack::Failed("not a file".into()));
         }
-        let needed = elf.needed.iter().map(|name| Needed {
+        let has_kept = |soname: &str| KEPT_IN.iter().any(|name| soname.starts_with(name));
+        let tables = Tables::read(&path, &KEPT, has_kept).map_err(|error| Lack::Failed(error.why))?;
+        let mut versions: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        for (library, version) in &tables.requires {
+            versions.entry(library).or_default().insert(version.clone());
+        }
+        let needed = tables.needed.iter().map(|name| Needed {
             name: name.clone(),
             versions: versions.get(name.as_str()).cloned().unwrap_or_default(),
         });
-        let exported = |symbol: &&str| elf.exports.iter().any(|(name, _)| name == symbol);
         Ok(ElfFacts {
-            machine: elf.machine,
+            machine: tables.machine,
             needed: needed.collect(),
-            symbols: KEPT.iter().filter(|symbol| exported(symbol)).map(ToString::to_string).collect(),
-            soname: elf.soname,
-            rpath: elf.rpath,
-            runpath: elf.runpath,
-            versions: elf.versions,
-            bytes,
+            symbols: tables.symbols,
+            soname: tables.soname,
+            rpath: tables.rpath,
+            runpath: tables.runpath,
+            versions: tables.defines,
+            bytes: metadata.len(),
         })
     }
 }

@@ -1,8 +1,10 @@
 //! Questions about files: their text, what a directory has, what a path is.
 
+use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -139,13 +141,7 @@ impl Question for What<'_> {
     fn ask(&self, live: &Live) -> Answer<Entry> {
         let path = live.path(self.0);
         let metadata = path.metadata()?;
-        let kind = metadata.file_type();
-        let kind = match () {
-            () if kind.is_file() => EntryKind::File,
-            () if kind.is_dir() => EntryKind::Directory,
-            () if kind.is_char_device() || kind.is_block_device() => EntryKind::Device,
-            () => EntryKind::Other,
-        };
+        let kind = kind(&metadata);
         let real = path.canonicalize()?;
         Ok(Entry {
             kind,
@@ -154,6 +150,21 @@ impl Question for What<'_> {
             uid: metadata.uid(),
             bytes: metadata.len(),
         })
+    }
+}
+
+/// What is at a path, links followed.
+pub(super) fn kind_of(path: &Path) -> Answer<EntryKind> {
+    Ok(kind(&path.metadata()?))
+}
+
+fn kind(metadata: &Metadata) -> EntryKind {
+    let kind = metadata.file_type();
+    match () {
+        () if kind.is_file() => EntryKind::File,
+        () if kind.is_dir() => EntryKind::Directory,
+        () if kind.is_char_device() || kind.is_block_device() => EntryKind::Device,
+        () => EntryKind::Other,
     }
 }
 

@@ -83,15 +83,7 @@ impl Question for Request<'_> {
         if !live.is_here() {
             return Err(Lack::Failed("nothing is asked of the network for another root".into()));
         }
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .timeout_global(Some(self.patience.unwrap_or(live.patience())))
-            .http_status_as_error(false)
-            // What is diagnosed is this host's way to the server, not a proxy's.
-            .proxy(None)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .build()
-            .into();
+        let agent = agent(self.patience.unwrap_or(live.patience()));
         let sent = match self.method {
             Method::Get => with(agent.get(self.url), self.headers).call(),
             Method::Put => with(agent.put(self.url), self.headers).send(self.body),
@@ -99,16 +91,35 @@ impl Question for Request<'_> {
         };
         let mut answer = sent.map_err(lack)?;
         let status = answer.status().as_u16();
-        let body = answer.body_mut().with_config().limit(BODY_BYTES_MAX).lossy_utf8(true).read_to_string();
-        Ok(HttpAnswer { status, body: body.map_err(lack)? })
+        Ok(HttpAnswer { status, body: body(&mut answer)? })
     }
+}
+
+/// What sends requests, each by a deadline.
+pub(super) fn agent(patience: Duration) -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .timeout_global(Some(patience))
+        .http_status_as_error(false)
+        // What is diagnosed is this host's way to the server, not a proxy's.
+        .proxy(None)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .build()
+        .into()
+}
+
+/// The bounded body of an answer.
+pub(super) fn body(answer: &mut ureq::http::Response<ureq::Body>) -> Answer<String> {
+    let text = answer.body_mut().with_config().limit(BODY_BYTES_MAX).lossy_utf8(true).read_to_string();
+    text.map_err(lack)
 }
 
 fn with<T>(request: ureq::RequestBuilder<T>, headers: &[(&str, &str)]) -> ureq::RequestBuilder<T> {
     headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
 }
 
-fn lack(error: ureq::Error) -> Lack {
+/// Why there was no answer.
+pub(super) fn lack(error: ureq::Error) -> Lack {
     match error {
         ureq::Error::Timeout(_) => Lack::Late,
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => Lack::Late,

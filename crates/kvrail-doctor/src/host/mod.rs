@@ -3,15 +3,21 @@
 //! A check asks a [`Question`]; the answer is taken from the running system or from a bundle, once, and remembered. Since
 //! checks see the world through nothing else, the answers that were given are all that is needed to run them again elsewhere.
 
+mod acs;
 mod bundle;
 mod elf;
+mod etcd;
 mod files;
 mod http;
+mod instance;
 mod live;
+mod load;
+mod open;
 mod run;
 mod topology;
 
-use std::collections::BTreeMap;
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -19,11 +25,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use acs::AcsRegisters;
 pub use bundle::{Bundle, BundleError, SCHEMA};
 pub use elf::{ElfFacts, Needed};
+pub use etcd::{EtcdKey, EtcdKeys};
 pub use files::{Entry, EntryKind};
 pub use http::HttpAnswer;
+pub use instance::{InstanceFacts, InterfaceFacts};
 pub use live::Live;
+pub use load::{LOAD, Loaded, PythonTrial, Reached, load_here};
 pub use run::Ran;
 
 /// Why there is no answer.
@@ -99,6 +109,7 @@ pub struct Scope {
 }
 
 type Slot = Arc<OnceLock<Answer<Value>>>;
+type Derived = Arc<OnceLock<Arc<dyn Any + Send + Sync>>>;
 
 /// A host: answers questions, each once.
 #[derive(Debug)]
@@ -108,6 +119,8 @@ pub struct Host {
     variables: BTreeMap<String, String>,
     /// By section and key.
     answers: Mutex<BTreeMap<(&'static str, String), Slot>>,
+    /// What was made out of answers, by its type.
+    derived: Mutex<HashMap<TypeId, Derived>>,
 }
 
 #[derive(Debug)]
@@ -121,14 +134,26 @@ impl Host {
     #[must_use]
     pub fn live(live: Live, scope: Scope) -> Self {
         let variables = live.variables().clone();
-        Self { source: Source::Live(live), scope, variables, answers: Mutex::default() }
+        Self {
+            source: Source::Live(live),
+            scope,
+            variables,
+            answers: Mutex::default(),
+            derived: Mutex::default(),
+        }
     }
 
     /// The host that a bundle was taken on.
     #[must_use]
     pub fn replay(bundle: Bundle) -> Self {
         let (scope, variables) = (bundle.scope.clone(), bundle.variables.clone());
-        Self { source: Source::Bundle(bundle), scope, variables, answers: Mutex::default() }
+        Self {
+            source: Source::Bundle(bundle),
+            scope,
+            variables,
+            answers: Mutex::default(),
+            derived: Mutex::default(),
+        }
     }
 
     /// What the user said about what is to be looked at.
@@ -173,6 +198,17 @@ impl Host {
         let value = value.as_ref().map_err(Clone::clone)?;
         Q::Answer::deserialize(value)
             .map_err(|error| Lack::Failed(format!("an answer of another shape in the bundle: {error}")))
+    }
+
+    /// What several checks make out of answers: made by the first that wants it, for all.
+    pub(crate) fn once<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> Arc<T> {
+        let slot = {
+            let mut derived = self.derived.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(derived.entry(TypeId::of::<T>()).or_default())
+        };
+        let made: &Arc<dyn Any + Send + Sync> = slot.get_or_init(|| Arc::new(make(self)));
+        let made = Arc::clone(made).downcast::<T>();
+        made.unwrap_or_else(|_| unreachable!("it is kept under its own type"))
     }
 
     /// Everything that was asked so far with its answer, secrets taken out: what [`Host::replay`] needs to say the same elsewhere.

@@ -109,7 +109,8 @@ pub(crate) fn ended(mut command: Command, patience: Duration) -> Answer<Ran> {
             Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
             Ok(None) => {
                 let _ = kill();
-                let _ = child.wait();
+                // A process that hangs in a driver (a stuck GPU's nvidia-smi) is not ended by a signal, and is not waited for here.
+                std::thread::spawn(move || child.wait());
                 return Err(Lack::Late);
             }
             Err(error) => return Err(error.into()),

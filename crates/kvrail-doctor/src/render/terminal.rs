@@ -129,16 +129,21 @@ impl Page {
     }
 
     fn evidence(&mut self, finding: &Finding) {
-        let shown = if self.manner.verbose { finding.evidence.len() } else { EVIDENCE_SHORT };
-        for evidence in finding.evidence.iter().take(shown) {
-            let seen = if self.manner.verbose {
-                evidence.seen.clone()
-            } else {
-                cut(&evidence.seen, EVIDENCE_CHARACTERS)
-            };
-            self.labelled("saw:", &format!("{}: {seen}", evidence.source));
+        // What one place showed is told in one go: a path is long.
+        let mut places: Vec<(&str, Vec<&str>)> = Vec::new();
+        for evidence in &finding.evidence {
+            match places.last_mut() {
+                Some((source, seen)) if *source == evidence.source => seen.push(&evidence.seen),
+                _ => places.push((&evidence.source, vec![&evidence.seen])),
+            }
         }
-        let more = finding.evidence.len().saturating_sub(shown);
+        let shown = if self.manner.verbose { places.len() } else { EVIDENCE_SHORT };
+        for (source, seen) in places.iter().take(shown) {
+            let seen = seen.join("; ");
+            let seen = if self.manner.verbose { seen } else { cut(&seen, EVIDENCE_CHARACTERS) };
+            self.labelled("saw:", &format!("{source}: {seen}"));
+        }
+        let more = places.len().saturating_sub(shown);
         if more > 0 {
             self.labelled("", &format!("and {more} more (--verbose)"));
         }
@@ -334,7 +339,7 @@ mod tests {
         for said in [
             "third: not told",
             "error[fails]: transfers hang",
-            "because: root (above)",
+            "because:  root (above)",
             "✓ note: fine",
             "? slow: permission denied",
         ] {

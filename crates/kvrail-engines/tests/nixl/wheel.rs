@@ -24,7 +24,7 @@ pub(crate) fn nixl_on_libfabric(test: &str) -> Option<(PathBuf, PathBuf)> {
     had(test, install("nixl-libfabric", ON_LIBFABRIC).and_then(|root| Ok((root.clone(), stand_ins(&root)?))))
 }
 
-fn had<T>(test: &str, got: Result<T, String>) -> Option<T> {
+pub(crate) fn had<T>(test: &str, got: Result<T, String>) -> Option<T> {
     match got {
         Ok(got) => Some(got),
         Err(why) => {
@@ -40,7 +40,7 @@ pub(crate) fn skip(what: &str) {
     let _ = std::io::stderr().write_all(format!("skipped: {what}\n").as_bytes());
 }
 
-fn install(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
+pub(crate) fn install(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     // Written last: an installation that was interrupted is not taken for a whole one.
     let (whole, wanted) = (root.join(".whole"), packages.join(" "));
@@ -60,7 +60,7 @@ fn install(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
 }
 
 /// CUDA's driver has no place on a host without a GPU; the plugin only needs that three functions exist.
-fn stand_ins(root: &Path) -> Result<PathBuf, String> {
+pub(crate) fn stand_ins(root: &Path) -> Result<PathBuf, String> {
     let directory = root.join("stand-ins");
     fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benchsuite/no_cuda.c");

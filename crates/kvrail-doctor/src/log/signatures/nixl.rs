@@ -106,7 +106,7 @@ or a secondary address range.",
             title: "an agent has too many peers for NIXL's libfabric backend",
             cause: "The backend numbers its peers with 8 bits: beyond 256 agents none can be added.",
             remedy: "Restart agents that keep dead peers, or connect fewer: one agent for each host or rank group.",
-            story: "`Cannot add agent …: agent index 256 exceeds 8-bit wire limit`. Agents that came and went count too, until the process is restarted: an autoscaled deployment reaches the limit after days.",
+            story: "`Cannot add agent …: agent index 256 exceeds 8-bit wire limit`. Agents that came and went count too, until the process is restarted: an autoscaled deployment reaches the limit after days, and new workers then cannot be given KV caches while old ones serve on.",
             references: &[NIXL_LIBFABRIC],
             ..RULE
         },
