@@ -161,6 +161,8 @@ impl Scanner<'_> {
         }
         let parts: [&[u8; LANE]; LANES] = begin
             .map(|begin| there[begin..begin + LANE].try_into().expect("the slice is as long as the array"));
+        // Byte by byte of all parts, not part by part: that is what the parts are for.
+        #[allow(clippy::needless_range_loop)]
         for at in 0..LANE {
             for lane in 0..LANES {
                 states[lane] = automaton.next_state(Anchored::No, states[lane], parts[lane][at]);

@@ -23,6 +23,9 @@ pub(super) struct Needle {
     pub(super) unless: &'static [&'static str],
 }
 
+/// What a value of a capture means, where that is known.
+pub(super) type Meaning = fn(&str) -> Option<&'static str>;
+
 /// A known failure, and the lines that name it.
 pub(super) struct Signature {
     /// What is known of it.
@@ -38,7 +41,7 @@ pub(super) struct Signature {
     /// What to do and what to type (or nothing), with captures in braces; without those whose captures were never seen.
     pub(super) steps: &'static [(&'static str, &'static str)],
     /// What the values of a capture mean.
-    pub(super) meaning: Option<(&'static str, fn(&str) -> Option<&'static str>)>,
+    pub(super) meaning: Option<(&'static str, Meaning)>,
     /// What the rest of the log says about it: may say more, or that it is none.
     pub(super) judge: fn(&Seen<'_>, Finding) -> Option<Finding>,
 }
