@@ -2,6 +2,8 @@
 
 mod bundle;
 mod explain;
+
+mod log;
 pub(crate) mod probe;
 mod telling;
 
@@ -69,6 +71,8 @@ pub(crate) struct Patient {
 enum Part {
     /// Small verified transfers with another host over every rail, and what is wrong between the two
     Probe(Box<probe::Probe>),
+    /// Known failures in logs of the engines, libraries and the kernel, each explained once
+    Log(log::Log),
 }
 
 const EXIT_CODES: &str = "\
@@ -84,6 +88,7 @@ Examples:
   kvrail doctor --from node7.json                elsewhere
   kvrail doctor --format markdown                to paste into an issue
   kvrail doctor probe node-2                     every rail between this host and another
+  kvrail doctor log prefill.log decode.log       known failures in logs
 
 Exit codes: 0 healthy (notes do not count); 1 something was found; 2 could not tell (a check that matters could not look, usage).";
 
@@ -92,6 +97,7 @@ pub(crate) fn main(arguments: &Doctor) -> Result<ExitCode, Failure> {
     if let Some(part) = &arguments.part {
         return match part {
             Part::Probe(probe) => probe::main(probe),
+            Part::Log(arguments) => log::main(arguments),
         };
     }
     let telling = &arguments.telling;
