@@ -16,6 +16,7 @@ pub mod checks;
 pub mod examine;
 pub mod finding;
 pub mod host;
+pub mod known;
 pub mod lint;
 pub mod log;
 pub mod probe;
