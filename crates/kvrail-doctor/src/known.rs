@@ -295,7 +295,10 @@ pub const KV_TRANSFER_KEYS: &[&str] = &[
 pub const KV_CONNECTORS: &[&str] = &[
     "DecodeBenchConnector",
     "ExampleConnector",
+    "ExampleHiddenStatesConnector",
     "FlexKVConnectorV1",
+    "HF3FSKVConnector",
+    "LMCacheConnector",
     "LMCacheConnectorV1",
     "LMCacheMPConnector",
     "MooncakeConnector",

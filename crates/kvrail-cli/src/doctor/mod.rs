@@ -1,10 +1,12 @@
 //! `kvrail doctor`: why transfers fail, hang or crawl here. What is known and how it is looked at is in the crate `kvrail-doctor`.
 
+mod lint;
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use kvrail_doctor::host::{Live, Scope};
 use kvrail_doctor::render::{self, Manner};
 use kvrail_doctor::{Host, catalogue, examine};
@@ -13,8 +15,10 @@ use crate::failure::Failure;
 
 /// What is looked at, and how it is told.
 #[derive(Args, Debug)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(crate) struct Doctor {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Run only these checks, comma-separated
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     check: Vec<String>,
@@ -29,15 +33,27 @@ pub(crate) struct Doctor {
     verbose: bool,
 }
 
+/// What else is looked at than this host.
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Find the mistakes in manifests, job scripts and engine settings, each with its line and the corrected text
+    Lint(lint::Lint),
+}
+
 const EXAMPLES: &str = "\
 Examples:
   kvrail doctor                         this host
   kvrail doctor --check memlock         one check
+  kvrail doctor lint pods.yaml run.sh   mistakes in what deploys it
 
 Exit codes: 0 healthy; 1 something was found; 2 could not tell.";
 
 /// Examines this host.
 pub(crate) fn main(arguments: &Doctor) -> Result<ExitCode, Failure> {
+    match &arguments.command {
+        Some(Command::Lint(arguments)) => return lint::main(arguments),
+        None => {}
+    }
     let checks = catalogue::select(&arguments.check).map_err(Failure::usage)?;
     let mut live = Live::new();
     if let Ok(program) = std::env::current_exe() {

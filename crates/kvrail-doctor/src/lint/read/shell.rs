@@ -71,6 +71,8 @@ pub struct Command {
     pub output: Option<String>,
     /// Whether it is the last of its list that runs in the background.
     pub background: bool,
+    /// Whether it stands in a loop.
+    pub looped: bool,
 }
 
 impl Command {
@@ -108,7 +110,7 @@ fn collect(text: &Text, depth: usize, commands: &mut Vec<Command>) {
     if depth > DEPTH_MAX {
         return;
     }
-    let mut reader = Reader { text, source: text.as_str(), offset: 0, documents: Vec::new() };
+    let mut reader = Reader { text, source: text.as_str(), offset: 0, documents: Vec::new(), loops: 0 };
     while commands.len() < COMMANDS_MAX {
         let Some(command) = reader.command() else { break };
         let inner = script_of(&command);
@@ -142,6 +144,8 @@ struct Reader<'a> {
     offset: usize,
     /// Here-documents whose first line has not come yet: what ends them, and whether tabs before lines are left out.
     documents: Vec<(String, bool)>,
+    /// Loops that have begun and not ended.
+    loops: usize,
 }
 
 impl Reader<'_> {
@@ -363,11 +367,17 @@ impl Reader<'_> {
         word.text.push(self.text, begin..self.offset);
     }
 
-    fn add(&self, command: &mut Command, word: Word) {
+    fn add(&mut self, command: &mut Command, word: Word) {
         if word.is_empty() {
             return;
         }
         let prefix = command.words.is_empty();
+        if prefix && matches!(word.str(), "while" | "until" | "for") {
+            self.loops += 1;
+        } else if prefix && word.str() == "done" {
+            self.loops = self.loops.saturating_sub(1);
+        }
+        command.looped |= self.loops > 0;
         if prefix
             && (matches!(
                 word.str(),
