@@ -306,18 +306,14 @@ impl Extractor {
             if let Some(name) = entry.get("name").and_then(|name| name.text()) {
                 variables.push(Variable {
                     name: name.as_str().to_owned(),
-                    value: entry
-                        .get("value")
-                        .and_then(|value| value.text())
-                        .map(|text| kubernetes_word(text)),
+                    value: entry.get("value").and_then(|value| value.text()).map(kubernetes_word),
                     at: name.start(),
                     expansion: Expansion::Kubernetes,
                 });
             }
         }
         let words = ["command", "args"].iter().filter_map(|key| node.get(key)).flat_map(|list| list.items());
-        let words: Vec<Word> =
-            words.filter_map(|item| item.text().map(|text| kubernetes_word(text))).collect();
+        let words: Vec<Word> = words.filter_map(|item| item.text().map(kubernetes_word)).collect();
         let mut commands = Vec::new();
         if !words.is_empty() {
             let command = Command { words, ..Command::default() };

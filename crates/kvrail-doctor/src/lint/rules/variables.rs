@@ -287,7 +287,7 @@ fn ucx_tls(look: &mut Look<'_>, workload: &Workload, variable: &Variable, value:
     let tcp = parts().any(|name| name == "tcp" || name.starts_with("tcp:"));
     // On one host such a list is right; TCP alone may be all that there is.
     let engines = workload.engines.len();
-    if tcp && !devices || !tcp && !devices && engines > 1 {
+    if !devices && (tcp || engines > 1) {
         return;
     }
     let title = if tcp {
