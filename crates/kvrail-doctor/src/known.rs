@@ -220,7 +220,10 @@ pub fn meant_variable(name: &str) -> Option<&'static str> {
         }
         None => return None,
     };
-    let near = candidates.into_iter().map(|known| (strsim::damerau_levenshtein(known, &folded), known));
+    let near = candidates
+        .into_iter()
+        .filter(|known| known.len().abs_diff(folded.len()) <= distance_max)
+        .map(|known| (strsim::damerau_levenshtein(known, &folded), known));
     near.filter(|(distance, known)| *distance <= distance_max.min(known.len() / 4))
         .min()
         .map(|(_, known)| known)

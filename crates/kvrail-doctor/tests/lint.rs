@@ -144,6 +144,50 @@ fn a_mistake_that_is_repeated_ten_thousand_times_does_not_fill_the_screen() {
     assert_eq!(report.findings.iter().map(|finding| finding.count).sum::<u64>(), 10_000);
 }
 
+#[test]
+fn hostile_files_take_no_longer_than_long_ones() {
+    let full = |piece: &str| piece.repeat((1 << 20) / piece.len());
+    let pods = full(
+        "---\napiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, resources: {limits: {vpc.amazonaws.com/efa: 1}}}]}\n",
+    );
+    let engine = "vllm serve m --kv-transfer-config '{\"kv_connector\":\"NixlConnector\",\"kv_role\":\"kv_producer\"}' &\n";
+    let hostile = [
+        ("one line of JSON", format!("{{\"a\": [{}1]}}", full("\"b c\", "))),
+        ("one line of shell", full("a'b'c\\d ")),
+        ("one word", full("'a'b")),
+        ("substitutions", full("$(a ")),
+        ("braces", full("${")),
+        ("back quotes", full("a`b ")),
+        ("here-documents", full("cat <<A\n")),
+        ("assignments", full("export LD_LIBRARY_PATH=/usr/lib:/opt/amazon/efa/lib\n")),
+        ("engines", full(engine)),
+        ("roles", full(&format!("{engine}{}", engine.replace("producer", "consumer")))),
+        ("pods", pods),
+        ("flow sequences", full("[")),
+        ("plain lines", full("a: b\n- c\n")),
+        ("keys", full("a: {b: c}\n")),
+        ("folded", format!("a: >-\n{}", full("  b c\n"))),
+        ("literal", format!("a: |\n{}", full("  b c\n"))),
+        ("quoted", format!("a: \"{}\"", full("b\\tc "))),
+        ("anchors", full("- &a b\n- *a\n")),
+        ("comments", full("# x\n")),
+        ("tabs", full("\t")),
+        ("batch", full("#SBATCH -N1 --ntasks=2\n")),
+        ("environment", full("FI_PROVDER=efa\n")),
+    ];
+    let mut slow = Vec::new();
+    for (what, text) in hostile {
+        let begin = std::time::Instant::now();
+        let report = lint::lint(&[Source { name: "f".into(), text }], None);
+        let took = begin.elapsed();
+        eprintln!("{what}: {took:?}, {} findings, {} errors", report.findings.len(), report.errors.len());
+        if took.as_secs() >= 5 {
+            slow.push(format!("{what}: {took:?}"));
+        }
+    }
+    assert!(slow.is_empty(), "{slow:?}");
+}
+
 /// Pieces of which such files are made, and of which broken ones are.
 fn pieces() -> impl Strategy<Value = String> {
     let pieces = prop::sample::select(vec![

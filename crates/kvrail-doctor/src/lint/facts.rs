@@ -147,6 +147,12 @@ impl Workload {
         self.variable(name)?.literal()
     }
 
+    /// Variables that are set for single commands.
+    pub fn scoped(&self) -> impl Iterator<Item = Variable> {
+        let single = self.commands.iter().filter(|command| !command.assigns_for_good());
+        single.flat_map(|command| command.assignments.iter().map(Variable::from))
+    }
+
     /// Whether one of its commands runs a program.
     #[must_use]
     pub fn runs(&self, program: &str) -> bool {

@@ -8,7 +8,7 @@ use super::text::{Position, Text};
 /// Scripts within scripts (`bash -c`), here-documents within here-documents.
 const DEPTH_MAX: usize = 6;
 /// Commands of one file. What stands behind them is not looked at.
-const COMMANDS_MAX: usize = 100_000;
+pub const COMMANDS_MAX: usize = 20_000;
 
 /// A word of a command, without its quotes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -88,6 +88,13 @@ impl Command {
     #[must_use]
     pub fn says(&self, word: &str) -> bool {
         self.words.iter().any(|own| own.str() == word)
+    }
+
+    /// Whether its assignments hold for the commands after it too, and not for itself alone.
+    #[must_use]
+    pub fn assigns_for_good(&self) -> bool {
+        let declares = ["export", "declare", "typeset", "readonly", "local", "ENV", "ARG"];
+        self.words.is_empty() || declares.contains(&self.program())
     }
 
     /// The name of the program, without its directory.

@@ -17,6 +17,49 @@ impl Position {
     pub const START: Self = Self { line: 1, column: 1 };
 }
 
+/// Places are counted from the beginning of a run: a file may be one line of megabytes.
+const RUN_BYTES_MAX: usize = 256;
+
+/// Where lines begin, and in long lines where some characters stand: byte offset, line from 1, column from 0.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Places(Vec<(u32, u32, u32)>);
+
+impl Places {
+    pub(super) fn of(text: &str) -> Self {
+        let mut places = Vec::new();
+        let (mut offset, mut line) = (0_usize, 1_u32);
+        for piece in text.split_inclusive('\n') {
+            let mut last = 0;
+            places.push((offset as u32, line, 0));
+            if piece.len() > RUN_BYTES_MAX {
+                for (column, (inner, _)) in piece.char_indices().enumerate() {
+                    if inner - last >= RUN_BYTES_MAX {
+                        places.push(((offset + inner) as u32, line, column as u32));
+                        last = inner;
+                    }
+                }
+            }
+            offset += piece.len();
+            line += 1;
+        }
+        Self(places)
+    }
+
+    /// The byte offset of a line from 1 and a column from 0.
+    pub(super) fn offset(&self, text: &str, line: usize, column: usize) -> usize {
+        let (line, column) = (line as u32, column as u32);
+        let index = self.0.partition_point(|place| (place.1, place.2) <= (line, column));
+        let Some(place) = index.checked_sub(1).and_then(|index| self.0.get(index)) else { return 0 };
+        if place.1 != line {
+            return text.len();
+        }
+        let rest = &text[place.0 as usize..];
+        let ahead =
+            rest.char_indices().nth((column - place.2) as usize).map_or(rest.len(), |(offset, _)| offset);
+        place.0 as usize + ahead
+    }
+}
+
 /// Characters that stand one after the other on one line of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Run {
@@ -41,11 +84,9 @@ impl Text {
     #[must_use]
     pub fn of_file(text: &str) -> Self {
         let mut whole = Self { value: text.to_owned(), runs: Vec::new() };
-        let (mut offset, mut line) = (0_u32, 1_u32);
-        for piece in text.split_inclusive('\n') {
-            whole.runs.push(Run { offset, at: Position { line, column: 1 }, exact: true });
-            offset += u32::try_from(piece.len()).unwrap_or(u32::MAX);
-            line += 1;
+        for begin in Places::of(text).0 {
+            let at = Position { line: begin.1, column: begin.2 + 1 };
+            whole.runs.push(Run { offset: begin.0, at, exact: true });
         }
         whole
     }
@@ -97,12 +138,10 @@ impl Text {
             let at = if run.offset as usize == from { run.at } else { other.at(from) };
             let offset = u32::try_from(base + from - range.start).unwrap_or(u32::MAX);
             // The next characters of the same run need no run of their own.
-            let continues = run.exact
-                && self
-                    .runs
-                    .last()
-                    .is_some_and(|last| last.exact && last.at.line == at.line && self.at(base) == at);
-            if !(continues && offset as usize == base && base > 0) {
+            let last = self.runs.last().filter(|last| offset as usize == base && last.exact && run.exact);
+            let near = last
+                .is_some_and(|last| base - last.offset as usize <= RUN_BYTES_MAX && last.at.line == at.line);
+            if !(near && base > 0 && self.at(base) == at) {
                 self.runs.push(Run { offset, at, exact: run.exact });
             }
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
-use super::text::{Position, Text};
+use super::text::{Places, Position, Text};
 
 /// Values inside values. Kubernetes' own objects nest some twenty deep.
 const DEPTH_MAX: usize = 100;
@@ -225,6 +225,7 @@ struct Builder<'a> {
     text: &'a Text,
     /// Where each line begins.
     lines: Vec<usize>,
+    places: Places,
     /// What is open, where it began, and its anchor.
     open: Vec<(Open, Position, usize)>,
     anchors: HashMap<usize, Rc<Node>>,
@@ -235,14 +236,21 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(text: &'a Text) -> Self {
         let lines = text.lines().map(|(begin, _)| begin).collect();
-        Self { text, lines, open: Vec::new(), anchors: HashMap::new(), values: 0, documents: Vec::new() }
+        let places = Places::of(text.as_str());
+        Self {
+            text,
+            lines,
+            places,
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            values: 0,
+            documents: Vec::new(),
+        }
     }
 
     /// The byte offset of a line from 1 and a column from 0.
     fn offset(&self, line: usize, column: usize) -> usize {
-        let Some(&begin) = self.lines.get(line.saturating_sub(1)) else { return self.text.as_str().len() };
-        let rest = &self.text.as_str()[begin..];
-        begin + rest.char_indices().nth(column).map_or(rest.len(), |(offset, _)| offset)
+        self.places.offset(self.text.as_str(), line, column)
     }
 
     fn position(&self, line: usize, column: usize) -> Position {

@@ -330,16 +330,32 @@ fn backends(look: &mut Look<'_>, workload: &Workload, config: &Node) {
         match known::backend(name) {
             Backend::Meant(meant) => misnamed(look, file, item.at, name, meant, list(meant)),
             Backend::Exact("LIBFABRIC") if nixl => {
-                let finding =
-                    Finding::new(&LIBFABRIC_VLLM, "KV caches of vLLM go over NIXL's LIBFABRIC backend")
-                        .severity(Severity::Note)
-                        .confidence(Confidence::Possible)
-                        .advice("compare the tokens of some long prompts at temperature 0 with those of an engine that is not disaggregated");
+                let old = old_vllm(workload);
+                let title = match &old {
+                    Some(image) => format!(
+                        "KV caches of {image} go over NIXL's LIBFABRIC backend, and were seen to arrive as zeros"
+                    ),
+                    None => "KV caches of vLLM go over NIXL's LIBFABRIC backend".to_owned(),
+                };
+                let finding = Finding::new(&LIBFABRIC_VLLM, title)
+                    .severity(if old.is_some() { Severity::Warning } else { Severity::Note })
+                    .confidence(if old.is_some() { Confidence::Likely } else { Confidence::Possible })
+                    .advice(
+                        "compare the tokens of some long prompts at temperature 0 with those of an engine that is not disaggregated",
+                    );
                 look.find(file, item.at, finding);
             }
             _ => {}
         }
     }
+}
+
+/// The image of a vLLM as old as those with which corruption was reported (0.11 and before).
+fn old_vllm(workload: &Workload) -> Option<String> {
+    let (image, _) = workload.container.as_ref()?.image.as_ref()?;
+    let version = image.split_once("vllm-openai:")?.1.trim_start_matches('v');
+    let minor: u32 = version.strip_prefix("0.")?.split('.').next()?.parse().ok()?;
+    (minor <= 11).then(|| image.clone())
 }
 
 fn misnamed(look: &mut Look<'_>, file: usize, at: Position, name: &str, meant: &str, fix: String) {
@@ -365,11 +381,7 @@ fn names(look: &mut Look<'_>, workload: &Workload) {
             }
         }
     }
-    let before = workload.commands.iter().flat_map(|command| &command.assignments);
-    let before: Vec<_> = before
-        .filter(|assignment| !workload.variables.iter().any(|own| own.at == assignment.at))
-        .map(super::super::facts::Variable::from)
-        .collect();
+    let before: Vec<_> = workload.scoped().collect();
     for variable in workload.variables.iter().chain(&before) {
         if known::BACKEND_VARIABLES.contains(&variable.name.as_str())
             && let Some(value) = variable.literal()

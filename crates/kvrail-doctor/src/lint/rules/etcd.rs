@@ -66,12 +66,9 @@ pub(crate) fn look(look: &mut Look<'_>) {
 
 fn addresses(look: &mut Look<'_>, workload: &Workload) {
     const VARIABLES: [&str; 3] = ["NIXL_ETCD_ENDPOINTS", "ETCD_ENDPOINTS", "DYN_ETCD_ENDPOINTS"];
-    let before = workload.commands.iter().flat_map(|command| &command.assignments).map(Variable::from);
-    let variables: Vec<Variable> = workload.variables.iter().cloned().chain(before).collect();
-    let mut told = Vec::new();
-    for variable in variables.iter().filter(|variable| VARIABLES.contains(&variable.name.as_str())) {
-        if let Some(value) = variable.value.as_ref().filter(|_| !told.contains(&variable.at)) {
-            told.push(variable.at);
+    let before: Vec<Variable> = workload.scoped().collect();
+    for variable in workload.variables.iter().chain(&before) {
+        if let Some(value) = variable.value.as_ref().filter(|_| VARIABLES.contains(&variable.name.as_str())) {
             address(look, workload, value, |fixed| variable.written(fixed));
         }
     }

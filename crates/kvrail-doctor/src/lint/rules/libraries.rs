@@ -34,15 +34,13 @@ const EFA: &str = "/opt/amazon/efa/lib";
 pub(crate) fn look(look: &mut Look<'_>) {
     let facts = look.facts;
     for workload in &facts.workloads {
-        let before = workload.commands.iter().flat_map(|command| &command.assignments);
-        let before: Vec<Variable> = before
-            .filter(|own| !workload.variables.iter().any(|other| other.at == own.at))
-            .map(Variable::from)
-            .collect();
+        let before: Vec<Variable> = workload.scoped().collect();
+        let wants = workload.wants_efa().is_some()
+            || workload.container.as_ref().is_some_and(|container| container.efas() > 0);
         for variable in
             workload.variables.iter().chain(&before).filter(|variable| variable.name == "LD_LIBRARY_PATH")
         {
-            one(look, workload, variable);
+            one(look, workload, variable, wants);
         }
     }
 }
@@ -60,13 +58,11 @@ fn is_system(directory: &str) -> bool {
             .any(|base| directory.strip_prefix(base).is_some_and(|rest| rest.ends_with("-linux-gnu")))
 }
 
-fn one(look: &mut Look<'_>, workload: &Workload, variable: &Variable) {
+fn one(look: &mut Look<'_>, workload: &Workload, variable: &Variable, wants: bool) {
     let Some(value) = &variable.value else { return };
     let directories: Vec<&str> = value.str().split(':').filter(|directory| !directory.is_empty()).collect();
     let efa = directories.iter().position(|directory| is_efa(directory));
     let system = directories.iter().position(|directory| is_system(directory));
-    let wants = workload.wants_efa().is_some()
-        || workload.container.as_ref().is_some_and(|container| container.efas() > 0);
     if let (Some(efa), Some(system)) = (efa, system)
         && system < efa
     {

@@ -1,6 +1,8 @@
 //! What two engines have to agree on: tensor-parallel sizes, layouts, the addresses and ports on which they meet.
 
-use super::super::facts::{Engine, EngineKind, Role, Workload};
+use std::collections::HashMap;
+
+use super::super::facts::{Engine, EngineKind, Pod, Role, Workload};
 use super::super::read::Position;
 use super::{Look, NIXL_COMPATIBILITY, NIXL_USAGE, rule};
 use crate::finding::Finding;
@@ -60,6 +62,9 @@ network (hostNetwork: true). With data parallelism rank r takes the base port + 
     &[NIXL_USAGE],
 );
 
+/// Engines of a side that are held against those of the other.
+const ENGINES_MAX: usize = 200;
+
 pub(crate) fn look(look: &mut Look<'_>) {
     sizes(look);
     addresses(look);
@@ -73,6 +78,7 @@ fn sides<'a>(look: &Look<'a>, role: Role) -> Vec<(&'a Workload, &'a Engine)> {
         .filter(|(_, engine)| {
             engine.role == Some(role) && engine.kind == EngineKind::Vllm && engine.nixl().is_some()
         })
+        .take(ENGINES_MAX)
         .collect()
 }
 
@@ -165,7 +171,17 @@ fn is_loopback(host: &str) -> bool {
 fn addresses(look: &mut Look<'_>) {
     let facts = look.facts;
     const NAME: &str = "VLLM_NIXL_SIDE_CHANNEL_HOST";
-    for (workload, engine) in facts.engines() {
+    // Both engines in one pod meet at localhost.
+    let alone: Vec<bool> = facts
+        .workloads
+        .iter()
+        .map(|workload| workload.engines.iter().filter(|engine| engine.nixl().is_some()).take(2).count() == 1)
+        .collect();
+    let engines =
+        facts.workloads.iter().zip(alone).flat_map(|(workload, alone)| {
+            workload.engines.iter().map(move |engine| (workload, engine, alone))
+        });
+    for (workload, engine, alone) in engines {
         if engine.kind != EngineKind::Vllm
             || engine.nixl().is_none()
             || engine.words.iter().any(|word| word.str() == "dynamo.vllm")
@@ -175,8 +191,8 @@ fn addresses(look: &mut Look<'_>) {
         let batch = facts.batches.iter().find(|batch| batch.file == workload.file);
         let nodes = batch.and_then(|batch| batch.option("nodes")?.str().parse::<u32>().ok()).unwrap_or(1);
         let pod = workload.pod.and_then(|pod| facts.pods.get(pod));
-        // Both engines in one pod meet at localhost.
-        let alone = workload.engines.iter().filter(|engine| engine.nixl().is_some()).count() == 1;
+        let from_elsewhere =
+            workload.container.as_ref().is_some_and(|container| container.node.get("envFrom").is_some());
         let fix = if pod.is_some() {
             format!("- {{name: {NAME}, valueFrom: {{fieldRef: {{fieldPath: status.podIP}}}}}}")
         } else {
@@ -190,7 +206,7 @@ fn addresses(look: &mut Look<'_>) {
             Some((Some(host @ ("0.0.0.0" | "::")), at)) => {
                 (format!("{NAME} is {host}, which no engine can reach"), at, true)
             }
-            None if pod.is_some() && alone => {
+            None if pod.is_some() && alone && !from_elsewhere => {
                 (format!("{} does not set {NAME}, which is localhost then", workload.name), engine.at, false)
             }
             _ => continue,
@@ -212,10 +228,18 @@ fn ports(look: &mut Look<'_>) {
             None => Some("5600".to_owned()),
         };
     // Engines of one host: those that one script starts by itself, those of one pod, those of pods in their host's network.
-    let mut hosts: Vec<(String, usize, String, Position)> = Vec::new();
+    let mut hosts: HashMap<(String, String), Position> = HashMap::new();
     for (index, workload) in facts.workloads.iter().enumerate() {
         let pod = workload.pod.and_then(|pod| facts.pods.get(pod));
-        let shared = pod.is_some_and(|pod| pod.spec.get("hostNetwork").is_some_and(|node| node.is_true()));
+        // Pods that fill a node, or keep others off it, have their host's ports for themselves.
+        let fills = workload.container.as_ref().is_some_and(|container| container.gpus() >= 8);
+        let repels = |pod: &Pod| {
+            let required = ["affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"];
+            pod.spec.path(&required).is_some()
+        };
+        let shared = pod.is_some_and(|pod| {
+            pod.spec.get("hostNetwork").is_some_and(|node| node.is_true()) && !fills && !repels(pod)
+        });
         for engine in &workload.engines {
             let remote = engine
                 .words
@@ -235,10 +259,7 @@ fn ports(look: &mut Look<'_>) {
                 (Some(_), false) => format!("pod {}", workload.pod.unwrap_or(index)),
                 (None, _) => format!("workload {index} {machine}"),
             };
-            if let Some((_, _, _, first)) =
-                hosts.iter().find(|(other, _, taken, _)| *other == host && *taken == port)
-            {
-                let first = *first;
+            if let Some(first) = hosts.get(&(host.clone(), port.clone())).copied() {
                 let next =
                     port.parse::<u32>().map_or_else(|_| "5700".to_owned(), |port| (port + 100).to_string());
                 let name = "VLLM_NIXL_SIDE_CHANNEL_PORT";
@@ -254,7 +275,7 @@ fn ports(look: &mut Look<'_>) {
                         .fix("for this one", fix);
                 look.find(workload.file, engine.at, finding);
             } else {
-                hosts.push((host, workload.file, port, engine.at));
+                hosts.insert((host, port), engine.at);
             }
         }
     }

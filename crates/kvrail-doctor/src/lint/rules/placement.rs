@@ -28,10 +28,13 @@ nothing and says nothing: compare `kubectl get pods --show-labels` with the sele
     ],
 );
 
+/// Pods that are held against each other: each against all others.
+const PODS_MAX: usize = 500;
+
 pub(crate) fn look(look: &mut Look<'_>) {
     let facts = look.facts;
-    let group: Vec<&Pod> =
-        facts.pods.iter().filter(|pod| pod.replicas > 0 && transfers(facts, pod)).collect();
+    let group = facts.pods.iter().filter(|pod| pod.replicas > 0 && transfers(facts, pod));
+    let group: Vec<&Pod> = group.take(PODS_MAX).collect();
     let count = group.iter().fold(0_u64, |sum, pod| sum.saturating_add(pod.replicas));
     if count < 2 {
         return;

@@ -65,7 +65,17 @@ pub(crate) fn look(look: &mut Look<'_>) {
                 groups(look, index, document, 0);
             }
             environments(look, facts, index, document, 0);
-            strategies(look, facts, index, document, 0);
+            let does = |role| {
+                let mut own = facts
+                    .workloads
+                    .iter()
+                    .filter(|workload| workload.file == index)
+                    .flat_map(|workload| &workload.engines);
+                own.any(|engine| engine.role == Some(role))
+            };
+            if does(Role::Prefill) && does(Role::Decode) {
+                strategies(look, index, document, 0);
+            }
         }
     }
 }
@@ -135,32 +145,24 @@ fn environments(look: &mut Look<'_>, facts: &Facts, file: usize, node: &Node, de
     }
 }
 
-fn strategies(look: &mut Look<'_>, facts: &Facts, file: usize, node: &Node, depth: usize) {
+fn strategies(look: &mut Look<'_>, file: usize, node: &Node, depth: usize) {
     if depth > 24 {
         return;
     }
-    let both = [Role::Prefill, Role::Decode].iter().all(|role| {
-        facts
-            .workloads
-            .iter()
-            .filter(|workload| workload.file == file)
-            .flat_map(|w| &w.engines)
-            .any(|e| e.role == Some(*role))
-    });
     for (key, value) in node.entries() {
         let named =
             matches!(key.name.as_str(), "placement_strategy" | "placement_group_strategy" | "strategy");
         let packs = value.text().map(Text::as_str).is_some_and(|text| matches!(text, "PACK" | "STRICT_PACK"));
-        if both && named && packs {
+        if named && packs {
             let finding =
                 Finding::new(&PLACEMENT, format!("{} is {}", key.name, value.str().unwrap_or_default()))
                     .confidence(Confidence::Possible)
                     .fix("one node each", format!("{}: STRICT_SPREAD", key.name));
             look.find(file, value.at, finding);
         }
-        strategies(look, facts, file, value, depth + 1);
+        strategies(look, file, value, depth + 1);
     }
     for item in node.items() {
-        strategies(look, facts, file, item, depth + 1);
+        strategies(look, file, item, depth + 1);
     }
 }

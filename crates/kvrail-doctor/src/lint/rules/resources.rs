@@ -1,6 +1,6 @@
 //! What containers ask for: GPUs, EFA devices, huge pages, processors, memory.
 
-use super::super::extract::instance_of;
+use super::super::extract::{instance_of, names_instance};
 use super::super::facts::{Container, Facts, Pod, Workload};
 use super::{EKS_EFA, FI_EFA, Look, kubernetes, rule};
 use crate::finding::Finding;
@@ -33,8 +33,8 @@ to none. A limit alone is enough: Kubernetes takes it for the request.",
 
 static QOS: Rule = rule(
     "lint-qos",
-    Severity::Note,
-    "requests and limits of processors or memory differ, so that the pod has no processors of its own",
+    Severity::Warning,
+    "what measures has requests and limits that differ, and so no processors of its own",
     [
         "Only a pod whose requests equal its limits is Guaranteed; others share processors, and the kubelet aligns none of theirs with GPUs and NICs.",
         "Give cpu and memory the same whole amounts under requests and limits.",
@@ -130,8 +130,10 @@ pub(crate) fn look(look: &mut Look<'_>) {
     for (workload, container, pod) in facts.containers() {
         differ(look, workload, container);
         alone(look, workload, container);
-        if container.efas() > 0 {
+        if container.efas() > 0 && workload.measures() {
             qos(look, workload, container);
+        }
+        if container.efas() > 0 {
             hugepages(look, workload, container);
         }
         efa_count(look, workload, container, pod);
@@ -203,11 +205,10 @@ fn qos(look: &mut Look<'_>, workload: &Workload, container: &Container) {
     let differing: Vec<_> = differing.collect();
     let Some((first, value)) = differing.first() else { return };
     let names: Vec<_> = differing.iter().map(|(name, _)| *name).collect();
-    let severity = if workload.measures() { Severity::Warning } else { Severity::Note };
     let value = value.clone().unwrap_or_else(|| if *first == "cpu" { "8".into() } else { "32Gi".into() });
     let title =
         format!("{} is not Guaranteed: {} without an equal limit", workload.name, names.join(" and "));
-    let finding = Finding::new(&QOS, title).severity(severity).fix(
+    let finding = Finding::new(&QOS, title).fix(
         "the same amount under requests and limits",
         format!("requests: {{{first}: {value}}}, limits: {{{first}: {value}}}"),
     );
@@ -286,7 +287,7 @@ fn efa_count(look: &mut Look<'_>, workload: &Workload, container: &Container, po
                 .fix("under requests and limits", format!("vpc.amazonaws.com/efa: {share}"));
             look.find(workload.file, efa.at, finding);
         }
-    } else if efas == 1 && gpus >= 1 && workload.wants_efa().is_some() {
+    } else if !names_instance(&pod.spec) && efas == 1 && gpus >= 1 && workload.wants_efa().is_some() {
         let title = format!(
             "{} has one EFA device: one rail, 12.5 GB/s on P5, where each GPU has four",
             workload.name

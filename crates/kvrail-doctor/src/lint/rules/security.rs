@@ -164,8 +164,7 @@ const SECRETS: &[&str] = &[
 ];
 
 fn secrets(look: &mut Look<'_>, workload: &Workload) {
-    let before = workload.commands.iter().flat_map(|command| &command.assignments);
-    let before: Vec<_> = before.map(super::super::facts::Variable::from).collect();
+    let before: Vec<_> = workload.scoped().collect();
     let mut told: Vec<&str> = Vec::new();
     for variable in workload.variables.iter().chain(&before) {
         let Some(name) = SECRETS.iter().find(|name| **name == variable.name) else { continue };

@@ -116,15 +116,7 @@ one in the image. $(LD_LIBRARY_PATH) works only if the same manifest sets it bef
 pub(crate) fn look(look: &mut Look<'_>) {
     let facts = look.facts;
     for workload in &facts.workloads {
-        let before = workload.commands.iter().flat_map(|command| {
-            let exports = matches!(
-                command.program(),
-                "export" | "declare" | "typeset" | "readonly" | "local" | "ENV" | "ARG"
-            );
-            let taken = if command.words.is_empty() || exports { 0 } else { command.assignments.len() };
-            command.assignments.iter().take(taken)
-        });
-        let before: Vec<_> = before.map(Variable::from).collect();
+        let before: Vec<_> = workload.scoped().collect();
         for variable in workload.variables.iter().chain(&before) {
             one(look, workload, variable);
         }
