@@ -249,7 +249,7 @@ fn pieces() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_file_makes_it_panic(text in pieces(), kind in prop::option::of(prop::sample::select(Kind::ALL.to_vec()))) {

@@ -60,7 +60,7 @@ pub fn recognise(text: &str) -> Option<Kind> {
             !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         })
     };
-    if significant().all(|line| assigns(line) && !line.contains("$("))
+    if significant().all(|line| assigns(line) && !line.contains("$(") && !line.contains(" #"))
         && !significant().any(|l| l.starts_with("export "))
     {
         return Some(Kind::Environment);

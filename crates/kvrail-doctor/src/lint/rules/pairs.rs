@@ -240,6 +240,12 @@ fn ports(look: &mut Look<'_>) {
         let shared = pod.is_some_and(|pod| {
             pod.spec.get("hostNetwork").is_some_and(|node| node.is_true()) && !fills && !repels(pod)
         });
+        // A script that ends engines itself may start them one after the other.
+        let ends =
+            workload.commands.iter().any(|command| matches!(command.program(), "kill" | "pkill" | "killall"));
+        if ends && pod.is_none() {
+            continue;
+        }
         for engine in &workload.engines {
             let remote = engine
                 .words

@@ -1,5 +1,7 @@
 //! Environment variables of libfabric, UCX, NIXL and the engines: misspelt, without effect, or with values that hurt.
 
+use std::collections::HashSet;
+
 use super::super::facts::{Expansion, Variable, Workload};
 use super::{FABRIC, FI_EFA, Look, NIXL_BACKENDS, Reference, kubernetes, rule};
 use crate::finding::Finding;
@@ -117,13 +119,29 @@ pub(crate) fn look(look: &mut Look<'_>) {
     let facts = look.facts;
     for workload in &facts.workloads {
         let before: Vec<_> = workload.scoped().collect();
+        let own = referenced(workload);
         for variable in workload.variables.iter().chain(&before) {
-            one(look, workload, variable);
+            one(look, workload, variable, &own);
         }
     }
 }
 
-fn one(look: &mut Look<'_>, workload: &Workload, variable: &Variable) {
+/// Names that a script refers to itself, as `$NAME` or `${NAME…}`.
+fn referenced(workload: &Workload) -> HashSet<&str> {
+    let mut names = HashSet::new();
+    let values = workload.variables.iter().filter_map(|variable| variable.value.as_ref());
+    let words = workload.commands.iter().flat_map(|command| &command.words);
+    for word in words.chain(values).filter(|word| word.expands) {
+        for piece in word.str().split('$').skip(1) {
+            let piece = piece.trim_start_matches('{');
+            let end = piece.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(piece.len());
+            names.insert(&piece[..end]);
+        }
+    }
+    names
+}
+
+fn one(look: &mut Look<'_>, workload: &Workload, variable: &Variable, own: &HashSet<&str>) {
     let (file, name) = (workload.file, variable.name.as_str());
     let value = variable.literal();
     match name {
@@ -149,7 +167,9 @@ fn one(look: &mut Look<'_>, workload: &Workload, variable: &Variable) {
         }
         _ => {}
     }
-    if let Some(meant) = known::meant_variable(name) {
+    // A script may have a variable of its own by any name.
+    let private = variable.expansion == Expansion::Shell && own.contains(name);
+    if let Some(meant) = known::meant_variable(name).filter(|_| !private) {
         let finding = Finding::new(&NAME, format!("nothing reads {name}; {meant} was meant"))
             .confidence(Confidence::Likely)
             .fix(
