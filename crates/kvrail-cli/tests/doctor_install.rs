@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use kvrail_doctor::host::{Live, Scope};
+use kvrail_doctor::render::Report;
 use kvrail_doctor::{Examination, Finding, Host, Outcome, catalogue, examine};
 use tempfile::TempDir;
 
@@ -79,11 +80,17 @@ fn examined(root: &Path, libraries: &[&Path]) -> Examination {
 /// What a rule found in the environment itself, not in another copy of NIXL on this machine.
 fn found<'a>(examination: &'a Examination, root: &Path, id: &str) -> Option<&'a Finding> {
     let root = root.display().to_string();
-    let is_here = |finding: &&&Finding| {
+    let is_here = |finding: &&Finding| {
         finding.title.contains(&root) || finding.evidence.iter().any(|e| e.source.contains(&root))
     };
-    let findings = examination.findings();
-    findings.iter().filter(|finding| finding.rule.id == id).find(is_here).copied()
+    examination.findings().filter(|finding| finding.rule.id == id).find(is_here)
+}
+
+/// The rule whose finding is told as the cause of this one.
+fn cause_of(examination: &Examination, finding: &Finding) -> Option<&'static str> {
+    let report = Report::of_host("a test", examination);
+    let told = report.told().iter().find(|told| told.finding.title == finding.title).unwrap();
+    told.explained_by.map(|cause| report.told()[cause].finding.rule.id)
 }
 
 fn outcome<'a>(examination: &'a Examination, id: &str) -> &'a Outcome {
@@ -230,10 +237,10 @@ fn a_plugin_that_finds_all_its_libraries_is_loaded_and_one_that_lost_one_is_foun
     let ucs = ucs.into_iter().find(|name| name.starts_with("libucs-")).unwrap();
     fs::remove_file(libraries.join(&ucs)).unwrap();
     let examination = examined(&broken, &[]);
-    let findings = examination.findings();
-    let of_ucx =
-        findings.iter().find(|f| f.rule.id == "plugin-library-missing" && f.title.contains("UCX plugin"));
-    let of_ucx = of_ucx.unwrap_or_else(|| panic!("{findings:#?}"));
+    let of_ucx = examination
+        .findings()
+        .find(|f| f.rule.id == "plugin-library-missing" && f.title.contains("UCX plugin"));
+    let of_ucx = of_ucx.unwrap_or_else(|| panic!("{examination:#?}"));
     assert!(of_ucx.title.contains(&ucs) && of_ucx.severity == kvrail_doctor::Severity::Error, "{of_ucx:#?}");
 }
 
@@ -258,7 +265,7 @@ fn core_libraries_that_a_copy_left_behind_are_found_and_where_they_are_is_what_t
     assert!(command.contains(&format!("LD_LIBRARY_PATH={}", moved.display())), "{command}");
     let unusable = found(&examination, &broken, "nixl-not-usable").unwrap();
     assert!(unusable.title.contains("libnixl.so"), "{}", unusable.title);
-    assert_eq!(examination.cause_of(unusable).map(|rule| rule.id), Some("nixl-core-libraries-hidden"));
+    assert_eq!(cause_of(&examination, unusable), Some("nixl-core-libraries-hidden"));
 
     let mended = examined(&broken, &[&moved]);
     assert_eq!(found(&mended, &broken, "nixl-core-libraries-hidden"), None);
@@ -276,7 +283,7 @@ fn what_a_finding_says_to_type_leaves_one_copy_of_each_library_and_python_ends_w
     let examination = examined(&at, &[]);
     let crash = found(&examination, &at, "nixl-crash-at-exit").unwrap();
     assert!(whole(crash).contains("libibverbs") && whole(crash).contains("signal 11"), "{}", whole(crash));
-    assert_eq!(examination.cause_of(crash).map(|rule| rule.id), Some("duplicate-libraries"));
+    assert_eq!(cause_of(&examination, crash), Some("duplicate-libraries"));
     do_as_told(found(&examination, &at, "duplicate-libraries").unwrap());
     let examination = examined(&at, &[]);
     for id in ["duplicate-libraries", "nixl-crash-at-exit"] {

@@ -18,6 +18,7 @@ pub mod config;
 pub mod examine;
 pub mod finding;
 pub mod host;
+pub mod known;
 pub mod lint;
 pub mod log;
 pub mod probe;

@@ -2,7 +2,7 @@
 
 mod bundle;
 mod explain;
-
+mod lint;
 mod log;
 pub(crate) mod probe;
 mod telling;
@@ -73,6 +73,8 @@ enum Part {
     Probe(Box<probe::Probe>),
     /// Known failures in logs of the engines, libraries and the kernel, each explained once
     Log(log::Log),
+    /// Mistakes in manifests, job scripts and engine settings, each with its line and the corrected text
+    Lint(lint::Lint),
 }
 
 const EXIT_CODES: &str = "\
@@ -89,6 +91,7 @@ Examples:
   kvrail doctor --format markdown                to paste into an issue
   kvrail doctor probe node-2                     every rail between this host and another
   kvrail doctor log prefill.log decode.log       known failures in logs
+  kvrail doctor lint pods.yaml run.sh            mistakes in what deploys it
 
 Exit codes: 0 healthy (notes do not count); 1 something was found; 2 could not tell (a check that matters could not look, usage).";
 
@@ -98,6 +101,7 @@ pub(crate) fn main(arguments: &Doctor) -> Result<ExitCode, Failure> {
         return match part {
             Part::Probe(probe) => probe::main(probe),
             Part::Log(arguments) => log::main(arguments),
+            Part::Lint(arguments) => lint::main(arguments),
         };
     }
     let telling = &arguments.telling;
