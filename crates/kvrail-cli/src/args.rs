@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Topo(crate::topo::Topo),
     /// Find why transfers fail, hang or crawl here: evidence, cause and fix
     Doctor(Box<crate::doctor::Doctor>),
+    /// Mend what can be mended: links, search paths, NIXL's default backend; everything can be taken back
+    Fix(Box<crate::fix::Fix>),
     /// Run a plan of benchmarks: resumed after an interruption, one report at the end
     #[command(subcommand)]
     Suite(crate::suite::Suite),

@@ -17,6 +17,7 @@ mod endpoint;
 mod engines;
 mod environment;
 mod expect;
+mod fix;
 mod initiator;
 mod keeper;
 mod kid;
@@ -62,6 +63,7 @@ pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, Stri
         | Command::Compare(_)
         | Command::Topo(_)
         | Command::Doctor(_)
+        | Command::Fix(_)
         | Command::Suite(_)
         | Command::Completions { .. } => Ok(0),
     }
@@ -83,6 +85,10 @@ pub fn main() -> ExitCode {
         Command::Compare(arguments) => report::compare(arguments),
         Command::Topo(arguments) => topo::main(arguments),
         Command::Doctor(arguments) => match doctor::main(arguments) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
+        Command::Fix(arguments) => match fix::main(arguments) {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },

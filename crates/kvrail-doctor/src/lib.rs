@@ -15,6 +15,7 @@ pub mod catalogue;
 pub mod checks;
 pub mod examine;
 pub mod finding;
+pub mod fix;
 pub mod host;
 pub mod lint;
 pub mod log;
