@@ -55,7 +55,17 @@ impl<'a> Told<'a> {
             if part.plan.proposals.is_empty() {
                 let _ = writeln!(text, "  no NIXL is installed here");
             }
+            let silent = |package: &str| {
+                let mut of = part.plan.proposals.iter().filter(|proposal| proposal.wheel.package == package);
+                of.all(|proposal| matches!(proposal.verdict, Verdict::NotHere(_)))
+            };
+            // The package `nixl` of today only leads to that of a platform.
+            let others = |package: &str| part.plan.proposals.iter().any(|proposal| proposal.wheel.package != package);
             for proposal in &part.plan.proposals {
+                let package = proposal.wheel.package.as_str();
+                if silent(package) && others(package) {
+                    continue;
+                }
                 let said = match &proposal.verdict {
                     Verdict::Apply { .. } if part.entries.is_empty() => "already done".into(),
                     Verdict::Apply { .. } if self.doing == Doing::WouldChange => "would change".into(),

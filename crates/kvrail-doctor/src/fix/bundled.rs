@@ -46,7 +46,7 @@ pub(super) fn look(host: &Host, loader: &Loader<'_>, wheel: &Wheel, request: &Re
         return Verdict::NotHere(format!("{} has no library that can be read", wheel.name()));
     };
     let names = host.names(libs).unwrap_or_default();
-    let (mut changes, mut well, mut refused) = (Vec::new(), 0, Vec::new());
+    let (mut pending, mut well, mut refused) = (Vec::new(), 0, Vec::new());
     for group in GROUPS {
         // Without an installation of EFA there is no libfabric that were better than the wheel's.
         if group[0].0 == "fabric" && loader.efa.is_none() && !request.named {
@@ -69,21 +69,32 @@ pub(super) fn look(host: &Host, loader: &Loader<'_>, wheel: &Wheel, request: &Re
                 }
             }
         }
-        if swaps.is_empty() {
-            continue;
-        }
-        match obstacle(host, loader, &objects, &swaps) {
-            Some(why) => refused.push(why),
-            None => changes.extend(swaps.into_iter().map(|swap| {
-                let why = format!(
-                    "{} of the system in place of the copy of {}",
-                    soname_of(&swap.target),
-                    wheel.name()
-                );
-                Change::link(swap.path, swap.target, why)
-            })),
+        if !swaps.is_empty() {
+            pending.push(swaps);
         }
     }
+    // A copy that gives way itself asks nothing of the others any more: what one group forbids, the next may allow.
+    let mut accepted: Vec<Swap> = Vec::new();
+    loop {
+        let before = accepted.len();
+        refused.clear();
+        for swaps in std::mem::take(&mut pending) {
+            match obstacle(host, loader, &objects, &accepted, &swaps) {
+                Some(why) => {
+                    refused.push(why);
+                    pending.push(swaps);
+                }
+                None => accepted.extend(swaps),
+            }
+        }
+        if accepted.len() == before {
+            break;
+        }
+    }
+    let changes: Vec<Change> = accepted.into_iter().map(|swap| {
+        let why = format!("{} of the system in place of the copy of {}", soname_of(&swap.target), wheel.name());
+        Change::link(swap.path, swap.target, why)
+    }).collect();
     match (changes.is_empty(), refused.is_empty()) {
         (false, _) => Verdict::Apply { changes, left: refused },
         (true, false) => Verdict::Refused(refused.join("; ")),
@@ -102,9 +113,11 @@ fn obstacle(
     host: &Host,
     loader: &Loader<'_>,
     objects: &[(String, Option<ElfFacts>)],
+    accepted: &[Swap],
     swaps: &[Swap],
 ) -> Option<String> {
     let by_name: BTreeMap<&str, &Swap> = swaps.iter().map(|swap| (swap.name.as_str(), swap)).collect();
+    let gives_way = |name: &str| by_name.contains_key(name) || accepted.iter().any(|swap| swap.name == name);
     for swap in swaps {
         if let Some(why) = loader.obstacle(&swap.target) {
             return Some(format!("{} is left as it is: {why}", swap.name));
@@ -112,7 +125,7 @@ fn obstacle(
     }
     for (path, facts) in objects {
         let name = path.rsplit('/').next().unwrap_or_default();
-        let Some(facts) = facts.as_ref().filter(|_| !by_name.contains_key(name)) else { continue };
+        let Some(facts) = facts.as_ref().filter(|_| !gives_way(name)) else { continue };
         for needed in facts.needed.iter().filter(|needed| !is_libc(&needed.name)) {
             if let Some(swap) = by_name.get(needed.name.as_str()) {
                 let lacks = loader.lacks(&swap.target, needed);

@@ -34,6 +34,9 @@ pub struct Journal {
     pub remedies: Vec<Remedy>,
     /// In the order in which they were made.
     pub entries: Vec<Entry>,
+    /// What was installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<super::Installation>,
     /// When the directories that have them were last changed, before.
     pub(super) folders: Vec<(String, (i64, i64))>,
 }
@@ -63,6 +66,7 @@ impl Journal {
             run,
             remedies: remedies.to_vec(),
             entries: Vec::new(),
+            installed: None,
             folders: Vec::new(),
         }
     }

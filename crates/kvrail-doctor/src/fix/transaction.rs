@@ -289,7 +289,7 @@ fn listed(place: &Place, store: &Folder) -> Result<Vec<String>, FixError> {
     store.names().map_err(|why| wrong_journal(place, "", why))
 }
 
-fn recover_held(place: &Place, held: &Held, force: bool) -> Result<Vec<String>, FixError> {
+pub(super) fn recover_held(place: &Place, held: &Held, force: bool) -> Result<Vec<String>, FixError> {
     let mut recovered = Vec::new();
     for name in listed(place, &held.store)? {
         if !journal::is_run(&name) {
@@ -315,6 +315,11 @@ fn recover_held(place: &Place, held: &Held, force: bool) -> Result<Vec<String>, 
         }
     }
     Ok(recovered)
+}
+
+/// Takes a run back that this process has just made.
+pub(super) fn restore_forced(place: &Place, held: &Held, journal: &Journal) -> Result<(), FixError> {
+    restore(place, held, journal, Foreign::Leave, &mut |_| Ok(()))
 }
 
 /// Puts back what a run replaced; each path may have been put back already.
@@ -374,6 +379,10 @@ fn restore(
             folder.rename(&entry.staged, folder, name).map_err(half)?;
         }
         folder.sync().map_err(half)?;
+    }
+    if let Some(installed) = &journal.installed {
+        let took = installed.take_back(&crate::host::Live::new());
+        took.map_err(|why| FixError::HalfUndone { path: installed.python.as_str().into(), why })?;
     }
     unstage(place, journal)?;
     set_changed(&root, journal);

@@ -25,6 +25,7 @@ pub use files::{Entry, EntryKind};
 pub use http::HttpAnswer;
 pub use live::Live;
 pub use run::Ran;
+pub(crate) use run::ended;
 
 /// Why there is no answer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
