@@ -1,5 +1,6 @@
 //! `kvrail fix`: mends what `kvrail doctor` finds, where that can be mended. What is changed, and how, is in `kvrail_doctor::fix`.
 
+mod nodes;
 mod told;
 
 use std::path::PathBuf;
@@ -39,6 +40,18 @@ pub(crate) struct Fix {
     /// Also undo what somebody else has changed since, and set defaults that cannot work here
     #[arg(long)]
     force: bool,
+    /// The version of NIXL that install-nixl installs [default: one that works with this host's libfabric]
+    #[arg(long, value_name = "VERSION")]
+    nixl: Option<String>,
+    /// Do it on every node of the Ray cluster, or of the Slurm allocation, that this one belongs to
+    #[arg(long, value_enum, value_name = "CLUSTER", conflicts_with = "list")]
+    nodes: Option<nodes::Cluster>,
+    /// Longest time for one node, and for all of them together
+    #[arg(long, value_name = "DURATION", value_parser = crate::units::duration, default_value = "15m", requires = "nodes")]
+    timeout: std::time::Duration,
+    /// An option for srun, as in --srun=--container-name=sglang; may be given again
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true, requires = "nodes")]
+    srun: Vec<String>,
     /// How the result is written
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -55,6 +68,8 @@ enum Name {
     Libfabric,
     /// Make LIBFABRIC NIXL's default backend
     DefaultBackend,
+    /// Install NIXL where it is missing, in a release that works with this host's libfabric
+    InstallNixl,
     /// Print the same as a script to paste into a job (--format yaml for a container's environment and mounts)
     Preamble,
 }
@@ -66,7 +81,7 @@ impl Name {
             Self::LoaderPath => Some(Remedy::LoaderPath),
             Self::Libfabric => Some(Remedy::Libfabric),
             Self::DefaultBackend => Some(Remedy::DefaultBackend),
-            Self::Preamble => None,
+            Self::InstallNixl | Self::Preamble => None,
         }
     }
 }
@@ -80,6 +95,9 @@ enum Format {
     Json,
     /// A snippet of a job's file, of a preamble only.
     Yaml,
+    /// The same as json in one line with the node's name: what --nodes gathers.
+    #[value(hide = true)]
+    Line,
 }
 
 const EXAMPLES: &str = "\
@@ -88,14 +106,32 @@ Examples:
   kvrail fix                                 do it, try it out, take it back if something stops working
   kvrail fix default-backend --python /opt/venv
   kvrail fix --undo                          take the last run back, bit for bit
+  kvrail fix install-nixl --nodes ray        on every node of the Ray cluster
+  srun … or salloc -N 2 kvrail fix --nodes slurm
   kvrail fix preamble > preamble.sh          the same as a script, for nodes without kvrail
 
 Nothing outside the environment is touched. What is replaced is kept in DIR/.kvrail-fix (/var/lib/kvrail/fix for the system's Python).
 
 Exit codes: 0 done, or nothing to do; 1 something would change (--dry-run), or could not be mended; 2 could not be done.";
 
-/// Mends, takes back, lists or prints.
+/// Mends, takes back, lists or prints: here, or on every node.
 pub(crate) fn main(arguments: &Fix) -> Result<ExitCode, Failure> {
+    if let Some(cluster) = arguments.nodes {
+        return nodes::main(arguments, cluster);
+    }
+    match here(arguments) {
+        Err(failure) if arguments.format == Format::Line => {
+            crate::sink::print(&told::line(
+                &serde_json::json!({"error": failure.what}),
+                failure.kind.exit_code(),
+            ))?;
+            Ok(ExitCode::from(failure.kind.exit_code()))
+        }
+        other => other,
+    }
+}
+
+fn here(arguments: &Fix) -> Result<ExitCode, Failure> {
     if arguments.names.contains(&Name::Preamble) {
         return preamble(arguments);
     }
@@ -116,7 +152,7 @@ pub(crate) fn main(arguments: &Fix) -> Result<ExitCode, Failure> {
     let named: Vec<Remedy> = arguments.names.iter().filter_map(|name| name.remedy()).collect();
     let request =
         Request { efa: arguments.efa.as_ref().map(text), named: !named.is_empty(), force: arguments.force };
-    let remedies = if named.is_empty() { Remedy::ALL.to_vec() } else { named };
+    let remedies = if arguments.names.is_empty() { Remedy::ALL.to_vec() } else { named };
     // What an interrupted run left is not what a plan is made from.
     if !arguments.dry_run {
         for place in places(&environments)? {
@@ -125,9 +161,20 @@ pub(crate) fn main(arguments: &Fix) -> Result<ExitCode, Failure> {
             }
         }
     }
-    let plans = fix::plan(&host, &remedies, &request).map_err(failed)?;
-    let run = fix::new_run();
     let mut told = Told::new(if arguments.dry_run { Doing::WouldChange } else { Doing::Changed });
+    if arguments.names.contains(&Name::InstallNixl) {
+        for environment in &environments {
+            told.installed(environment, install(arguments, &live, &host, environment, &request)?);
+        }
+    }
+    // A host remembers its answers, and NIXL may be there now.
+    let host = Host::live(live.clone(), host.scope().clone());
+    let plans = if remedies.is_empty() {
+        Vec::new()
+    } else {
+        fix::plan(&host, &remedies, &request).map_err(failed)?
+    };
+    let run = fix::new_run();
     for plan in &plans {
         let entries = fix::preview(&plan.place, &plan.changes().map_err(failed)?).map_err(failed)?;
         if arguments.dry_run {
@@ -141,12 +188,37 @@ pub(crate) fn main(arguments: &Fix) -> Result<ExitCode, Failure> {
             fix::Applied::Changed(journal) => told.add(plan, Some(journal.run), journal.entries, failures),
         }
     }
+    let left = plans.iter().any(is_left);
+    let code = u8::from(left || arguments.dry_run && told.changes() > 0);
     crate::sink::print(&match arguments.format {
         Format::Json => told.json(),
+        Format::Line => told::line(&told.value(), code),
         Format::Text | Format::Yaml => told.text(),
     })?;
-    let left = plans.iter().any(is_left);
-    Ok(ExitCode::from(u8::from(left || arguments.dry_run && told.changes() > 0)))
+    Ok(ExitCode::from(code))
+}
+
+/// Installs NIXL where it is missing: what was or would be installed, or that it is there.
+fn install(
+    arguments: &Fix,
+    live: &Live,
+    host: &Host,
+    environment: &Environment,
+    request: &Request,
+) -> Result<told::Install, Failure> {
+    let looked = fix::look_for_nixl(host, environment, arguments.nixl.as_deref(), request);
+    match looked.map_err(Failure::environment)? {
+        Err(there) => Ok(told::Install { packages: Vec::new(), says: there, run: None }),
+        Ok(what) if arguments.dry_run => {
+            Ok(told::Install { packages: what.packages, says: what.why, run: None })
+        }
+        Ok(what) => {
+            let place = fix::place_of(environment).map_err(failed)?;
+            let journal =
+                fix::install(&place, &fix::new_run(), live, host, environment, &what).map_err(failed)?;
+            Ok(told::Install { packages: what.packages, says: what.why, run: Some(journal.run) })
+        }
+    }
 }
 
 /// Whether a plan cannot mend all that it found.
@@ -226,7 +298,13 @@ fn undo(arguments: &Fix, places: &[Place], run: &str) -> Result<ExitCode, Failur
         );
     };
     let journal = fix::undo(place, Some(&id), arguments.force, &mut |_| Ok(())).map_err(failed)?;
-    crate::sink::print(&told::undone(place.root(), &journal, arguments.format == Format::Json))?;
+    let told = match arguments.format {
+        Format::Line => {
+            told::line(&serde_json::json!({"undone": journal.run, "changes": journal.entries.len()}), 0)
+        }
+        format => told::undone(place.root(), &journal, format == Format::Json),
+    };
+    crate::sink::print(&told)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -239,7 +317,7 @@ fn preamble(arguments: &Fix) -> Result<ExitCode, Failure> {
     let form = match arguments.format {
         Format::Text => Form::Bash,
         Format::Yaml => Form::Yaml,
-        Format::Json => return Err(Failure::usage("a preamble is text or yaml")),
+        Format::Json | Format::Line => return Err(Failure::usage("a preamble is text or yaml")),
     };
     let text = preamble::preamble(efa.as_deref(), python.as_deref(), form).map_err(Failure::usage)?;
     crate::sink::print(&text)?;

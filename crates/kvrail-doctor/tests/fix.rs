@@ -42,7 +42,10 @@ fn a_copy_of_libfabric_gives_way_to_that_of_the_efa_software() {
     let made = Made::new("FABRIC_1.8", "FABRIC_1.9");
     let before = image(&made.root);
     let request = asked(&made.efa, false);
-    let Applied::Changed(journal) = carry_out(&made.root, &[Remedy::BundledLibraries], &request).unwrap() else { panic!() };
+    let Applied::Changed(journal) = carry_out(&made.root, &[Remedy::BundledLibraries], &request).unwrap()
+    else {
+        panic!()
+    };
     assert_eq!(journal.entries.len(), 1, "{journal:?}");
     assert_eq!(fs::read_link(made.copy()).unwrap(), made.efa.join("lib/libfabric.so.1"));
     assert_eq!(made.which(), "the system's");
@@ -59,7 +62,10 @@ fn a_copy_stays_where_the_system_has_only_an_older_libfabric() {
     let (_, _, plan) = plan(&made.root, &[Remedy::BundledLibraries], &asked(&made.efa, true));
     let Verdict::Refused(why) = &plan.proposals[0].verdict else { panic!("{plan:?}") };
     assert!(why.contains("libplugin_LIBFABRIC.so needs FABRIC_1.8") && why.contains("FABRIC_1.6"), "{why}");
-    assert_eq!(carry_out(&made.root, &[Remedy::BundledLibraries], &asked(&made.efa, true)).unwrap(), Applied::Nothing);
+    assert_eq!(
+        carry_out(&made.root, &[Remedy::BundledLibraries], &asked(&made.efa, true)).unwrap(),
+        Applied::Nothing
+    );
     assert_eq!(image(&made.root), before);
 }
 
@@ -92,10 +98,22 @@ fn plugins_find_the_wheels_own_libraries_and_the_efa_softwares_libfabric_through
     let before = image(&made.root);
     assert!(made.load().contains("not found") || made.load().contains("cannot open"), "{}", made.load());
     let remedies = [Remedy::LoaderPath, Remedy::Libfabric];
-    let Applied::Changed(journal) = carry_out(&made.root, &remedies, &asked(&made.efa, true)).unwrap() else { panic!() };
-    let links: Vec<_> = journal.entries.iter().map(|entry| (entry.path.rsplit('/').next().unwrap(), entry.after.to_string())).collect();
-    assert!(links.contains(&("libnixl_common.so", "link to ../.nixl.mesonpy.libs/libnixl_common.so".into())), "{links:?}");
-    assert!(links.iter().any(|(name, to)| *name == "libfabric.so.1" && to.contains("/efa/lib/")), "{links:?}");
+    let Applied::Changed(journal) = carry_out(&made.root, &remedies, &asked(&made.efa, true)).unwrap() else {
+        panic!()
+    };
+    let links: Vec<_> = journal
+        .entries
+        .iter()
+        .map(|entry| (entry.path.rsplit('/').next().unwrap(), entry.after.to_string()))
+        .collect();
+    assert!(
+        links.contains(&("libnixl_common.so", "link to ../.nixl.mesonpy.libs/libnixl_common.so".into())),
+        "{links:?}"
+    );
+    assert!(
+        links.iter().any(|(name, to)| *name == "libfabric.so.1" && to.contains("/efa/lib/")),
+        "{links:?}"
+    );
     assert_eq!(made.load(), "");
     assert_eq!(carry_out(&made.root, &remedies, &asked(&made.efa, true)).unwrap(), Applied::Nothing);
     undo(&made.root);
@@ -111,7 +129,11 @@ fn bytecode_that_python_would_trust_blindly_goes_with_the_source_that_it_came_fr
     assert!(made.python(&["-c", compile, api.to_str().unwrap()]).0);
     let before = image(&made.root);
     assert_eq!(made.backends(), "['UCX']");
-    let Applied::Changed(journal) = carry_out(&made.root, &[Remedy::DefaultBackend], &asked(&made.efa, true)).unwrap() else { panic!() };
+    let Applied::Changed(journal) =
+        carry_out(&made.root, &[Remedy::DefaultBackend], &asked(&made.efa, true)).unwrap()
+    else {
+        panic!()
+    };
     assert_eq!(journal.entries.len(), 2, "{journal:?}");
     assert_eq!(made.backends(), "['LIBFABRIC']");
     // Python compiles it anew meanwhile; that is nobody's change.
@@ -125,7 +147,10 @@ fn bytecode_that_python_would_trust_blindly_goes_with_the_source_that_it_came_fr
 fn a_default_that_would_make_every_agent_fail_is_refused_until_it_is_forced() {
     let made = Made::new("FABRIC_1.8", "FABRIC_1.9").with_unbundled_plugin();
     let (_, _, refused) = plan(&made.root, &[Remedy::DefaultBackend], &asked(&made.efa, true));
-    assert!(matches!(&refused.proposals[0].verdict, Verdict::Refused(why) if why.contains("every agent would fail")), "{refused:?}");
+    assert!(
+        matches!(&refused.proposals[0].verdict, Verdict::Refused(why) if why.contains("every agent would fail")),
+        "{refused:?}"
+    );
     let forced = Request { force: true, ..asked(&made.efa, true) };
     let (_, _, forced) = plan(&made.root, &[Remedy::DefaultBackend], &forced);
     assert!(matches!(forced.proposals[0].verdict, Verdict::Apply { .. }));
@@ -142,7 +167,10 @@ fn the_preamble_does_the_same_without_kvrail_and_twice_is_once() {
     let script = fix::preamble::preamble(Some(&efa), Some(&python), fix::preamble::Form::Bash).unwrap();
     let file = made.root.join("preamble.sh");
     fs::write(&file, &script).unwrap();
-    let twice = format!("set -euo pipefail\n. {0}\none=$LD_LIBRARY_PATH\n. {0}\n[ \"$one\" = \"$LD_LIBRARY_PATH\" ]\necho \"$one\"", file.display());
+    let twice = format!(
+        "set -euo pipefail\n. {0}\none=$LD_LIBRARY_PATH\n. {0}\n[ \"$one\" = \"$LD_LIBRARY_PATH\" ]\necho \"$one\"",
+        file.display()
+    );
     let (well, said) = made::run("bash", &["-c", &twice]);
     assert!(well, "{said}");
     assert!(said.contains(&format!("{efa}/lib")) && said.contains(".nixl.mesonpy.libs"), "{said}");
@@ -150,7 +178,11 @@ fn the_preamble_does_the_same_without_kvrail_and_twice_is_once() {
     assert_eq!(made.backends(), "['LIBFABRIC']");
     assert!(fix::preamble::preamble(Some("/opt/a'; rm -rf /"), None, fix::preamble::Form::Bash).is_err());
     let yaml = fix::preamble::preamble(None, None, fix::preamble::Form::Yaml).unwrap();
-    assert!(yaml.contains("container_mounts:\n  /opt/amazon/efa: /opt/amazon/efa\n") && yaml.contains("\nbash_preamble: |\n  # "), "{yaml}");
+    assert!(
+        yaml.contains("container_mounts:\n  /opt/amazon/efa: /opt/amazon/efa\n")
+            && yaml.contains("\nbash_preamble: |\n  # "),
+        "{yaml}"
+    );
     if made::run("shellcheck", &["--version"]).0 {
         let (well, said) = made::run("shellcheck", &["-s", "bash", file.to_str().unwrap()]);
         assert!(well, "{said}");

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use kvrail_doctor::fix::{Entry, Journal, Plan, Run, Verdict};
+use kvrail_doctor::fix::{Entry, Environment, Journal, Plan, Run, Verdict};
 use serde_json::{Value, json};
 
 const SCHEMA: &str = "kvrail.fix.v1";
@@ -23,15 +23,23 @@ struct Part<'a> {
     failures: Vec<(String, String)>,
 }
 
+/// What was or would be installed in an environment; nothing where it is there.
+pub(super) struct Install {
+    pub(super) packages: Vec<String>,
+    pub(super) says: String,
+    pub(super) run: Option<String>,
+}
+
 /// All environments of a command.
 pub(super) struct Told<'a> {
     doing: Doing,
+    installs: Vec<(String, Install)>,
     parts: Vec<Part<'a>>,
 }
 
 impl<'a> Told<'a> {
     pub(super) fn new(doing: Doing) -> Self {
-        Self { doing, parts: Vec::new() }
+        Self { doing, installs: Vec::new(), parts: Vec::new() }
     }
 
     pub(super) fn add(
@@ -44,12 +52,31 @@ impl<'a> Told<'a> {
         self.parts.push(Part { plan, run, entries, failures });
     }
 
+    pub(super) fn installed(&mut self, environment: &Environment, install: Install) {
+        self.installs.push((environment.root.clone(), install));
+    }
+
     pub(super) fn changes(&self) -> usize {
-        self.parts.iter().map(|part| part.entries.len()).sum()
+        let installed: usize = self.installs.iter().map(|(_, install)| install.packages.len()).sum();
+        installed + self.parts.iter().map(|part| part.entries.len()).sum::<usize>()
     }
 
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
+        for (root, install) in &self.installs {
+            let Install { packages, says, run } = install;
+            let _ = match (run, packages.is_empty()) {
+                (_, true) => writeln!(text, "{root}\n  install-nixl: nothing to do: {says}"),
+                (None, _) => {
+                    writeln!(text, "{root}\n  install-nixl: would install {} ({says})", packages.join(" "))
+                }
+                (Some(run), _) => writeln!(
+                    text,
+                    "{root}\n  install-nixl: installed {} ({says}), and it can be imported; to take it back: kvrail fix --python {root} --undo {run}",
+                    packages.join(" ")
+                ),
+            };
+        }
         for part in &self.parts {
             let _ = writeln!(text, "{}", part.plan.environment.root);
             if part.plan.proposals.is_empty() {
@@ -60,7 +87,8 @@ impl<'a> Told<'a> {
                 of.all(|proposal| matches!(proposal.verdict, Verdict::NotHere(_)))
             };
             // The package `nixl` of today only leads to that of a platform.
-            let others = |package: &str| part.plan.proposals.iter().any(|proposal| proposal.wheel.package != package);
+            let others =
+                |package: &str| part.plan.proposals.iter().any(|proposal| proposal.wheel.package != package);
             for proposal in &part.plan.proposals {
                 let package = proposal.wheel.package.as_str();
                 if silent(package) && others(package) {
@@ -104,13 +132,17 @@ impl<'a> Told<'a> {
         let changes = self.changes();
         let _ = match (self.doing, changes) {
             (_, 0) => writeln!(text, "nothing to do"),
-            (Doing::WouldChange, n) => writeln!(text, "{n} paths would change; nothing was changed"),
-            (Doing::Changed, n) => writeln!(text, "{n} paths changed"),
+            (Doing::WouldChange, n) => writeln!(text, "{n} changes would be made; nothing was changed"),
+            (Doing::Changed, n) => writeln!(text, "{n} changes made"),
         };
         text
     }
 
     pub(super) fn json(&self) -> String {
+        document(&self.value())
+    }
+
+    pub(super) fn value(&self) -> Value {
         let parts: Vec<Value> = self.parts.iter().map(|part| {
             let proposals: Vec<Value> = part.plan.proposals.iter().map(|proposal| {
                 let (state, says) = match &proposal.verdict {
@@ -132,10 +164,25 @@ impl<'a> Told<'a> {
             })
         }).collect();
         let changed = self.doing == Doing::Changed && self.changes() > 0;
-        document(
-            &json!({"schema": SCHEMA, "changed": changed, "changes": self.changes(), "environments": parts}),
-        )
+        let installs: Vec<Value> = self
+            .installs
+            .iter()
+            .map(|(root, install)| {
+                json!({"environment": root, "run": install.run, "packages": install.packages, "says": install.says})
+            })
+            .collect();
+        json!({"schema": SCHEMA, "changed": changed, "changes": self.changes(), "installs": installs, "environments": parts})
     }
+}
+
+/// What one node says, in one line.
+pub(super) fn line(said: &Value, exit: u8) -> String {
+    // Nodes of a test, and some containers, share a host's name; Slurm's own comes first.
+    let node = std::env::var("SLURMD_NODENAME")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    format!("{}\n", json!({"node": node, "exit": exit, "said": said}))
 }
 
 fn entry(entry: &Entry) -> Value {

@@ -91,10 +91,14 @@ pub(super) fn look(host: &Host, loader: &Loader<'_>, wheel: &Wheel, request: &Re
             break;
         }
     }
-    let changes: Vec<Change> = accepted.into_iter().map(|swap| {
-        let why = format!("{} of the system in place of the copy of {}", soname_of(&swap.target), wheel.name());
-        Change::link(swap.path, swap.target, why)
-    }).collect();
+    let changes: Vec<Change> = accepted
+        .into_iter()
+        .map(|swap| {
+            let why =
+                format!("{} of the system in place of the copy of {}", soname_of(&swap.target), wheel.name());
+            Change::link(swap.path, swap.target, why)
+        })
+        .collect();
     match (changes.is_empty(), refused.is_empty()) {
         (false, _) => Verdict::Apply { changes, left: refused },
         (true, false) => Verdict::Refused(refused.join("; ")),

@@ -43,7 +43,12 @@ pub struct Installation {
 ///
 /// # Errors
 /// Why nothing is installed, although NIXL is missing.
-pub fn look(host: &Host, environment: &Environment, version: Option<&str>, request: &Request) -> Result<Result<Installation, String>, String> {
+pub fn look(
+    host: &Host,
+    environment: &Environment,
+    version: Option<&str>,
+    request: &Request,
+) -> Result<Result<Installation, String>, String> {
     if let Some(wheel) = environment.wheels(host).iter().find(|wheel| wheel.bindings(host).is_some()) {
         return Ok(Err(format!("{} is installed", wheel.name())));
     }
@@ -80,9 +85,10 @@ fn release(host: &Host, request: &Request) -> (String, String) {
     let libfabric = loader.efa.as_ref().map(|directory| format!("{directory}/libfabric.so.1"));
     let level = libfabric.as_ref().and_then(|path| host.elf(path).ok()?.level("FABRIC_1."));
     match (level, libfabric) {
-        (Some(level), Some(path)) if level < NEWEST_LEVEL => {
-            (BEFORE.into(), format!("{path} has FABRIC_1.{level}, and {NEWEST} wants FABRIC_1.{NEWEST_LEVEL}"))
-        }
+        (Some(level), Some(path)) if level < NEWEST_LEVEL => (
+            BEFORE.into(),
+            format!("{path} has FABRIC_1.{level}, and {NEWEST} wants FABRIC_1.{NEWEST_LEVEL}"),
+        ),
         _ => (NEWEST.into(), "the newest release that is known".into()),
     }
 }
@@ -98,7 +104,10 @@ fn cuda(host: &Host, environment: &Environment) -> u32 {
         }
     }
     let said = host.run(&["nvidia-smi"]).map(|ran| ran.stdout).unwrap_or_default();
-    let version = said.split("CUDA Version: ").nth(1).and_then(|rest| rest.split('.').next()?.trim().parse::<u32>().ok());
+    let version = said
+        .split("CUDA Version: ")
+        .nth(1)
+        .and_then(|rest| rest.split('.').next()?.trim().parse::<u32>().ok());
     if version.is_some_and(|version| version >= 13) { 13 } else { 12 }
 }
 
@@ -118,7 +127,11 @@ impl Installation {
             Ok(Ran { status: Some(0), .. }) => Ok(()),
             Ok(ran) => {
                 let last = ran.stderr.lines().rfind(|line| line.contains("ERROR") || line.contains("error:"));
-                Err(last.or_else(|| ran.stderr.lines().next_back()).unwrap_or("it said nothing").trim().to_owned())
+                Err(last
+                    .or_else(|| ran.stderr.lines().next_back())
+                    .unwrap_or("it said nothing")
+                    .trim()
+                    .to_owned())
             }
             Err(why) => Err(why.to_string()),
         }
@@ -126,7 +139,11 @@ impl Installation {
 
     /// Uninstalls what was installed; what is not there any more is no error.
     pub(super) fn take_back(&self, live: &Live) -> Result<(), String> {
-        let names: Vec<String> = self.packages.iter().map(|package| package.split("==").next().unwrap_or_default().to_owned()).collect();
+        let names: Vec<String> = self
+            .packages
+            .iter()
+            .map(|package| package.split("==").next().unwrap_or_default().to_owned())
+            .collect();
         self.run(live, if self.uv { &["uninstall"] } else { &["uninstall", "--yes"] }, &names)
     }
 }
@@ -135,7 +152,14 @@ impl Installation {
 ///
 /// # Errors
 /// Why it is not installed.
-pub fn install(place: &Place, run: &str, live: &Live, host: &Host, environment: &Environment, installation: &Installation) -> Result<Journal, FixError> {
+pub fn install(
+    place: &Place,
+    run: &str,
+    live: &Live,
+    host: &Host,
+    environment: &Environment,
+    installation: &Installation,
+) -> Result<Journal, FixError> {
     let held = place.locked(LOCK_PATIENCE)?;
     recover_held(place, &held, false)?;
     let wrong = |why: Errno| FixError::Unwritable { path: place.store(), why: why.to_string() };
@@ -145,7 +169,8 @@ pub fn install(place: &Place, run: &str, live: &Live, host: &Host, environment: 
     let directory = held.store.made(&new).map_err(wrong)?;
     directory.write(NAME, &journal.to_json(), None).and_then(|()| directory.sync()).map_err(wrong)?;
     held.store.rename(&new, &held.store, run).and_then(|()| held.store.sync()).map_err(wrong)?;
-    let words: &[&str] = if installation.uv { &["install", "--no-deps"] } else { &["install", "--no-deps", "--retries", "1"] };
+    let words: &[&str] =
+        if installation.uv { &["install", "--no-deps"] } else { &["install", "--no-deps", "--retries", "1"] };
     let mut did = installation.run(live, words, &installation.packages);
     if did.is_ok() {
         // Imported by a host that has not yet been asked whether it is there.
@@ -155,7 +180,9 @@ pub fn install(place: &Place, run: &str, live: &Live, host: &Host, environment: 
         let failed = trial.failures().find(|(what, _)| what.starts_with("import "));
         did = match failed {
             Some((what, why)) => Err(format!("{what}: {why}")),
-            None if wheels.iter().all(|wheel| wheel.bindings(&fresh).is_none()) => Err("it is not where it was to be installed".into()),
+            None if wheels.iter().all(|wheel| wheel.bindings(&fresh).is_none()) => {
+                Err("it is not where it was to be installed".into())
+            }
             None => Ok(()),
         };
     }

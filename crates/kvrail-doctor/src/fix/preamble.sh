@@ -69,11 +69,11 @@ for site in sorted(sites):
                 text = source.read()
         except OSError:
             continue
-        head, found, tail = text.partition("\nclass nixl_agent_config:")
+        head, found, tail = ("\n" + text).partition("\nclass nixl_agent_config:")
         body = re.split(r"\n(?=class |def |@)", tail, maxsplit=1)[0]
         before, after = 'backends: list[str] = ["UCX"]', 'backends: list[str] = ["LIBFABRIC"]'
         if found and body.count(before) == 1:
-            new_text = head + found + body.replace(before, after) + tail[len(body):]
+            new_text = (head + found + body.replace(before, after) + tail[len(body):])[1:]
             def write(new):
                 with open(new, "w", encoding="utf-8", newline="") as out:
                     out.write(new_text)

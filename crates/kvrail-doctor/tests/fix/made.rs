@@ -28,7 +28,10 @@ impl Made {
         let root = directory.join("venv");
         let (well, said) = run("python3", &["-m", "venv", "--without-pip", root.to_str().unwrap()]);
         assert!(well, "{said}");
-        let (well, said) = run(root.join("bin/python3").to_str().unwrap(), &["-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]);
+        let (well, said) = run(
+            root.join("bin/python3").to_str().unwrap(),
+            &["-c", "import sysconfig; print(sysconfig.get_path('platlib'))"],
+        );
         assert!(well, "{said}");
         let site = PathBuf::from(said.trim()).canonicalize().unwrap();
         let efa = directory.join("efa");
@@ -36,7 +39,8 @@ impl Made {
             fs::create_dir_all(site.join(made)).unwrap();
         }
         fs::create_dir_all(efa.join("lib")).unwrap();
-        let made = Self { _directory: temporary, directory, root, site, efa, needs: needs.into(), has: has.into() };
+        let made =
+            Self { _directory: temporary, directory, root, site, efa, needs: needs.into(), has: has.into() };
         made.library(&made.copy(), COPY, needs, "the wheel's", "");
         made.library(&made.efa.join("lib/libfabric.so.1"), "libfabric.so.1", has, "the system's", "");
         let common = made.site.join(".nixl.mesonpy.libs/libnixl_common.so");
@@ -86,7 +90,12 @@ impl Made {
     /// Why the plugin cannot be loaded; nothing where it can.
     pub(crate) fn load(&self) -> String {
         let plugin = self.site.join("nixl.libs/nixl/libplugin_LIBFABRIC.so");
-        let (well, said) = self.python(&["-B", "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", plugin.to_str().unwrap()]);
+        let (well, said) = self.python(&[
+            "-B",
+            "-c",
+            "import ctypes, sys; ctypes.CDLL(sys.argv[1])",
+            plugin.to_str().unwrap(),
+        ]);
         if well { String::new() } else { said }
     }
 
@@ -102,10 +111,20 @@ impl Made {
 
     fn plugin(&self, linked: &[&Path]) {
         let uses_common = linked.len() > 1;
-        let common = if uses_common { "const char *common_which(void); const char *other(void) { return common_which(); }" } else { "" };
+        let common = if uses_common {
+            "const char *common_which(void); const char *other(void) { return common_which(); }"
+        } else {
+            ""
+        };
         let source = self.c("plugin.c", &format!("const char *fabric_which(void); const char *which(void) {{ return fabric_which(); }}\n{common}"));
         let path = self.site.join("nixl.libs/nixl/libplugin_LIBFABRIC.so");
-        let mut arguments = vec![source.as_str(), "-o", path.to_str().unwrap(), "-Wl,-rpath,$ORIGIN/..:$ORIGIN", "-Wl,--enable-new-dtags"];
+        let mut arguments = vec![
+            source.as_str(),
+            "-o",
+            path.to_str().unwrap(),
+            "-Wl,-rpath,$ORIGIN/..:$ORIGIN",
+            "-Wl,--enable-new-dtags",
+        ];
         arguments.extend(linked.iter().map(|path| path.to_str().unwrap()));
         self.cc(&arguments);
     }
@@ -113,15 +132,18 @@ impl Made {
     /// A library with one symbol of one version, and those before it.
     fn library(&self, path: &Path, soname: &str, version: &str, says: &str, more: &str) {
         let prefix = if soname.starts_with("libnixl") { "common" } else { "fabric" };
-        let source = self.c("library.c", &format!("const char *{prefix}_which(void) {{ return \"{says}\"; }}\n{more}"));
+        let source = self
+            .c("library.c", &format!("const char *{prefix}_which(void) {{ return \"{says}\"; }}\n{more}"));
         // Levels are cumulative: one that has 1.9 has 1.8 too, and a plugin is linked to its own.
         let level: u32 = version.rsplit('.').next().and_then(|level| level.parse().ok()).unwrap_or(0);
         let mut script = String::new();
         match version.strip_prefix("FABRIC_") {
             Some(_) => {
-                let bound = level.min(self.needs.rsplit('.').next().and_then(|level| level.parse().ok()).unwrap_or(level));
+                let bound = level
+                    .min(self.needs.rsplit('.').next().and_then(|level| level.parse().ok()).unwrap_or(level));
                 for at in 0..=level {
-                    let symbols = if at == bound { format!("global: {prefix}_which; ") } else { String::new() };
+                    let symbols =
+                        if at == bound { format!("global: {prefix}_which; ") } else { String::new() };
                     let local = if at == 0 { "local: *; " } else { "" };
                     script += &format!("FABRIC_1.{at} {{ {symbols}{local}}};\n");
                 }
@@ -131,7 +153,8 @@ impl Made {
         let versions = self.directory.join("versions");
         fs::write(&versions, script).unwrap();
         let _ = fs::remove_file(path);
-        let (script, name) = (format!("-Wl,--version-script={}", versions.display()), format!("-Wl,-soname,{soname}"));
+        let (script, name) =
+            (format!("-Wl,--version-script={}", versions.display()), format!("-Wl,-soname,{soname}"));
         self.cc(&[source.as_str(), "-o", path.to_str().unwrap(), &script, &name]);
     }
 
@@ -142,7 +165,8 @@ impl Made {
     }
 
     fn cc(&self, arguments: &[&str]) {
-        let all: Vec<&str> = ["-shared", "-fPIC", "-Wl,--no-as-needed"].iter().chain(arguments).copied().collect();
+        let all: Vec<&str> =
+            ["-shared", "-fPIC", "-Wl,--no-as-needed"].iter().chain(arguments).copied().collect();
         let (well, said) = run("cc", &all);
         assert!(well, "{said}");
     }
@@ -150,7 +174,12 @@ impl Made {
 
 /// Runs a program: whether it ended well, and what it wrote.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> (bool, String) {
-    match Command::new(program).args(arguments).env_remove("LD_LIBRARY_PATH").env_remove("PYTHONPATH").output() {
+    match Command::new(program)
+        .args(arguments)
+        .env_remove("LD_LIBRARY_PATH")
+        .env_remove("PYTHONPATH")
+        .output()
+    {
         Ok(output) => {
             let said = [output.stdout, output.stderr].concat();
             (output.status.success(), String::from_utf8_lossy(&said).into_owned())
@@ -182,7 +211,9 @@ pub(crate) fn image(root: &Path) -> BTreeMap<PathBuf, (String, u32, i64, i64)> {
 
 /// A fingerprint of a content (FNV-1a and the length): what is compared here was not made to deceive.
 fn sum(bytes: &[u8]) -> String {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    });
     format!("{} bytes {hash:x}", bytes.len())
 }
 

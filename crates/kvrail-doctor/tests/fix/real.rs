@@ -35,10 +35,23 @@ fn install(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
     if fs::read_to_string(&whole).is_ok_and(|is| is == wanted) {
         return Ok(root);
     }
-    let step = |(well, said): (bool, String)| if well { Ok(()) } else { Err(said.lines().last().unwrap_or_default().to_owned()) };
+    let step = |(well, said): (bool, String)| {
+        if well { Ok(()) } else { Err(said.lines().last().unwrap_or_default().to_owned()) }
+    };
     let at = root.to_str().ok_or("a path that is no UTF-8")?;
     step(run("python3", &["-m", "venv", "--clear", at]))?;
-    let pip = ["300", &format!("{at}/bin/python"), "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1"].map(str::to_owned);
+    let pip = [
+        "300",
+        &format!("{at}/bin/python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--retries",
+        "1",
+    ]
+    .map(str::to_owned);
     let words: Vec<&str> = pip.iter().map(String::as_str).chain(packages.iter().copied()).collect();
     step(run("timeout", &words))?;
     fs::write(&whole, wanted).map_err(|error| error.to_string())?;
@@ -85,7 +98,9 @@ impl Real {
 
 #[test]
 fn the_real_wheel_that_brings_libfabric_uses_the_efa_softwares_after_it() {
-    let Some(real) = Real::new("the wheel that brings libfabric", "nixl-fix-bundled", BUNDLED) else { return };
+    let Some(real) = Real::new("the wheel that brings libfabric", "nixl-fix-bundled", BUNDLED) else {
+        return;
+    };
     let before = image(&real.root);
     let maps = "\
 import ctypes, glob, os, sys
@@ -98,10 +113,18 @@ os._exit(0)";
     let (status, said) = real.python(maps);
     assert!(status == Some(0) && said.contains("nixl.libs/libfabric-"), "{said}");
     let request = asked(&real.efa, false);
-    let Applied::Changed(journal) = carry_out(&real.root, &[Remedy::BundledLibraries], &request).unwrap() else { panic!() };
+    let Applied::Changed(journal) = carry_out(&real.root, &[Remedy::BundledLibraries], &request).unwrap()
+    else {
+        panic!()
+    };
     assert!(journal.entries.iter().any(|entry| entry.path.contains("nixl.libs/libfabric-")), "{journal:?}");
     let (status, said) = real.python(maps);
-    assert!(status == Some(0) && said.contains("/efa/lib/libfabric.so.1") && !said.contains("nixl.libs/libfabric-"), "{said}");
+    assert!(
+        status == Some(0)
+            && said.contains("/efa/lib/libfabric.so.1")
+            && !said.contains("nixl.libs/libfabric-"),
+        "{said}"
+    );
     assert_eq!(carry_out(&real.root, &[Remedy::BundledLibraries], &request).unwrap(), Applied::Nothing);
     undo(&real.root);
     assert!(image(&real.root) == before, "the undo left something");
@@ -115,10 +138,14 @@ fn libfabric_becomes_the_default_of_the_real_wheel_and_ucx_again() {
     assert_eq!(real.python(backends).1.trim(), "['UCX']");
     let remedies = [Remedy::LoaderPath, Remedy::Libfabric, Remedy::DefaultBackend];
     if !Path::new("/usr/lib/x86_64-linux-gnu/libhwloc.so.15").exists() {
-        skip("the default backend of the real wheel: libhwloc.so.15 is not installed, which its plugin needs");
+        skip(
+            "the default backend of the real wheel: libhwloc.so.15 is not installed, which its plugin needs",
+        );
         return;
     }
-    let Applied::Changed(journal) = carry_out(&real.root, &remedies, &asked(&real.efa, true)).unwrap() else { panic!() };
+    let Applied::Changed(journal) = carry_out(&real.root, &remedies, &asked(&real.efa, true)).unwrap() else {
+        panic!()
+    };
     assert_eq!(journal.remedies, remedies);
     assert_eq!(real.python(backends).1.trim(), "['LIBFABRIC']");
     // The plugin can be loaded by itself now, with the EFA software's libfabric, and carries an agent.
@@ -128,7 +155,10 @@ agent = nixl_agent('a')
 print(list(agent.backends), sorted({l.split()[-1] for l in open('/proc/self/maps') if '/libfabric' in l}), flush=True)
 import os; os._exit(0)";
     let (status, said) = real.python(agent);
-    assert!(status == Some(0) && said.contains("['LIBFABRIC'] ") && said.contains("/efa/lib/libfabric.so.1"), "{said}");
+    assert!(
+        status == Some(0) && said.contains("['LIBFABRIC'] ") && said.contains("/efa/lib/libfabric.so.1"),
+        "{said}"
+    );
     assert_eq!(carry_out(&real.root, &remedies, &asked(&real.efa, true)).unwrap(), Applied::Nothing);
     undo(&real.root);
     assert_eq!(real.python(backends).1.trim(), "['UCX']");
