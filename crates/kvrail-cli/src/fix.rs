@@ -216,7 +216,16 @@ fn install(
             let place = fix::place_of(environment).map_err(failed)?;
             let journal =
                 fix::install(&place, &fix::new_run(), live, host, environment, &what).map_err(failed)?;
-            Ok(told::Install { packages: what.packages, says: what.why, run: Some(journal.run) })
+            Ok(match journal {
+                Some(journal) => {
+                    told::Install { packages: what.packages, says: what.why, run: Some(journal.run) }
+                }
+                None => told::Install {
+                    packages: Vec::new(),
+                    says: "another run has installed it".into(),
+                    run: None,
+                },
+            })
         }
     }
 }

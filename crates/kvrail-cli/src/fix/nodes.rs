@@ -13,13 +13,16 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use super::told::LINE;
 use super::{Fix, Format};
 use crate::failure::Failure;
 
 /// Ray's side: ships the program and runs it on every node.
 const RAY: &str = include_str!("nodes_ray.py");
 /// Longest line of a node that is read.
-const LINE_BYTES_MAX: u64 = 16 << 20;
+const LINE_BYTES_MAX: u64 = 1 << 16;
+/// Most lines of one node.
+const PARTS_MAX: usize = 1 << 16;
 /// How much longer than a node may take is waited for what runs on the nodes.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -112,11 +115,21 @@ fn slurm(arguments: &Fix, program: &str, words: &[String]) -> Result<(Command, V
 }
 
 fn ray(arguments: &Fix, program: &str, words: &[String]) -> Result<(Command, Script), Failure> {
-    let python = match arguments.python.first() {
-        Some(python) if python.is_dir() => python.join("bin/python3").display().to_string(),
-        Some(python) => python.display().to_string(),
-        None => "python3".into(),
+    let named = arguments.python.iter().map(|python| match python.is_dir() {
+        true => python.join("bin/python3").display().to_string(),
+        false => python.display().to_string(),
+    });
+    // The environment that is to be mended need not be the one that has Ray.
+    let has_ray = |python: &String| {
+        let mut command = Command::new(python);
+        command.args(["-B", "-c", "import ray, sys; sys.exit(not hasattr(ray, 'init'))"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
     };
+    let python = named.chain(["python3".to_owned()]).find(has_ray).ok_or_else(|| {
+        Failure::environment("no Python here has Ray: neither that of --python nor python3")
+            .hint("activate the environment of the cluster: its python3 has to be the first of PATH")
+    })?;
     let script = Script::new()?;
     let mut command = Command::new(&python);
     command
@@ -128,23 +141,26 @@ fn ray(arguments: &Fix, program: &str, words: &[String]) -> Result<(Command, Scr
     Ok((command, script))
 }
 
-/// The driver's script, as long as it is needed.
+/// The driver's script, as long as it is needed, in a directory of its own: Python looks for modules beside it.
 struct Script(std::path::PathBuf);
 
 impl Script {
+    const NAME: &str = "driver.py";
+
     fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("kvrail-fix-{}-{:x}.py", std::process::id(), random()));
-        let mut options = std::fs::OpenOptions::new();
-        let made = options.write(true).create_new(true).open(&path);
-        made.and_then(|mut file| std::io::Write::write_all(&mut file, RAY.as_bytes()))
-            .map_err(|why| Failure::environment(format!("{}: {why}", path.display())))?;
-        Ok(Self(path))
+        let path = std::env::temp_dir().join(format!("kvrail-fix-{}-{:x}", std::process::id(), random()));
+        let wrong = |why: std::io::Error| Failure::environment(format!("{}: {why}", path.display()));
+        let mut builder = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700).create(&path).map_err(wrong)?;
+        let script = Self(path.clone());
+        std::fs::write(path.join(Self::NAME), RAY).map_err(wrong)?;
+        Ok(script)
     }
 }
 
 impl Drop for Script {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -162,11 +178,12 @@ fn gather(mut command: Command, patience: Duration, expected: &[String]) -> Resu
     let mut child = child.map_err(|why| Failure::environment(format!("{name}: {why}")))?;
     let (lines, talk) = (listen(child.stdout.take()), listen(child.stderr.take()));
     let mut said: BTreeMap<String, Said> = BTreeMap::new();
+    let mut parts = Parts::default();
     let mut late = false;
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                if let Some(one) = parse(&line) {
+                if let Some(one) = parts.add(&line) {
                     said.insert(one.node.clone(), one);
                 }
             }
@@ -235,11 +252,30 @@ fn end(child: &mut Child, late: bool) -> String {
     child.wait().map_or_else(|why| why.to_string(), |status| status.to_string())
 }
 
-fn parse(line: &str) -> Option<Said> {
-    let value: Value = serde_json::from_str(line.trim()).ok()?;
-    let node = value["node"].as_str()?.to_owned();
-    let exit = u8::try_from(value["exit"].as_u64()?).unwrap_or(2);
-    Some(Said { node, exit, what: value["said"].clone() })
+/// Lines of nodes, until a node's are complete.
+#[derive(Default)]
+struct Parts(BTreeMap<String, BTreeMap<usize, Vec<u8>>>);
+
+impl Parts {
+    fn add(&mut self, line: &str) -> Option<Said> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [LINE, node, index, count, hexadecimal] = words[..] else { return None };
+        let (index, count) = (index.parse::<usize>().ok()?, count.parse::<usize>().ok()?);
+        let digits = hexadecimal.as_bytes().chunks(2).map(std::str::from_utf8);
+        let bytes: Option<Vec<u8>> = digits.map(|digits| u8::from_str_radix(digits.ok()?, 16).ok()).collect();
+        let parts = self.0.entry(node.into()).or_default();
+        if index >= count || count > PARTS_MAX {
+            return None;
+        }
+        parts.insert(index, bytes?);
+        if parts.len() < count {
+            return None;
+        }
+        let whole: Vec<u8> = parts.values().flatten().copied().collect();
+        let value: Value = serde_json::from_slice(&whole).ok()?;
+        let exit = u8::try_from(value["exit"].as_u64()?).unwrap_or(2);
+        Some(Said { node: node.into(), exit, what: value["said"].clone() })
+    }
 }
 
 fn told(said: &[Said], format: Format) -> String {
@@ -311,7 +347,7 @@ mod tests {
     #[test]
     fn a_node_that_says_nothing_is_a_node_that_failed() {
         let mut command = Command::new("sh");
-        command.args(["-c", r#"echo noise; echo '{"node":"a","exit":0,"said":{"changes":2,"changed":true}}'; echo broken >&2"#]);
+        command.args(["-c", r#"echo noise; echo kvrail-fix a 1 2 7d7d; echo kvrail-fix b 0 2 7b; echo kvrail-fix a 0 2 7b2265786974223a302c2273616964223a7b226368616e676573223a322c226368616e676564223a74727565; echo broken >&2"#]);
         let said = gather(command, Duration::from_secs(20), &["a".into(), "b".into()]).unwrap();
         assert_eq!(
             said.iter().map(|said| (said.node.as_str(), said.exit)).collect::<Vec<_>>(),
@@ -323,7 +359,8 @@ mod tests {
     #[test]
     fn a_launcher_that_hangs_is_ended_at_the_deadline() {
         let mut command = Command::new("sh");
-        command.args(["-c", r#"echo '{"node":"a","exit":0,"said":{}}'; exec sleep 60"#]);
+        command
+            .args(["-c", r#"echo kvrail-fix a 0 1 7b2265786974223a302c2273616964223a7b7d7d; exec sleep 60"#]);
         let begin = Instant::now();
         let said = gather(command, Duration::from_millis(500), &["a".into(), "b".into()]).unwrap();
         assert!(begin.elapsed() < Duration::from_secs(20));

@@ -1,4 +1,4 @@
-"""Runs a program on every node of a Ray cluster, and prints what each said, one line of JSON per node.
+"""Runs a program on every node of a Ray cluster, and passes on what each said in lines that begin with `kvrail-fix`.
 
 Arguments: the program, the seconds that one node has, the program's arguments.
 """
@@ -59,10 +59,14 @@ def main():
             left = max(1, int(deadline - time.monotonic()))
             waiting[task.options(scheduling_strategy=strategy).remote(program, arguments, left)] = node
 
-    def tell(node, exit, said):
-        # Several nodes of one host have one address; the identity tells them apart.
-        name = "%s %s" % (node.get("NodeManagerHostname") or node["NodeManagerAddress"], node["NodeID"][:8])
-        print(json.dumps({"node": name, "exit": exit, "said": said}), flush=True)
+    def name(node):
+        # Several nodes of one host have one name; the identity tells them apart.
+        host = node.get("NodeManagerHostname") or node["NodeManagerAddress"]
+        return "%s/%s" % (host.replace(" ", "-"), node["NodeID"][:8])
+
+    def fail(node, why):
+        said = json.dumps({"exit": 2, "said": {"error": why}})
+        print("kvrail-fix", name(node), 0, 1, said.encode().hex(), flush=True)
 
     while waiting:
         left = max(0.0, deadline + 5 - time.monotonic())
@@ -72,14 +76,16 @@ def main():
         node = waiting.pop(ready[0])
         try:
             out, talk = ray.get(ready[0])
-            line = json.loads(out.strip().splitlines()[-1])
-            tell(node, line["exit"], line["said"])
-        except (IndexError, ValueError, AttributeError, TypeError):
-            tell(node, 2, {"error": talk.strip().splitlines()[-1] if talk.strip() else "it said nothing"})
         except Exception as error:
-            tell(node, 2, {"error": "%s: %s" % (type(error).__name__, str(error).splitlines()[0])})
+            fail(node, "%s: %s" % (type(error).__name__, str(error).splitlines()[0]))
+            continue
+        lines = [line.split() for line in (out or "").splitlines() if line.startswith("kvrail-fix ")]
+        for words in lines:
+            print(words[0], name(node), *words[2:], flush=True)
+        if not lines:
+            fail(node, talk.strip().splitlines()[-1] if talk.strip() else "it said nothing")
     for node in waiting.values():
-        tell(node, 2, {"error": "no answer within %d s" % seconds})
+        fail(node, "no answer within %d s" % seconds)
     # Ray's own end may wait for nodes that are gone.
     os._exit(0)
 

@@ -175,14 +175,29 @@ impl<'a> Told<'a> {
     }
 }
 
-/// What one node says, in one line.
+/// The beginning of the lines in which a node says what it did.
+pub(super) const LINE: &str = "kvrail-fix";
+/// Bytes of one such line's content. srun passes on lines whole only while they are shorter than one of its messages (1,024 bytes).
+const PART_BYTES: usize = 400;
+
+/// What one node says: lines `kvrail-fix NODE PART PARTS HEXADECIMAL`, so that those of many nodes may come mixed.
 pub(super) fn line(said: &Value, exit: u8) -> String {
     // Nodes of a test, and some containers, share a host's name; Slurm's own comes first.
     let node = std::env::var("SLURMD_NODENAME")
         .ok()
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
-    format!("{}\n", json!({"node": node, "exit": exit, "said": said}))
+    let text = json!({"exit": exit, "said": said}).to_string();
+    let parts: Vec<&[u8]> = text.as_bytes().chunks(PART_BYTES).collect();
+    let mut lines = String::new();
+    for (index, part) in parts.iter().enumerate() {
+        let _ = write!(lines, "{LINE} {} {index} {} ", node.replace(char::is_whitespace, "-"), parts.len());
+        for byte in *part {
+            let _ = write!(lines, "{byte:02x}");
+        }
+        lines.push('\n');
+    }
+    lines
 }
 
 fn entry(entry: &Entry) -> Value {
@@ -212,7 +227,11 @@ pub(super) fn list(runs: &[(PathBuf, Run)], as_json: bool) -> String {
     }
     let mut text = String::new();
     for (root, run) in runs {
-        let remedies: Vec<_> = run.journal.remedies.iter().map(|remedy| remedy.name()).collect();
+        let mut remedies: Vec<_> =
+            run.journal.remedies.iter().map(|remedy| remedy.name().to_owned()).collect();
+        if let Some(installed) = &run.journal.installed {
+            remedies.push(format!("installed {}", installed.packages.join(" ")));
+        }
         let interrupted = if run.interrupted { ", interrupted: the next run takes it back" } else { "" };
         let count = run.journal.entries.len();
         let _ = writeln!(

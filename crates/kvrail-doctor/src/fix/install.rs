@@ -148,7 +148,7 @@ impl Installation {
     }
 }
 
-/// Installs, and uninstalls again what cannot be imported.
+/// Installs, and uninstalls again what cannot be imported; nothing where somebody else was faster.
 ///
 /// # Errors
 /// Why it is not installed.
@@ -159,9 +159,14 @@ pub fn install(
     host: &Host,
     environment: &Environment,
     installation: &Installation,
-) -> Result<Journal, FixError> {
+) -> Result<Option<Journal>, FixError> {
     let held = place.locked(LOCK_PATIENCE)?;
     recover_held(place, &held, false)?;
+    // Another node of the same file system may have been first.
+    let now = Host::live(live.clone(), host.scope().clone());
+    if environment.wheels(&now).iter().any(|wheel| wheel.bindings(&now).is_some()) {
+        return Ok(None);
+    }
     let wrong = |why: Errno| FixError::Unwritable { path: place.store(), why: why.to_string() };
     let mut journal = Journal::new(run.into(), &[]);
     journal.installed = Some(installation.clone());
@@ -190,7 +195,7 @@ pub fn install(
         Ok(()) => {
             let done = directory.write(DONE, b"", None).and_then(|()| directory.sync());
             done.map_err(|why| FixError::Journal { path: place.store().join(run), why: why.to_string() })?;
-            Ok(journal)
+            Ok(Some(journal))
         }
         Err(why) => {
             restore_forced(place, &held, &journal)?;
