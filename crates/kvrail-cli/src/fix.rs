@@ -144,10 +144,10 @@ fn here(arguments: &Fix) -> Result<ExitCode, Failure> {
     let host = Host::live(live.clone(), scope);
     let environments = environments(&host, arguments)?;
     if arguments.list {
-        return list(arguments, &places(&environments)?);
+        return list(arguments, &places(arguments, &environments)?);
     }
     if let Some(run) = &arguments.undo {
-        return undo(arguments, &places(&environments)?, run);
+        return undo(arguments, &places(arguments, &environments)?, run);
     }
     let named: Vec<Remedy> = arguments.names.iter().filter_map(|name| name.remedy()).collect();
     let request =
@@ -155,7 +155,7 @@ fn here(arguments: &Fix) -> Result<ExitCode, Failure> {
     let remedies = if arguments.names.is_empty() { Remedy::ALL.to_vec() } else { named };
     // What an interrupted run left is not what a plan is made from.
     if !arguments.dry_run {
-        for place in places(&environments)? {
+        for place in places(arguments, &environments)? {
             for run in fix::recover(&place, arguments.force).map_err(failed)? {
                 eprintln!("run {run} was interrupted: taken back");
             }
@@ -258,13 +258,17 @@ fn environments(host: &Host, arguments: &Fix) -> Result<Vec<Environment>, Failur
     Ok(environments)
 }
 
-fn places(environments: &[Environment]) -> Result<Vec<Place>, Failure> {
+fn places(arguments: &Fix, environments: &[Environment]) -> Result<Vec<Place>, Failure> {
     let mut places: Vec<Place> = Vec::new();
     for environment in environments {
         let place = fix::place_of(environment).map_err(failed)?;
         if !places.contains(&place) {
             places.push(place);
         }
+    }
+    let system = Place::system(std::path::Path::new("/")).map_err(failed)?;
+    if arguments.python.is_empty() && !places.contains(&system) && system.store().exists() {
+        places.push(system);
     }
     Ok(places)
 }
@@ -297,6 +301,11 @@ fn undo(arguments: &Fix, places: &[Place], run: &str) -> Result<ExitCode, Failur
         eprintln!("run {run} was interrupted: taken back");
     }
     let Some((place, id)) = last else {
+        // Another node of the same file system has taken it back.
+        if arguments.format == Format::Line {
+            crate::sink::print(&told::line(&serde_json::json!({}), 0))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         if recovered.iter().any(|recovered| run.is_empty() || recovered == run) {
             return Ok(ExitCode::SUCCESS);
         }

@@ -120,3 +120,39 @@ fn made_back(made: &Made) {
     let (code, said) = ended(&fix(made).arg("--undo").output().unwrap());
     assert_eq!(code, 0, "{said}");
 }
+
+/// The loader's configuration is changed in a mount namespace with copies of /etc and /var/lib.
+#[test]
+fn a_nixl_built_from_source_gets_the_efa_softwares_libfabric_by_the_loaders_configuration() {
+    let made = Made::new("FABRIC_1.8", "FABRIC_1.9").with_unbundled_plugin();
+    let at = made.root.parent().unwrap().display().to_string();
+    let may = made::run("unshare", &["--mount", "sh", "-c", "mount -t tmpfs none /mnt"]);
+    if !may.0 {
+        made::skip(&format!("the loader's configuration: no mount namespace: {}", may.1.trim()));
+        return;
+    }
+    let script = format!(
+        "set -e
+mkdir -p {at}/var {at}/nixl/lib/plugins {at}/empty/lib/python3.0/site-packages
+cp -a /etc {at}/etc
+cp {at}/venv/lib/python3*/site-packages/nixl.libs/nixl/libplugin_LIBFABRIC.so {at}/nixl/lib/plugins/
+mount --bind {at}/etc /etc
+mount --bind {at}/var /var/lib
+export NIXL_PLUGIN_DIR={at}/nixl/lib/plugins VIRTUAL_ENV={at}/empty
+sha256sum /etc/ld.so.cache > {at}/before
+kvrail() {{ {program} fix \"$@\"; }}
+if kvrail libfabric --efa {at}/efa --dry-run; then echo 'the dry run found nothing'; exit 1; fi
+sha256sum --check --quiet {at}/before
+kvrail libfabric --efa {at}/efa
+/sbin/ldconfig -p | grep libfabric.so.1 | head -1 | grep -q {at}/efa/lib
+kvrail libfabric --efa {at}/efa | grep -q 'nothing to do'
+kvrail --undo
+sha256sum --check --quiet {at}/before
+test ! -e /etc/ld.so.conf.d/000-kvrail-efa.conf
+test ! -e /var/lib/kvrail
+echo all went well",
+        program = env!("CARGO_BIN_EXE_kvrail")
+    );
+    let (well, said) = made::run("unshare", &["--mount", "bash", "-c", &script]);
+    assert!(well && said.contains("all went well"), "{said}");
+}

@@ -60,6 +60,9 @@ pub(super) fn main(arguments: &Fix, cluster: Cluster) -> Result<ExitCode, Failur
     };
     let said = gather(command, arguments.timeout + GRACE, expected.as_deref().unwrap_or_default());
     drop(script);
+    if let Some(nodes) = &expected {
+        sweep(arguments, nodes.len());
+    }
     let said = said?;
     crate::sink::print(&told(&said, arguments.format))?;
     Ok(ExitCode::from(said.iter().map(|said| said.exit).max().unwrap_or(2)))
@@ -106,12 +109,28 @@ fn slurm(arguments: &Fix, program: &str, words: &[String]) -> Result<(Command, V
         return Err(missing(&String::from_utf8_lossy(&named.stderr).trim()));
     }
     let mut command = Command::new("srun");
-    command.args([format!("--nodes={}", nodes.len()), format!("--ntasks={}", nodes.len())]);
-    command.args(["--ntasks-per-node=1", "--overlap", "--kill-on-bad-exit=0", "--input=none"]);
-    // A name of its own: nodes of one host, or a shared /tmp, must not write over each other's program.
-    command.arg(format!("--bcast=/tmp/kvrail-fix-{}", std::process::id()));
-    command.args(&arguments.srun).arg(program).args(words);
+    on_all(&mut command, arguments, nodes.len());
+    command.arg(format!("--bcast={}", shipped())).arg(program).args(words);
     Ok((command, nodes))
+}
+
+fn on_all(command: &mut Command, arguments: &Fix, nodes: usize) {
+    command.args([format!("--nodes={nodes}"), format!("--ntasks={nodes}")]);
+    command.args(["--ntasks-per-node=1", "--overlap", "--kill-on-bad-exit=0", "--input=none"]);
+    command.args(&arguments.srun);
+}
+
+/// Where the program is on the nodes.
+fn shipped() -> String {
+    format!("/tmp/kvrail-fix-{}", std::process::id())
+}
+
+/// Removes the program from the nodes, which `srun --bcast` leaves there.
+fn sweep(arguments: &Fix, nodes: usize) {
+    let mut command = Command::new("srun");
+    on_all(&mut command, arguments, nodes);
+    command.args(["rm", "-f", &shipped()]);
+    let _ = gather(command, GRACE, &[]);
 }
 
 fn ray(arguments: &Fix, program: &str, words: &[String]) -> Result<(Command, Script), Failure> {

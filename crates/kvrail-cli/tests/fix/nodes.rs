@@ -146,7 +146,8 @@ fn every_node_of_a_slurm_allocation_is_mended_and_says_so() {
         (2, 2),
         "{said}"
     );
-    super::made_back(&made);
+    let (code, said) = slurm.fix(&made, &["--undo"]);
+    assert_eq!((code, said.matches("is taken back").count()), (0, 1), "{said}");
     assert_eq!(image(&made.root), before);
 }
 

@@ -15,6 +15,7 @@ mod missing;
 mod place;
 pub mod preamble;
 mod prove;
+mod system;
 mod transaction;
 #[cfg(test)]
 mod transaction_tests;
@@ -151,6 +152,10 @@ pub fn plan(host: &Host, remedies: &[Remedy], request: &Request) -> Result<Vec<P
             }
         }
         plans.push(Plan { environment, place, proposals });
+    }
+    // What is in no environment is the system's.
+    if remedies.contains(&Remedy::Libfabric) && host.scope().python.is_empty() {
+        plans.extend(system::plan(host, &loader, request)?);
     }
     Ok(plans)
 }
