@@ -6,7 +6,7 @@
 //! * What is looked at is asked of a [`Host`]: a question (a file, a command, a library's tables, a trial load) has one answer,
 //!   and all answers together are a [`Bundle`](host::Bundle). So every check runs the same on this host and on a bundle
 //!   of another one, without a line of its own for either.
-//! * What a check says is an [`Outcome`]; [`examine`] runs all of them at once, by a deadline.
+//! * What a check says is an [`Outcome`]; [`examine()`] runs all of them at once, by a deadline.
 //!
 //! Nothing here changes the host, except the module that mends, which keeps what it replaces.
 #![forbid(unsafe_code)]

@@ -153,7 +153,7 @@ fn ray(arguments: &Fix, program: &str, words: &[String]) -> Result<(Command, Scr
     let mut command = Command::new(&python);
     command
         .arg("-B")
-        .arg(&script.0)
+        .arg(script.0.join(Script::NAME))
         .arg(program)
         .arg(arguments.timeout.as_secs().max(1).to_string())
         .args(words);

@@ -178,8 +178,8 @@ impl Like {
             uid: Some(Uid::from_raw(stat.st_uid)),
             gid: Some(Gid::from_raw(stat.st_gid)),
             times: Some(Timestamps {
-                last_access: time(stat.st_atime, stat.st_atime_nsec as u64),
-                last_modification: time(stat.st_mtime, stat.st_mtime_nsec as u64),
+                last_access: time(stat.st_atime, stat.st_atime_nsec),
+                last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
             }),
         }
     }
