@@ -227,7 +227,7 @@ fn gather(mut command: Command, patience: Duration, expected: &[String]) -> Resu
         });
     }
     if said.is_empty() {
-        let why = last.unwrap_or(ended);
+        let why = if late { format!("no answer within {patience:?}") } else { last.unwrap_or(ended) };
         return Err(Failure::environment(format!("no node answered: {name}: {why}")).hint(match name.as_str() {
             "srun" => "`srun --overlap hostname` in this allocation should name every node",
             _ => "`ray status` should show the cluster; name its Python with --python, its head with RAY_ADDRESS",

@@ -226,20 +226,17 @@ fn every_node_of_a_ray_cluster_is_mended_and_says_so() {
 }
 
 #[test]
-fn without_a_cluster_ray_is_an_error_that_says_so() {
-    let Some(ray) = had("kvrail fix --nodes ray without a cluster", ray()) else { return };
+fn a_ray_cluster_that_does_not_answer_is_an_error_at_the_deadline() {
+    let Some(ray) = had("kvrail fix --nodes ray, no answer", ray()) else { return };
     let made = Made::new("FABRIC_1.8", "FABRIC_1.9");
     let path = format!("{}:{}", ray.join("bin").display(), std::env::var("PATH").unwrap_or_default());
     let output = fix(&made)
-        .args(["--nodes", "ray"])
+        .args(["--nodes", "ray", "--timeout", "5s"])
         .env("PATH", path)
+        // Nobody answers there.
         .env("RAY_ADDRESS", "127.0.0.1:9")
-        .env("RAY_gcs_server_request_timeout_seconds", "2")
         .output()
         .unwrap();
     let (code, said) = ended(&output);
-    assert!(
-        code == 2 && said.contains("no node answered") && said.contains("no Ray cluster"),
-        "{code} {said}"
-    );
+    assert!(code == 2 && said.contains("no node answered"), "{code} {said}");
 }
