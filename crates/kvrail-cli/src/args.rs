@@ -48,6 +48,8 @@ pub(crate) enum Command {
         /// In this order
         libraries: Vec<PathBuf>,
     },
+    /// Mend what can be mended: links, search paths, NIXL's default backend; everything can be taken back
+    Fix(Box<crate::fix::Fix>),
     /// Run a plan of benchmarks: resumed after an interruption, one report at the end
     #[command(subcommand)]
     Suite(crate::suite::Suite),

@@ -18,6 +18,7 @@ mod endpoint;
 mod engines;
 mod environment;
 mod expect;
+mod fix;
 mod initiator;
 mod keeper;
 mod kid;
@@ -65,6 +66,7 @@ pub fn understand(words: impl IntoIterator<Item = String>) -> Result<usize, Stri
         | Command::Doctor(_)
         | Command::Config(_)
         | Command::TryToLoad { .. }
+        | Command::Fix(_)
         | Command::Suite(_)
         | Command::Completions { .. } => Ok(0),
     }
@@ -94,6 +96,10 @@ pub fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::TryToLoad { libraries } => doctor::load(libraries),
+        Command::Fix(arguments) => match fix::main(arguments) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Command::Suite(suite) => suite::main(suite),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "kvrail", &mut std::io::stdout());

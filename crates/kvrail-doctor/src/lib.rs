@@ -17,6 +17,7 @@ pub mod checks;
 pub mod config;
 pub mod examine;
 pub mod finding;
+pub mod fix;
 pub mod host;
 pub mod known;
 pub mod lint;

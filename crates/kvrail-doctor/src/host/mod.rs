@@ -35,6 +35,7 @@ pub use instance::{InstanceFacts, InterfaceFacts};
 pub use live::Live;
 pub use load::{LOAD, Loaded, PythonTrial, Reached, load_here};
 pub use run::Ran;
+pub(crate) use run::ended;
 
 /// Why there is no answer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
