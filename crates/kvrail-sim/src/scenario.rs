@@ -110,7 +110,7 @@ impl Scenario {
             mix.transfers_max = rng.pick(&[1, 3]);
         }
         troubles.sort_by_key(|(at, _)| *at);
-        let removal_leaves_ops = rng.chance(400_000);
+        let removal_leaves_ops = rng.chance(800_000);
         let model = Model { removal_leaves_ops, ..model };
         Self { model, nodes, mix, troubles, heal_at }
     }
