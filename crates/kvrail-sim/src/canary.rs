@@ -4,6 +4,7 @@
 //! [`Saboteur`], a transport that wraps the simulator's.
 
 use core::cell::Cell;
+use std::collections::BTreeSet;
 
 use kvrail_core::hazards::Hazards;
 use kvrail_core::id::{PeerId, RailSet, RegionId, RemoteRail, Route};
@@ -44,11 +45,13 @@ pub enum Canary {
     RailsIgnored,
     /// Nobody is told that an endpoint was replaced.
     SecretMove,
+    /// A reset finds nothing of a peer that was removed: its ops are taken for those of whoever came in its place.
+    DisownedOps,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::DroppedDedup,
         Self::MissingFence,
         Self::LocalFence,
@@ -62,6 +65,7 @@ impl Canary {
         Self::LeakedRegistration,
         Self::RailsIgnored,
         Self::SecretMove,
+        Self::DisownedOps,
     ];
 
     /// Its name on the command line.
@@ -81,6 +85,7 @@ impl Canary {
             Self::LeakedRegistration => "leaked-registration",
             Self::RailsIgnored => "rails-ignored",
             Self::SecretMove => "secret-move",
+            Self::DisownedOps => "disowned-ops",
         }
     }
 
@@ -106,7 +111,7 @@ impl Canary {
             Self::QueueMisread => &[Checker::Credits],
             Self::LeakedRegistration => &[Checker::Leaks],
             Self::RailsIgnored => &[Checker::Addressing],
-            Self::SecretMove => &[Checker::Progress],
+            Self::SecretMove | Self::DisownedOps => &[Checker::Progress],
         }
     }
 }
@@ -147,6 +152,8 @@ pub struct Saboteur {
     leaked: Cell<u32>,
     /// The address at the beginning.
     first_address: Vec<u8>,
+    /// Peers that were removed.
+    removed: BTreeSet<PeerId>,
 }
 
 impl Saboteur {
@@ -159,7 +166,7 @@ impl Saboteur {
         }
         let mut first_address = Vec::new();
         inner.address(&mut first_address);
-        Self { inner, canary, caps, leaked: Cell::new(0), first_address }
+        Self { inner, canary, caps, leaked: Cell::new(0), first_address, removed: BTreeSet::new() }
     }
 
     fn is(&self, canary: Canary) -> bool {
@@ -222,6 +229,7 @@ impl Transport for Saboteur {
     }
 
     fn remove_peer(&mut self, now: Time, peer: PeerId) {
+        self.removed.insert(peer);
         self.inner.remove_peer(now, peer);
     }
 
@@ -269,7 +277,9 @@ impl Transport for Saboteur {
     }
 
     fn reset(&mut self, now: Time, peer: PeerId, route: Route) {
-        self.inner.reset(now, peer, route);
+        if !(self.is(Canary::DisownedOps) && self.removed.contains(&peer)) {
+            self.inner.reset(now, peer, route);
+        }
     }
 
     fn poll_timeout(&self) -> Option<Time> {

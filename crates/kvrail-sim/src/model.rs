@@ -62,6 +62,9 @@ pub struct Model {
     /// A reset replaces the endpoint of its local rail: whatever is in flight on the rail is flushed, and the address of the
     /// process changes, of which its peers must be told. Fabrics that cannot take one op back do it so.
     pub reset_replaces_endpoint: bool,
+    /// Ops in flight to a peer that is removed stay so, until they end by themselves or a reset that names it takes them back; the
+    /// same process may be another peer by then. Else a removal takes them back.
+    pub removal_leaves_ops: bool,
     /// More unread immediates than receives are a violation: nothing but the engine's credit holds them back (KR-8).
     /// Messages are held back by the fabric: they wait for a receive, and fail as receiver not ready in the end.
     pub overflow_is_violation: bool,
@@ -93,6 +96,7 @@ impl Default for Model {
             poll_budget: 256,
             target_knows_initiator: true,
             reset_replaces_endpoint: false,
+            removal_leaves_ops: false,
             overflow_is_violation: true,
         }
     }

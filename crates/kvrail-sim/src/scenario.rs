@@ -110,6 +110,8 @@ impl Scenario {
             mix.transfers_max = rng.pick(&[1, 3]);
         }
         troubles.sort_by_key(|(at, _)| *at);
+        let removal_leaves_ops = rng.chance(800_000);
+        let model = Model { removal_leaves_ops, ..model };
         Self { model, nodes, mix, troubles, heal_at }
     }
 
@@ -119,10 +121,11 @@ impl Scenario {
         let rails: Vec<usize> = self.nodes.iter().map(|node| node.rails.len()).collect();
         let sockets: Vec<usize> = self.nodes.iter().map(|node| node.sockets).collect();
         format!(
-            "{} evidence, rails {rails:?} on sockets {sockets:?}{}, mtu {}, commit ≤ {} µs, linger {} µs, queue {}, \
+            "{} evidence, rails {rails:?} on sockets {sockets:?}{}{}, mtu {}, commit ≤ {} µs, linger {} µs, queue {}, \
              receives {}, {} transfers, {} troubles",
             self.model.evidence,
             if self.model.reset_replaces_endpoint { ", resets replace endpoints" } else { "" },
+            if self.model.removal_leaves_ops { ", removals leave ops" } else { "" },
             self.model.mtu,
             self.model.commit_max / US,
             self.model.linger / US,

@@ -283,6 +283,41 @@ fn a_reset_replaces_the_endpoint_of_ops_and_peers_find_the_new_one() {
     assert!(b.ofi.readdress(now, A, &other.address()).is_err(), "another life's address");
 }
 
+/// The engine gives a peer up and meets it again at once. What is in flight to the first acquaintance goes where the ops of the second go.
+#[test]
+fn ops_of_a_peer_that_was_removed_end_also_when_it_was_added_again() {
+    let Some((mut a, mut b)) = pair(&Config { rails: Some(1), ..config() }) else { return };
+    let len = 32 << 20;
+    let (here, there) = (memory(len), memory(len));
+    let (_, info, key) = registered(&mut a, &mut b, &here, &there);
+    moved(&mut a, &mut b, Direction::Write, TOKEN, &[op(0, 0, 100)]);
+
+    // Far more than the peer takes while it answers a few words.
+    let token = Token { slot: 7, ..TOKEN };
+    let ops: Vec<Op> = (0..200).map(|_| op(0, 0, len as u32)).collect();
+    assert_eq!(a.post(B, Direction::Write, token, &ops), Ok(200));
+    a.poll();
+    let (now, again) = (a.now(), PeerId { generation: Generation(2), ..B });
+    a.ofi.remove_peer(now, B);
+    a.add(again, &b.address()).unwrap();
+    a.ofi.import_region(again, &info, &key).unwrap();
+    let second = Token { slot: 8, ..TOKEN };
+    until(&mut a, &mut b, "an op of the second acquaintance is taken", |a, _| {
+        a.post(again, Direction::Write, second, &[op(0, 0, 100)]).is_ok_and(|taken| taken == 1)
+    });
+    assert!(a.ended(token).0 < 200, "the peer took more than was thought; nothing is shown");
+
+    // From here on the peer is silent.
+    let now = a.now();
+    a.ofi.reset(now, B, ROUTE);
+    a.poll();
+    let (done, failed) = a.ended(token);
+    assert_eq!(done + failed, 200, "a reset leaves nothing in flight of the peer that it names");
+    assert!(failed > 0);
+    // It cost the other one its op too, which ended as well.
+    assert_eq!(a.ended(second).0 + a.ended(second).1, 1);
+}
+
 #[test]
 fn both_sides_replace_everything_at_once_and_find_each_other() {
     let Some((mut a, mut b)) = pair(&Config { rails: Some(1), ..config() }) else { return };

@@ -132,7 +132,8 @@ impl<H: Hazards> Engine<H> {
                 let doubts = transfer.round.as_ref().is_some_and(|round| round.failed > 0);
                 let wait = if doubts { CREDIT_ASKED_SOON } else { CREDIT_ASKED_AFTER };
                 peer.hello.due = peer.hello.due.min(now + wait);
-                self.timer = self.timer.min(peer.hello.due);
+                let since = *peer.starved_since.get_or_insert(now);
+                self.timer = self.timer.min(peer.hello.due).min(since + self.credit_patience());
                 self.conclude_if_quiet(now, token);
                 return Posted::Nothing;
             }
@@ -548,6 +549,7 @@ impl<H: Hazards> Engine<H> {
         if self.peers.get(id.slot, id.generation).is_some_and(seeks) {
             self.explore(now, id);
         }
+        let patience = self.credit_patience();
         let Some(peer) = self.peers.get_mut(id.slot, id.generation) else { return };
         let mut next = peer.channel.handle_timeout(now);
         let mut dirty = peer.channel.next_unsent().is_some();
@@ -560,6 +562,8 @@ impl<H: Hazards> Engine<H> {
         if is_ready {
             next = next.min(peer.routes.explore_due());
         }
+        let parched_at = peer.starved_since.map_or(Time::NEVER, |since| since + patience);
+        next = next.min(if parched_at <= now { Time::NEVER } else { parched_at });
         let mut stalled = Vec::new();
         let is_lost = peer.is_lost();
         for (index, route) in peer.routes.iter_mut().enumerate() {
@@ -592,6 +596,9 @@ impl<H: Hazards> Engine<H> {
         if dirty {
             self.mark_dirty(id);
         }
+        if parched_at <= now {
+            self.each_transfer_of(id, |engine, token| engine.conclude_if_quiet(now, token));
+        }
         for (index, route) in stalled {
             if self.hazards.skip_fence() {
                 self.write_off(id, index);
@@ -619,7 +626,9 @@ impl<H: Hazards> Engine<H> {
 
 /// How long a transfer without credit waits before the peer is greeted again, so that it repeats what it consumed.
 const CREDIT_ASKED_AFTER: Duration = Duration::from_millis(50);
-/// The same where writes failed: about what a greeting and its answer take.
+/// How long no credit may come back before the rounds that hold it are closed.
+pub(super) const CREDIT_MISSED_AFTER: Duration = Duration::from_millis(200);
+/// The same as [`CREDIT_ASKED_AFTER`] where writes failed: about what a greeting and its answer take.
 const CREDIT_ASKED_SOON: Duration = Duration::from_millis(1);
 
 enum Posted {

@@ -14,6 +14,10 @@
 //!   needs it earlier, or if only doubtful rails are left, the round is closed early (*again*), and another one goes on
 //!   with what is left, trusting every rail anew.
 //!
+//! The *target* may lose immediates too, of writes that completed well, with an endpoint that it replaces. It does not know how many: only the
+//! close says so, and a transfer that waits for their credit would never close. So where a peer's credit is used up and none comes back for
+//! a while, the rounds that hold it are closed early too. If nothing was lost, that costs a message.
+//!
 //! So a rail's death in the middle of a transfer costs the bytes that it had moved, divided among the others, and neither a round
 //! trip nor a linger unless little else was left to move.
 
@@ -121,6 +125,18 @@ impl<H: Hazards> Engine<H> {
         peer.credit.out() <= rounds.map(|round| u64::from(round.failed)).sum()
     }
 
+    /// Whether a peer's credit is used up and none has come back for too long: the peer may have lost immediates, and will not know
+    /// how many before the rounds that hold them are closed.
+    fn is_parched(&self, now: Time, id: PeerId) -> bool {
+        let since = self.peers.get(id.slot, id.generation).and_then(|peer| peer.starved_since);
+        since.is_some_and(|since| now.since(since) >= self.credit_patience())
+    }
+
+    /// How long no credit may come back from a peer.
+    pub(super) fn credit_patience(&self) -> Duration {
+        drive::CREDIT_MISSED_AFTER.min(self.caps.stall_timeout)
+    }
+
     /// Begins a bad end: nothing more is posted; the transfer concludes when it is quiet.
     pub(super) fn end(&mut self, now: Time, token: Token, error: TransferError) {
         let Some(transfer) = self.transfers.get_mut(token.slot, token.generation) else { return };
@@ -140,11 +156,13 @@ impl<H: Hazards> Engine<H> {
             return;
         }
         if !transfer.work.is_empty() {
-            // A round is closed before all is posted where the rest cannot go on in it: failed writes hold the credit
+            // A round is closed before all is posted where the rest cannot go on in it: failed or lost writes hold the credit
             // that it needs until then, or doubtful rails are all that is left to carry it.
             let doubts = transfer.round.as_ref().is_some_and(|round| !round.doubtful.is_empty());
-            let closing = transfer.phase == Phase::Lingering;
-            if !doubts || !(closing || self.is_starved(transfer.plan.peer) || self.is_confined(transfer)) {
+            let id = transfer.plan.peer;
+            let early = doubts && (self.is_starved(id) || self.is_confined(transfer))
+                || transfer.holds_credit() && self.is_parched(now, id);
+            if !early && transfer.phase != Phase::Lingering {
                 return;
             }
         }

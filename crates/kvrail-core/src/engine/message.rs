@@ -293,6 +293,9 @@ impl<H: Hazards> Engine<H> {
         let starved = peer.credit.left() == 0;
         peer.credit.consumed = peer.credit.consumed.max(header.consumed);
         let fed = starved && peer.credit.left() > 0;
+        if fed {
+            peer.starved_since = None;
+        }
         let freed = peer.channel.handle_ack(header.acked, header.acked_bits);
         if fed && peer.welcomed {
             peer.hello.due = Time::NEVER;
@@ -318,6 +321,7 @@ impl<H: Hazards> Engine<H> {
             peer.welcomed = false;
             peer.slots.clear();
             peer.credit = peer::Credit::default();
+            peer.starved_since = None;
             peer.granted_slots.clear();
             self.evidence.revoke(id);
             Followed::Current

@@ -89,6 +89,8 @@ pub(super) struct Peer {
     /// Slots that the peer granted and that are free.
     pub(super) slots: Vec<Slot>,
     pub(super) credit: Credit,
+    /// Since when the credit is used up and none has come back.
+    pub(super) starved_since: Option<Time>,
     /// Slots granted to the peer, for repetition in every greeting.
     pub(super) granted_slots: Vec<Slot>,
     pub(super) granted_credit: u32,
@@ -131,6 +133,7 @@ impl Peer {
             dirty: false,
             slots: Vec::new(),
             credit: Credit::default(),
+            starved_since: None,
             granted_slots: Vec::new(),
             granted_credit: 0,
             consumed: 0,

@@ -196,6 +196,11 @@ impl Transfer {
         self.plan.ops().len() as u32
     }
 
+    /// Whether writes of its round may be unread at the peer.
+    pub(super) fn holds_credit(&self) -> bool {
+        self.round.as_ref().is_some_and(|round| round.posted.iter().any(|&posted| posted > 0))
+    }
+
     /// Whether what goes to a remote rail now will prove anything.
     #[inline]
     pub(super) fn trusts(&self, rail: RemoteRail) -> bool {

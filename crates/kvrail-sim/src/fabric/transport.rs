@@ -267,7 +267,9 @@ impl Transport for SimTransport {
         if !self.lives(world) {
             return;
         }
-        world.flush((self.node, self.epoch), |op| op.peer == peer);
+        if !world.model.removal_leaves_ops {
+            world.flush((self.node, self.epoch), |op| op.peer == peer);
+        }
         let me = &mut world.nodes[self.node];
         let Some(gone) = me.peer(peer).map(|gone| (gone.node, gone.epoch)) else { return };
         me.peers.remove(&peer.slot);

@@ -22,6 +22,7 @@ pub(super) struct Destination {
     pub(super) in_flight: u32,
     /// Buffers that messages to it hold, posted or waiting.
     pub(super) sends: u32,
+    /// Its latest user. What is in flight may be an earlier one's ([`super::endpoint::OpEntry`]).
     pub(super) peer: PeerId,
     pub(super) remote: RemoteRail,
     /// The peer's device said that there is no such endpoint.
@@ -96,11 +97,6 @@ impl Book {
         self.all.get_mut(to as usize)
     }
 
-    /// All of them, with their numbers.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Destination)> {
-        self.all.iter().map(|(to, destination)| (to as u32, destination))
-    }
-
     /// A peer uses it no more.
     pub(super) fn leave(&mut self, addresses: &AddressVector, to: u32) {
         if let Some(destination) = self.all.get_mut(to as usize) {
@@ -152,11 +148,6 @@ impl Book {
         if let Err(error) = addresses.remove(destination.at) {
             log::debug!("an address stays with the provider: {error}");
         }
-    }
-
-    /// Ops and messages in flight to a peer.
-    pub(super) fn in_flight_to(&self, peer: PeerId) -> u32 {
-        self.all.iter().filter(|(_, d)| d.peer == peer).map(|(_, d)| d.in_flight).sum()
     }
 
     /// Forgets all without a word to the provider: its vector was closed.

@@ -83,6 +83,11 @@ impl<T> Contexts<T> {
         (index < self.rooms.len() && offset.is_multiple_of(ROOM_BYTES)).then_some(index as u32)
     }
 
+    /// The entries of those in use.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().flatten()
+    }
+
     /// Ends the use of all of them.
     pub(super) fn drain(&mut self) -> Vec<T> {
         let entries = self.entries.iter_mut().filter_map(Option::take).collect();
@@ -130,6 +135,7 @@ mod tests {
             contexts.take(i).unwrap();
         }
         contexts.release(2);
+        assert_eq!(contexts.iter().copied().collect::<Vec<_>>(), [0, 1, 3]);
         let mut left = contexts.drain();
         left.sort_unstable();
         assert_eq!((left, contexts.unused()), (vec![0, 1, 3], 4));

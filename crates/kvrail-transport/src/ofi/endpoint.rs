@@ -18,7 +18,7 @@
 
 use std::ffi::c_void;
 
-use kvrail_core::id::Token;
+use kvrail_core::id::{PeerId, RemoteRail, Token};
 use kvrail_sys::libfabric::abi::{
     self, FI_AV_TABLE, FI_COMPLETION, FI_DELIVERY_COMPLETE, FI_EAGAIN, FI_EAVAIL, FI_EINTR, FI_MORE,
     FI_REMOTE_CQ_DATA, fi_addr_t, fi_cq_data_entry, fi_msg_rma, fi_rma_iov,
@@ -41,8 +41,11 @@ pub(super) struct OpEntry {
     pub(super) token: Token,
     /// Its index in the transfer.
     pub(super) index: u32,
-    /// The destination in the rail's book.
+    /// The destination in the rail's book, which may have another user by now.
     pub(super) to: u32,
+    /// Whose it is: the peer that it was posted to, also when that is no longer known.
+    pub(super) peer: PeerId,
+    pub(super) remote: RemoteRail,
     /// The remote region.
     pub(super) import: u32,
 }

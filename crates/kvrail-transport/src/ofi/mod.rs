@@ -109,6 +109,9 @@ struct Manners {
     revoke: bool,
     /// An endpoint with ops in flight may be closed.
     replace: bool,
+    /// An endpoint that takes nothing for a destination, with nothing in flight to it, is replaced. `efa` asks a peer's endpoint for
+    /// its hand once, and that one gives it once; when the device fails either packet nobody is told, and ops wait for ever.
+    replace_refusing: bool,
     /// How long every rail of a peer must be known to be gone before its process is. Endpoints of messages that may be
     /// replaced need time for the news.
     gone_after: Duration,
@@ -225,6 +228,7 @@ impl Ofi {
         let manners = Manners {
             revoke: !evidence::of(provider).checks_keys,
             replace: provider != "shm",
+            replace_refusing: provider == "efa",
             gone_after: if opened.shapes.control.numbered { config.stall_timeout } else { Duration::ZERO },
         };
         let address = Address {

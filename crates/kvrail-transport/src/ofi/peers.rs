@@ -43,8 +43,8 @@ pub(super) struct Link {
     asking: Option<(Time, Duration)>,
     /// It is in the transport's list of those that are asked.
     pub(super) listed: bool,
-    /// Since when no op gets through.
-    refused_since: Option<Time>,
+    /// Since when no op gets through, and when that was last tried.
+    refused: Option<(Time, Time)>,
     /// Until when posts are refused, because none got through for too long.
     down_until: Option<Time>,
 }
@@ -55,7 +55,7 @@ const UNUSED: Link = Link {
     vouched: None,
     asking: None,
     listed: false,
-    refused_since: None,
+    refused: None,
     down_until: None,
 };
 
@@ -64,7 +64,7 @@ impl Link {
     pub(super) fn ask(&mut self, now: Time) {
         self.vouched = None;
         self.asking = Some((now, INTRODUCE_AFTER));
-        self.refused_since = Some(now);
+        self.refused = Some((now, now));
     }
 
     /// When the other side is to be asked (again).
@@ -83,7 +83,7 @@ impl Link {
     /// The remote rail's endpoint of that epoch knows ours of this one.
     pub(super) fn vouch(&mut self, epoch: u32, remote_epoch: u32) {
         self.vouched = Some((epoch, remote_epoch));
-        (self.asking, self.refused_since, self.down_until) = (None, None, None);
+        (self.asking, self.refused, self.down_until) = (None, None, None);
     }
 
     /// Whether the destination is still where ops over this link go.
@@ -94,7 +94,7 @@ impl Link {
     /// Something was taken.
     #[inline]
     pub(super) fn reached(&mut self) {
-        self.refused_since = None;
+        self.refused = None;
     }
 
     /// Whether posts are refused for now.
@@ -112,11 +112,14 @@ impl Link {
 
     /// Nothing gets through to it. Returns true, and refuses posts for a while, when that has been so for too long.
     pub(super) fn refused(&mut self, now: Time, patience: Duration) -> bool {
-        let since = *self.refused_since.get_or_insert(now);
+        let (since, last) = self.refused.unwrap_or((now, now));
+        // If nobody tried meanwhile, it may have been open.
+        let since = if now.since(last) > patience { now } else { since };
+        self.refused = Some((since, now));
         if now.since(since) < patience {
             return false;
         }
-        self.refused_since = None;
+        self.refused = None;
         self.down_until = Some(now + REFUSED_FOR);
         true
     }
@@ -471,6 +474,12 @@ mod tests {
             !link.refused(at(0), Duration::from_millis(5)) && link.refused(at(5), Duration::from_millis(5))
         );
         assert!(link.is_down(at(100)) && !link.is_down(at(600)));
+        assert!(!link.refused(at(601), Duration::from_millis(5)));
+        assert!(!link.refused(at(999), Duration::from_millis(5)), "nobody tried in between");
+        assert!(
+            !link.refused(at(1_002), Duration::from_millis(5))
+                && link.refused(at(1_004), Duration::from_millis(5))
+        );
         link.vouch(0, 0);
         assert_eq!(link.ask_due(), None);
     }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use kvrail_core::id::{LocalRail, Route};
+use kvrail_core::id::{LocalRail, PeerId, RemoteRail, Route};
 use kvrail_core::time::Time;
 use kvrail_core::transport::{Event, OpError, RailCounters};
 use kvrail_sys::libfabric::abi::{FI_REMOTE_CQ_DATA, fi_cq_data_entry};
@@ -16,7 +16,7 @@ use kvrail_sys::libfabric::{CqFailure, Info};
 use super::book::Book;
 use super::control::{Control, ControlShape};
 use super::counters::Counters;
-use super::endpoint::{Base, Owner, Port, PortError, READ_AT_ONCE, Read, Shape};
+use super::endpoint::{Base, OpEntry, Owner, Port, PortError, READ_AT_ONCE, Read, Shape};
 use super::intake::{Intake, Unknown};
 use super::messages::report_failed;
 use super::status::{self, Family, Scope};
@@ -223,6 +223,12 @@ impl Rail {
         }
     }
 
+    /// Whether ops of a peer are in flight: to one of its rails, or to any.
+    pub(super) fn carries_ops_of(&self, peer: PeerId, remote: Option<RemoteRail>) -> bool {
+        let its = |op: &OpEntry| op.peer == peer && remote.is_none_or(|remote| op.remote == remote);
+        self.data.get().is_some_and(|port| port.ops.iter().any(its))
+    }
+
     // --- polling ---
 
     /// Takes in what happened. Returns true when anything did.
@@ -345,6 +351,12 @@ impl Rail {
         if self.strays == 1 {
             log::warn!("rail {}: the provider reports {what}; it is ignored, as will be others", self.name);
         }
+    }
+
+    /// Ops over a route were not taken for too long, and none is in flight there that could be waited for.
+    pub(super) fn refuses(&mut self, peer: PeerId, route: Route) {
+        self.data
+            .wound(&self.name, format!("it takes no ops for {peer} {route}, and has none in flight there"));
     }
 
     /// Whether the endpoint of messages must be replaced because a peer waits for one that was lost. Less and less often

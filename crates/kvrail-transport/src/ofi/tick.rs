@@ -257,7 +257,7 @@ impl Ofi {
                 revocation.waiting.retain(|waiting| *waiting != peer.id);
             }
         }
-        if self.rails.iter().any(|rail| rail.book.in_flight_to(peer.id) > 0) {
+        if self.rails.iter().any(|rail| rail.carries_ops_of(peer.id, None)) {
             self.departing.push((peer.id, now + DEPART_WITHIN));
             self.hurry(now + DEPART_WITHIN);
         }
@@ -323,14 +323,14 @@ impl Ofi {
 
     fn tick_departing(&mut self, now: Time) {
         let rails = &self.rails;
-        let busy = |peer: PeerId| rails.iter().any(|rail| rail.book.in_flight_to(peer) > 0);
+        let busy = |peer: PeerId| rails.iter().any(|rail| rail.carries_ops_of(peer, None));
         self.departing.retain(|(peer, _)| busy(*peer));
         let overdue: Vec<PeerId> =
             self.departing.iter().filter(|(_, until)| now >= *until).map(|(peer, _)| *peer).collect();
         if self.manners.replace {
             for peer in overdue {
                 for rail in 0..self.rails.len() {
-                    if self.rails[rail].book.in_flight_to(peer) > 0 {
+                    if self.rails[rail].carries_ops_of(peer, None) {
                         self.replace(now, rail, Which::Data);
                     }
                 }

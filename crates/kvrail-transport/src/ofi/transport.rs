@@ -235,7 +235,9 @@ impl Transport for Ofi {
                     continue;
                 }
             };
-            let Ok(context) = port.ops.take(OpEntry { token: batch.token, index, to, import }) else { break };
+            let (peer, remote) = (batch.peer, batch.route.remote);
+            let entry = OpEntry { token: batch.token, index, to, peer, remote, import };
+            let Ok(context) = port.ops.take(entry) else { break };
             let result = match batch.direction {
                 // SAFETY: `resolve` found the memory in a region that is registered here on this rail; the engine ends a
                 // region only when none of its ops uses it, and `deregister` is the only end there is.
@@ -289,6 +291,10 @@ impl Transport for Ofi {
                 link.reached();
             }
             down = stuck && link.refused(now, self.caps.stall_timeout);
+        }
+        if down && self.manners.replace_refusing {
+            self.rails[local].refuses(batch.peer, batch.route);
+            self.hurry(now);
         }
         if down { Err(PostError::RouteDown) } else { Ok(taken) }
     }
@@ -352,11 +358,8 @@ impl Transport for Ofi {
         pass!(self.gate);
         self.now = now;
         let Some(rail) = self.rails.get(route.local.index()) else { return };
-        let its = |destination: &super::book::Destination| {
-            destination.peer == peer && destination.remote == route.remote && destination.in_flight > 0
-        };
-        let in_flight = rail.book.iter().any(|(_, destination)| its(destination));
-        if in_flight && self.manners.replace {
+        // The peer may have been removed, and another have taken its place at the same destination: the ops are still its.
+        if self.manners.replace && rail.carries_ops_of(peer, Some(route.remote)) {
             self.replace(now, route.local.index(), Which::Data);
         }
     }
