@@ -3,11 +3,12 @@
 use kvrail_sys::libfabric::Release;
 
 use super::audit::{Audit, Loadable, NixlAudit, PluginAudit, audit};
-use super::inventory::{Installations, LIBFABRIC, Nixl};
-use super::loader::{Obstacle, base, directory};
-use super::{by_kvrail, is_core};
+use super::{by_kvrail, is_core, remedied};
 use crate::finding::{Finding, Outcome};
+use crate::fix::{Remedy, Verdict};
 use crate::host::Host;
+use crate::installed::inventory::{AMAZON, Installations, LIBFABRIC, Nixl};
+use crate::installed::loader::{Obstacle, base, directory};
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
 pub(super) const LOADER: Reference = Reference {
@@ -38,7 +39,7 @@ mount the host's /opt/amazon/efa and put its lib first in LD_LIBRARY_PATH. Copyi
         Reference { title: "AWS: get started with EFA", url: "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa-start.html" },
         NIXL,
     ],
-    explained_by: &[],
+    explained_by: &["efa-install-not-mounted"],
 };
 
 pub(super) static MISSING: Rule = Rule {
@@ -63,7 +64,7 @@ imported torch has it loaded already.",
             url: "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html",
         },
     ],
-    explained_by: &["cuda-major-mismatch"],
+    explained_by: &["cuda-major-mismatch", "efa-install-not-mounted", "gpu-missing"],
 };
 
 pub(super) static NOT_LOADABLE: Rule = Rule {
@@ -79,7 +80,12 @@ its own, after NIXL's core library, as NIXL would, so that a crash is a finding 
 Plugins for storage (GDS, OBJ, POSIX and others) are not tried, since a host that moves KV blocks between GPUs needs none of them. What their \
 tables lack is told as a note.",
     references: &[NIXL, LOADER],
-    explained_by: &["nixl-core-libraries-hidden", "plugin-library-missing", "plugin-libfabric-too-old"],
+    explained_by: &[
+        "nixl-core-libraries-hidden",
+        "plugin-library-missing",
+        "plugin-libfabric-too-old",
+        "efa-install-not-mounted",
+    ],
 };
 
 /// Findings about each plugin for networks of each copy of NIXL; or that there is none.
@@ -173,8 +179,14 @@ fn newer(finding: Finding, host: &Host, installed: &Installations, nixl: &Nixl, 
     };
     if let Some(other) = installed.libfabric.iter().find(|library| suits(&library.path)) {
         let at = directory(&other.path);
-        let root = nixl.environment.map(|index| installed.environments[index].root.as_str());
-        return by_kvrail(finding, "libfabric", root)
+        let is_amazon = AMAZON.contains(&at);
+        let efa = Some(at).filter(|_| !is_amazon);
+        let finding = match (remedied(host, installed, nixl, Remedy::Libfabric, efa), nixl.home(installed)) {
+            (Verdict::Apply { .. }, Some(home)) => by_kvrail(finding, "libfabric", efa, Some(home)),
+            (_, None) if is_amazon => by_kvrail(finding, "libfabric", None, None),
+            _ => finding,
+        };
+        return finding
             .fix(
                 format!(
                     "use {}, which is {}",
@@ -214,7 +226,7 @@ pub(super) fn release<'a>(path: &str, versions: impl IntoIterator<Item = &'a Str
 
 /// `libfabric.so.1.29.0` of `libfabric-fc70961d.so.1.29.0`.
 fn plain_file(file: &str) -> String {
-    let plain = super::loader::plain_name(file);
+    let plain = crate::installed::loader::plain_name(file);
     file.find(".so").map_or_else(|| file.to_owned(), |at| format!("{plain}{}", &file[at..]))
 }
 
@@ -262,6 +274,18 @@ pub(super) fn missing(host: &Host) -> Outcome {
             finding = finding.evidence(*by, format!("{name} => not found"));
         }
         let finding = said(finding, loadable, |said| plain.iter().any(|name| said.starts_with(name)));
+        let finding =
+            [Remedy::LoaderPath, Remedy::Libfabric].into_iter().fold(
+                finding,
+                |finding, remedy| match remedied(host, &audit.installed, nixl, remedy, None) {
+                    Verdict::Apply { changes, .. }
+                        if changes.iter().any(|change| plain.contains(&base(&change.path))) =>
+                    {
+                        by_kvrail(finding, remedy.name(), None, nixl.home(&audit.installed))
+                    }
+                    _ => finding,
+                },
+            );
         let python = nixl.environment.and_then(|index| audit.installed.environments[index].python.as_deref());
         Some(names.iter().fold(finding, |finding, (name, _)| how_to_get(finding, name, nixl, python)))
     })
@@ -313,7 +337,7 @@ impl Nixl {
     /// How to get back a library that came with the wheel: wheels add eight digits to the names of those.
     fn reinstall_for(&self, name: &str) -> Option<String> {
         let stem = name.find(".so").map_or(name, |at| &name[..at]);
-        let came_along = super::loader::plain_name(name) != stem;
+        let came_along = crate::installed::loader::plain_name(name) != stem;
         let version = self.version.as_ref().map(|version| format!("=={version}")).unwrap_or_default();
         came_along.then(|| {
             format!(
@@ -344,7 +368,7 @@ pub(super) fn not_loadable(host: &Host) -> Outcome {
             Loadable::Lacks(obstacles, _) => {
                 let other = obstacles.iter().find_map(|obstacle| match obstacle {
                     Obstacle::Unreadable { path, why } => Some((path, format!("no library that can be read: {why}"))),
-                    Obstacle::Version { version, found, by } if !version.starts_with("FABRIC_") => {
+                    Obstacle::Version { version, found, by, .. } if !version.starts_with("FABRIC_") => {
                         Some((found, format!("has no {version}, which {by} needs")))
                     }
                     _ => None,
@@ -408,16 +432,6 @@ fn storage(installed: &Installations, nixl: &Nixl, of: &NixlAudit) -> Option<Fin
         finding.evidence(&plugin.path, lacks.join(", "))
     });
     Some(finding.advice(format!("install what {} needs, if it is wanted", first.backend)))
-}
-
-impl std::fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Missing { name, .. } => write!(f, "{name} => not found"),
-            Self::Version { version, found, .. } => write!(f, "{found}: version {version} not found"),
-            Self::Unreadable { path, why } => write!(f, "{path}: {why}"),
-        }
-    }
 }
 
 /// `a`, `a and b`, `a, b and c`.
