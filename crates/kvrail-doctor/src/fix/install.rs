@@ -14,7 +14,7 @@ use super::here::Here;
 use super::journal::{DONE, Journal, NAME, NEW};
 use super::place::{LOCK_PATIENCE, Place};
 use super::prove::Trial;
-use super::transaction::{recover_held, restore_forced};
+use super::undo::{recover_held, restore_forced};
 use super::{FixError, Request};
 use crate::host::{Host, Live, Ran, ended};
 use crate::installed::inventory::{Environment, LIBFABRIC, Nixl, installations};

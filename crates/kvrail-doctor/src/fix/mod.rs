@@ -19,6 +19,7 @@ mod system;
 mod transaction;
 #[cfg(test)]
 mod transaction_tests;
+mod undo;
 
 use std::path::Path;
 
@@ -34,7 +35,8 @@ pub use install::{Installation, install, look as look_for_nixl};
 pub use journal::{Entry, Journal, new_run};
 pub use place::{LOCK_PATIENCE, Place, STORE, SYSTEM_STORE};
 pub use prove::Trial;
-pub use transaction::{Applied, Hook, Run, apply, preview, recover, runs, undo};
+pub use transaction::{Applied, Hook, apply, preview};
+pub use undo::{Run, recover, runs, undo};
 
 /// What can be mended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

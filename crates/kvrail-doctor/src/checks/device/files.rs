@@ -140,7 +140,8 @@ fn share(host: &Host, devices: &[Device], container: Option<Container>) -> Outco
     let finding = Finding::new(
         &HIDDEN,
         format!(
-            "{seen} EFA devices for {}: {} of the {} that are theirs on {}",
+            "{} for {}: {} of the {} that are theirs on {}",
+            count(seen, "EFA device"),
             count(gpus, "GPU"),
             instance.gbytes(seen),
             instance.gbytes(share),

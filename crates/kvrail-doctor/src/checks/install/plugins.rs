@@ -8,7 +8,7 @@ use crate::finding::{Finding, Outcome};
 use crate::fix::{Remedy, Verdict};
 use crate::host::Host;
 use crate::installed::inventory::{AMAZON, Installations, LIBFABRIC, Nixl};
-use crate::installed::loader::{Obstacle, base, directory};
+use crate::installed::loader::{Obstacle, base, directory, plain_name};
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
 pub(super) const LOADER: Reference = Reference {
@@ -144,7 +144,9 @@ pub(super) fn too_old(host: &Host) -> Outcome {
                 _ => None,
             });
             let (level, version, found) = lacking.max()?;
-            let facts = host.elf(found).unwrap_or_default();
+            let facts =
+                plugin.libraries.iter().find(|(_, real, _)| real == found).map(|(_, _, facts)| facts.clone());
+            let facts = facts.unwrap_or_default();
             let has = facts
                 .level("FABRIC_1.")
                 .map_or_else(|| "no FABRIC version".into(), |level| format!("FABRIC_1.{level}"));
@@ -226,7 +228,7 @@ pub(super) fn release<'a>(path: &str, versions: impl IntoIterator<Item = &'a Str
 
 /// `libfabric.so.1.29.0` of `libfabric-fc70961d.so.1.29.0`.
 fn plain_file(file: &str) -> String {
-    let plain = crate::installed::loader::plain_name(file);
+    let plain = plain_name(file);
     file.find(".so").map_or_else(|| file.to_owned(), |at| format!("{plain}{}", &file[at..]))
 }
 
@@ -319,6 +321,12 @@ fn how_to_get(finding: Finding, name: &str, nixl: &Nixl, python: Option<&str>) -
         return finding
             .fix("install hwloc", "sudo apt-get install -y libhwloc15 || sudo dnf install -y hwloc-libs");
     }
+    if name.starts_with("libefa.so") || name.starts_with("libibverbs.so") {
+        return finding.fix(
+            format!("install rdma-core's {name}, or mount the host's beside its EFA software"),
+            "sudo apt-get install -y libibverbs1 ibverbs-providers || sudo dnf install -y rdma-core libibverbs",
+        );
+    }
     if name == LIBFABRIC {
         return finding.advice(
             "install AWS's EFA software, or mount the host's /opt/amazon/efa into the container and put /opt/amazon/efa/lib first in \
@@ -337,7 +345,7 @@ impl Nixl {
     /// How to get back a library that came with the wheel: wheels add eight digits to the names of those.
     fn reinstall_for(&self, name: &str) -> Option<String> {
         let stem = name.find(".so").map_or(name, |at| &name[..at]);
-        let came_along = crate::installed::loader::plain_name(name) != stem;
+        let came_along = plain_name(name) != stem;
         let version = self.version.as_ref().map(|version| format!("=={version}")).unwrap_or_default();
         came_along.then(|| {
             format!(
