@@ -10,6 +10,8 @@ use kvrail_doctor::{Finding, Host, catalogue, examine, lint, log};
 
 use crate::args::Cli;
 
+// The tests of doctor use the rest.
+#[allow(dead_code)]
 #[path = "../../../kvrail-doctor/tests/patients/mod.rs"]
 mod patients;
 

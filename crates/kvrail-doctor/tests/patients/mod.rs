@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 pub(crate) fn files(of: &str) -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(of);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kvrail-doctor/fixtures").join(of);
     let entries = directory.read_dir().unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let mut files: Vec<_> = entries
         .map(|entry| entry.unwrap().path())
