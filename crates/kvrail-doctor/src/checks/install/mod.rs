@@ -1,6 +1,6 @@
 //! What is installed of NIXL, UCX and libfabric, and whether it can be loaded.
 //!
-//! First from files alone: [`installed`](crate::installed) finds the installations and works out what the dynamic loader would do with
+//! First from files alone: `installed` finds the installations and works out what the dynamic loader would do with
 //! them, and `audit` keeps what that means for each copy of NIXL. Then by trial, in processes of their own: plugins are loaded, and a
 //! Python with NIXL is let begin and end. Listed and loadable are two things, and are told as two.
 
