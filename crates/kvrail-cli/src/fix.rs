@@ -138,11 +138,15 @@ fn here(arguments: &Fix) -> Result<ExitCode, Failure> {
     if arguments.format == Format::Yaml {
         return Err(Failure::usage("--format yaml is for `kvrail fix preamble`"));
     }
-    let live = Live::new();
-    let text = |path: &PathBuf| path.display().to_string();
+    let mut live = Live::new();
+    if let Ok(program) = std::env::current_exe() {
+        live = live.with_program(&program);
+    }
+    let text =
+        |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string();
     let scope = Scope { python: arguments.python.iter().map(text).collect(), ..Scope::default() };
     let host = Host::live(live.clone(), scope);
-    let environments = environments(&host, arguments)?;
+    let environments = environments(&host)?;
     if arguments.list {
         return list(arguments, &places(arguments, &environments)?);
     }
@@ -239,17 +243,11 @@ fn is_left(plan: &Plan) -> bool {
     })
 }
 
-fn environments(host: &Host, arguments: &Fix) -> Result<Vec<Environment>, Failure> {
-    let mut environments = Vec::new();
-    for python in &arguments.python {
-        let found = Environment::at(host, &python.display().to_string());
-        environments.push(found.ok_or_else(|| {
-            Failure::usage(format!("{} is no Python environment", python.display()))
-                .hint("name its root, as in /opt/venv, or its python, as in /opt/venv/bin/python3")
-        })?);
-    }
-    if arguments.python.is_empty() {
-        environments = Environment::all(host);
+fn environments(host: &Host) -> Result<Vec<Environment>, Failure> {
+    let environments = fix::environments(host);
+    if let Some(none) = environments.iter().find(|environment| environment.packages.is_empty()) {
+        return Err(Failure::usage(format!("{} is no Python environment", none.root))
+            .hint("name its root, as in /opt/venv, or its python, as in /opt/venv/bin/python3"));
     }
     if environments.is_empty() {
         return Err(Failure::environment("there is no Python environment here")

@@ -1,31 +1,27 @@
 //! `kvrail config` from outside: settings for hosts of bundles, refusals, formats.
 
+// The hosts of doctor's own tests.
+#[allow(dead_code)]
+#[path = "../../kvrail-doctor/tests/patients/mod.rs"]
+mod patients;
+
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-/// RFC 7396.
-fn merge(onto: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else { return *onto = patch.clone() };
-    if !onto.is_object() {
-        *onto = json!({});
-    }
-    for (name, value) in fields {
-        merge(&mut onto[name.as_str()], value);
-    }
-}
-
 /// The healthy P5 node of doctor's fixtures, with an address.
 fn node() -> Value {
-    let parts = concat!(env!("CARGO_MANIFEST_DIR"), "/../kvrail-doctor/fixtures/p5-healthy");
-    let mut paths: Vec<_> = std::fs::read_dir(parts).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    let mut node = json!({ "schema": "kvrail.bundle.v1", "complete": true });
-    for path in paths {
-        merge(&mut node, &serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap());
-    }
+    addressed(patients::healthy())
+}
+
+/// A host without a GPU, a NIC and a NIXL.
+fn bare() -> Value {
+    addressed(json!({ "schema": "kvrail.bundle.v1", "complete": true }))
+}
+
+fn addressed(mut node: Value) -> Value {
     let address = json!({"answers": {"command": {"hostname -I": {"status": 0, "stdout": "10.2.3.4 \n", "stderr": "", "signal": null}}}});
-    merge(&mut node, &address);
+    patients::merge(&mut node, &address);
     node
 }
 
@@ -144,4 +140,48 @@ fn every_format_is_written_to_a_file_too() {
         assert_eq!(out, "");
         assert!(!std::fs::read_to_string(&path).unwrap().is_empty(), "{format}");
     }
+}
+
+#[test]
+fn what_it_writes_is_what_doctor_lint_wants() {
+    let engines = [
+        "vllm",
+        "sglang",
+        "dynamo",
+        "dynamo --worker sglang",
+        "dynamo --worker trtllm",
+        "vllm --tp 8 --peer-tp 4",
+    ];
+    let mut wrong = Vec::new();
+    // A file does not say that its host has no GPU, and that its vLLM is one of which LIBFABRIC is safe.
+    for (host, bundle, may) in
+        [("EFA", node(), "lint-libfabric-vllm"), ("none", bare(), "lint-kv-buffer-device")]
+    {
+        for engine in engines {
+            for role in ["prefill", "decode", "both"] {
+                if role == "both" && !engine.starts_with("vllm") {
+                    continue;
+                }
+                for (format, ending) in [("shell", "sh"), ("yaml", "yaml"), ("env", "env")] {
+                    let words = format!("{engine} --role {role} --format {format}");
+                    let output = config(&bundle, &words);
+                    assert!(output.status.success(), "{words}: {}", text(&output.stderr));
+                    let folder = tempfile::tempdir().unwrap();
+                    let path = folder.path().join(format!("worker.{ending}"));
+                    std::fs::write(&path, &output.stdout).unwrap();
+                    let mut lint = Command::new(env!("CARGO_BIN_EXE_kvrail"));
+                    let linted = lint.args(["doctor", "lint"]).arg(&path).output().unwrap();
+                    let said = text(&linted.stdout);
+                    // Notes, too: what is written here is to be beyond reproach.
+                    let found = said.split("[lint-").skip(1).filter_map(|rest| rest.split(']').next());
+                    if linted.status.code() == Some(2)
+                        || found.into_iter().any(|id| format!("lint-{id}") != may)
+                    {
+                        wrong.push(format!("{host}: {words}\n{said}{}", text(&linted.stderr)));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -102,13 +102,14 @@ fn whole(finding: &Finding) -> String {
     format!("{}\n{}\n{}", finding.title, finding.cause, evidence.join("\n"))
 }
 
-/// Types what a finding says to type.
+/// Types the command of kvrail that a finding says to type.
 fn do_as_told(finding: &Finding) {
     let mut commands = finding.fix.iter().filter_map(|step| step.command.as_deref());
-    let command =
-        commands.find(|command| command.starts_with("ln ")).unwrap_or_else(|| panic!("{finding:#?}"));
-    wheel::run(Command::new("sh").args(["-c", command]), DEADLINE)
-        .unwrap_or_else(|error| panic!("{command}: {error}"));
+    let command = commands.find_map(|command| command.strip_prefix("kvrail "));
+    let command = command.unwrap_or_else(|| panic!("{finding:#?}"));
+    let mut kvrail = Command::new(env!("CARGO_BIN_EXE_kvrail"));
+    kvrail.args(command.split_whitespace()).env_clear().env("PATH", "/usr/bin:/bin");
+    wheel::run(&mut kvrail, DEADLINE).unwrap_or_else(|error| panic!("{command}: {error}"));
 }
 
 /// A libfabric with nothing but the symbol versions up to a level, which is all that the loader looks at.

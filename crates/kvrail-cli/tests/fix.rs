@@ -54,6 +54,16 @@ fn a_plan_is_shown_then_carried_out_then_taken_back() {
 }
 
 #[test]
+fn what_stops_loading_is_put_back_by_itself() {
+    // Its tables are right and its constructor is not: only a trial tells.
+    let made = Made::new("FABRIC_1.8", "FABRIC_1.9").with_system_that_crashes();
+    let before = image(&made.root);
+    let (code, said) = ended(&fix(&made).arg("bundled-libraries").output().unwrap());
+    assert!(code == 1 && said.contains("signal") && said.contains("LIBFABRIC"), "{code} {said}");
+    assert_eq!(image(&made.root), before);
+}
+
+#[test]
 fn programs_read_what_was_done() {
     let made = Made::new("FABRIC_1.8", "FABRIC_1.9");
     let output = fix(&made).args(["default-backend", "--format", "json"]).output().unwrap();

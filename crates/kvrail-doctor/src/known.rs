@@ -43,6 +43,7 @@ pub const LIBFABRIC: &[&str] = &[
     "FI_EFA_EFA_CQ_READ_SIZE",
     "FI_EFA_ENABLE_SHM_TRANSFER",
     "FI_EFA_FORK_SAFE",
+    "FI_EFA_HOMOGENEOUS_PEERS",
     "FI_EFA_IFACE",
     "FI_EFA_IMPLICIT_AV_SIZE",
     "FI_EFA_INTERNAL_RX_REFILL_THRESHOLD",
@@ -62,6 +63,7 @@ pub const LIBFABRIC: &[&str] = &[
     "FI_EFA_RUNT_SIZE",
     "FI_EFA_RX_COPY_OOO",
     "FI_EFA_RX_COPY_UNEXP",
+    "FI_EFA_RX_IOV_LIMIT",
     "FI_EFA_RX_SIZE",
     "FI_EFA_RX_WINDOW_SIZE",
     "FI_EFA_SET_CUDA_SYNC_MEMOPS",
@@ -70,6 +72,7 @@ pub const LIBFABRIC: &[&str] = &[
     "FI_EFA_SHM_MAX_MEDIUM_SIZE",
     "FI_EFA_TIMEOUT_INTERVAL",
     "FI_EFA_TRACK_MR",
+    "FI_EFA_TX_IOV_LIMIT",
     "FI_EFA_TX_MIN_CREDITS",
     "FI_EFA_TX_QUEUE_SIZE",
     "FI_EFA_TX_SIZE",
@@ -79,6 +82,7 @@ pub const LIBFABRIC: &[&str] = &[
     "FI_EFA_USE_SM2",
     "FI_EFA_USE_UNSOLICITED_WRITE_RECV",
     "FI_EFA_USE_ZCPY_RX",
+    "FI_EFA_WR_HIGH_PPS",
     "FI_SHM_BUFFER_THRESHOLD",
     "FI_SHM_DISABLE_CMA",
     "FI_SHM_MAX_GDRCOPY_SIZE",
@@ -179,6 +183,32 @@ pub const ENGINES: &[&str] = &[
 pub const VERBS: &[&str] =
     &["IBV_SHOW_WARNINGS", "IBV_FORK_SAFE", "RDMAV_DRIVERS", "RDMAV_FORK_SAFE", "RDMAV_HUGEPAGES_SAFE"];
 
+/// Variables of kvrail: the settings of an agent, those of its metadata in etcd, its log.
+pub const KVRAIL: &[&str] = &[
+    "KVRAIL_CLOSE_TIMEOUT_MS",
+    "KVRAIL_ETCD_CACERT",
+    "KVRAIL_ETCD_CERT",
+    "KVRAIL_ETCD_KEY",
+    "KVRAIL_ETCD_LEASE_S",
+    "KVRAIL_ETCD_PASSWORD",
+    "KVRAIL_ETCD_SERVER_NAME",
+    "KVRAIL_ETCD_USER",
+    "KVRAIL_INBOX_MESSAGES_MAX",
+    "KVRAIL_INLINE_BYTES_MAX",
+    "KVRAIL_LIBFABRIC",
+    "KVRAIL_LOG",
+    "KVRAIL_OFI_AFFINITY",
+    "KVRAIL_OFI_DEVICES",
+    "KVRAIL_OFI_PROVIDER",
+    "KVRAIL_OFI_RAILS",
+    "KVRAIL_PEER_TIMEOUT_MS",
+    "KVRAIL_SPIN_US",
+    "KVRAIL_STRIPE_BYTES_MIN",
+    "KVRAIL_TRANSFERS_MAX",
+    "KVRAIL_TRANSFER_TIMEOUT_MS",
+    "KVRAIL_TRANSPORT",
+];
+
 /// Variables whose value is the name of a NIXL backend.
 pub const BACKEND_VARIABLES: &[&str] = &["SGLANG_DISAGGREGATION_NIXL_BACKEND", "TRTLLM_NIXL_KVCACHE_BACKEND"];
 
@@ -194,6 +224,7 @@ const FAMILIES: &[(&str, &[&str], usize)] = &[
     ("TRTLLM_NIXL_", ENGINES, 2),
     ("IBV_", VERBS, 2),
     ("RDMAV_", VERBS, 2),
+    ("KVRAIL_", KVRAIL, 2),
 ];
 
 /// The variable that was most likely meant by a name that no library reads; `None` for names that are known, and for those that are
@@ -201,7 +232,7 @@ const FAMILIES: &[(&str, &[&str], usize)] = &[
 #[must_use]
 pub fn meant_variable(name: &str) -> Option<&'static str> {
     let folded = name.to_ascii_uppercase().replace('-', "_");
-    let every = || [LIBFABRIC, NIXL, UCX, ENGINES, VERBS].into_iter().flatten().copied();
+    let every = || [LIBFABRIC, NIXL, UCX, ENGINES, VERBS, KVRAIL].into_iter().flatten().copied();
     if every().any(|known| known == name) || name.len() > 64 {
         return None;
     }
@@ -336,37 +367,52 @@ pub fn alike(name: &str, known: &[&'static str]) -> Option<&'static str> {
 pub struct Instance {
     /// As in `p5.48xlarge`.
     pub name: &'static str,
+    /// EFA devices, one for each network card that takes one.
+    pub efas: usize,
     /// GPUs.
-    pub gpus: u32,
-    /// EFA devices.
-    pub efas: u32,
+    pub gpus: usize,
     /// Line rate of one EFA device, in Gb/s.
-    pub efa_gbps: u32,
+    pub efa_gbps: usize,
 }
 
 impl Instance {
-    /// EFA devices near each GPU.
+    const fn new(name: &'static str, efas: usize, gpus: usize, efa_gbps: usize) -> Self {
+        Self { name, efas, gpus, efa_gbps }
+    }
+
+    /// EFA devices near each GPU, where it has GPUs.
     #[must_use]
-    pub fn efas_per_gpu(&self) -> f64 {
-        f64::from(self.efas) / f64::from(self.gpus)
+    pub fn efas_per_gpu(&self) -> Option<f64> {
+        (self.gpus > 0).then(|| self.efas as f64 / self.gpus as f64)
+    }
+
+    /// GB/s of some of its EFA devices, as people write it.
+    #[must_use]
+    pub fn gbytes(&self, devices: usize) -> String {
+        format!("{:.1} GB/s", (devices * self.efa_gbps) as f64 / 8.0)
     }
 }
 
-/// Instance types with GPUs and more than one EFA device.
+/// Instance types that are used with EFA. Sources: AWS's tables of network cards and of accelerated instances.
 pub const INSTANCES: &[Instance] = &[
-    Instance { name: "p4d.24xlarge", gpus: 8, efas: 4, efa_gbps: 100 },
-    Instance { name: "p4de.24xlarge", gpus: 8, efas: 4, efa_gbps: 100 },
-    Instance { name: "p5.48xlarge", gpus: 8, efas: 32, efa_gbps: 100 },
-    Instance { name: "p5e.48xlarge", gpus: 8, efas: 32, efa_gbps: 100 },
-    Instance { name: "p5en.48xlarge", gpus: 8, efas: 16, efa_gbps: 200 },
-    Instance { name: "p6-b200.48xlarge", gpus: 8, efas: 8, efa_gbps: 400 },
-    Instance { name: "p6-b300.48xlarge", gpus: 8, efas: 16, efa_gbps: 400 },
+    Instance::new("p3dn.24xlarge", 1, 8, 100),
+    Instance::new("p4d.24xlarge", 4, 8, 100),
+    Instance::new("p4de.24xlarge", 4, 8, 100),
+    Instance::new("p5.48xlarge", 32, 8, 100),
+    Instance::new("p5e.48xlarge", 32, 8, 100),
+    Instance::new("p5en.48xlarge", 16, 8, 200),
+    Instance::new("p6-b200.48xlarge", 8, 8, 400),
+    Instance::new("p6-b300.48xlarge", 16, 8, 400),
+    Instance::new("p6e-gb200.36xlarge", 16, 4, 200),
+    Instance::new("trn1.32xlarge", 8, 0, 100),
+    Instance::new("trn1n.32xlarge", 16, 0, 100),
+    Instance::new("trn2.48xlarge", 16, 0, 200),
 ];
 
-/// An instance type by its name.
+/// An instance type by its name, in any case.
 #[must_use]
 pub fn instance(name: &str) -> Option<&'static Instance> {
-    INSTANCES.iter().find(|instance| instance.name == name)
+    INSTANCES.iter().find(|instance| instance.name.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod examine;
 pub mod finding;
 pub mod fix;
 pub mod host;
+mod installed;
 pub mod known;
 pub mod lint;
 pub mod log;

@@ -4,55 +4,14 @@
 //! patch (RFC 7396) onto it, with the rules that must be found: those and no others, so that every other check has its healthy twin
 //! in every file.
 
+mod patients;
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 use kvrail_doctor::host::Bundle;
 use kvrail_doctor::{Host, Outcome, Severity, catalogue, examine};
-use serde_json::{Value, json};
-
-fn files(of: &str) -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(of);
-    let entries = directory.read_dir().unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
-    let mut files: Vec<_> = entries
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "json"))
-        .collect();
-    files.sort();
-    files
-}
-
-fn json_of(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// RFC 7396. A `null` takes a member away, which in a complete bundle means that it is not there.
-fn merge(onto: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else { return *onto = patch.clone() };
-    if !onto.is_object() {
-        *onto = json!({});
-    }
-    let object = onto.as_object_mut().unwrap();
-    for (name, value) in fields {
-        if value.is_null() {
-            object.remove(name);
-        } else {
-            merge(object.entry(name).or_insert(Value::Null), value);
-        }
-    }
-}
-
-fn healthy() -> Value {
-    let mut whole = json!({ "schema": "kvrail.bundle.v1", "complete": true });
-    // What `/sys` says of its NUMA nodes, PCIe tree, GPUs and NICs is a fixture already.
-    let sys = concat!(env!("CARGO_MANIFEST_DIR"), "/../kvrail-topology/fixtures/p5.capture");
-    whole["answers"]["topology"]["/sys"] = std::fs::read_to_string(sys).unwrap().into();
-    for part in files("p5-healthy") {
-        merge(&mut whole, &json_of(&part));
-    }
-    whole
-}
+use patients::{Broken, broken, healthy};
+use serde_json::Value;
 
 /// Ids of what is found in a bundle, notes left out, and what could not be told.
 fn found(bundle: &Value) -> (BTreeSet<String>, Vec<String>) {
@@ -101,11 +60,7 @@ fn what_is_installed_on_the_healthy_node_is_looked_at() {
 #[test]
 fn each_broken_node_is_found_for_what_is_broken_and_for_nothing_else() {
     let mut wrong = Vec::new();
-    for file in files("broken") {
-        let fixture = json_of(&file);
-        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
-        let mut bundle = healthy();
-        merge(&mut bundle, &fixture["patch"]);
+    for Broken { name, fixture, bundle } in broken() {
         let expected: BTreeSet<String> = serde_json::from_value(fixture["finds"].clone()).unwrap();
         assert!(
             !expected.is_empty() && fixture["story"].is_string(),

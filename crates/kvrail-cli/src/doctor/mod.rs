@@ -6,6 +6,8 @@ mod lint;
 mod log;
 pub(crate) mod probe;
 mod telling;
+#[cfg(test)]
+mod typed_tests;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

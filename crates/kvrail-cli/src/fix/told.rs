@@ -82,18 +82,7 @@ impl<'a> Told<'a> {
             if part.plan.proposals.is_empty() {
                 let _ = writeln!(text, "  no NIXL is installed here");
             }
-            let silent = |package: &str| {
-                let mut of = part.plan.proposals.iter().filter(|proposal| proposal.wheel.package == package);
-                of.all(|proposal| matches!(proposal.verdict, Verdict::NotHere(_)))
-            };
-            // The package `nixl` of today only leads to that of a platform.
-            let others =
-                |package: &str| part.plan.proposals.iter().any(|proposal| proposal.wheel.package != package);
             for proposal in &part.plan.proposals {
-                let package = proposal.wheel.package.as_str();
-                if silent(package) && others(package) {
-                    continue;
-                }
                 let said = match &proposal.verdict {
                     Verdict::Apply { .. } if part.entries.is_empty() => "already done".into(),
                     Verdict::Apply { .. } if self.doing == Doing::WouldChange => "would change".into(),
@@ -102,7 +91,7 @@ impl<'a> Told<'a> {
                     Verdict::NotHere(why) => format!("does not apply: {why}"),
                     Verdict::Refused(why) => format!("not done: {why}"),
                 };
-                let _ = writeln!(text, "  {} ({}): {said}", proposal.remedy, proposal.wheel.package);
+                let _ = writeln!(text, "  {} ({}): {said}", proposal.remedy, proposal.nixl.release());
                 let Verdict::Apply { changes, left } = &proposal.verdict else { continue };
                 let place = &part.plan.place;
                 let mine = |entry: &&Entry| {
@@ -151,7 +140,7 @@ impl<'a> Told<'a> {
                     Verdict::NotHere(why) => ("not_here", vec![why.clone()]),
                     Verdict::Refused(why) => ("refused", vec![why.clone()]),
                 };
-                json!({"remedy": proposal.remedy, "wheel": proposal.wheel.name(), "state": state, "says": says})
+                json!({"remedy": proposal.remedy, "wheel": proposal.nixl.release(), "state": state, "says": says})
             }).collect();
             let failures: Vec<Value> = part.failures.iter().map(|(what, why)| json!({"what": what, "why": why})).collect();
             json!({

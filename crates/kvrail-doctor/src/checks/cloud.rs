@@ -162,10 +162,6 @@ fn instance(host: &Host) -> Result<InstanceFacts, Outcome> {
     })
 }
 
-fn has_efa_device(host: &Host) -> bool {
-    host.names("/sys/class/infiniband").is_ok_and(|names| !names.is_empty())
-}
-
 fn egress(host: &Host) -> Outcome {
     security_groups(host, Direction::Egress)
 }
@@ -179,7 +175,7 @@ fn security_groups(host: &Host, direction: Direction) -> Outcome {
         Ok(facts) => facts,
         Err(outcome) => return outcome,
     };
-    if !has_efa_device(host) {
+    if !seen::has_efa(host) {
         return Outcome::NotApplicable("no RDMA device whose packets would have to pass".into());
     }
     let efa = efa_interfaces(host, &facts);
@@ -290,7 +286,7 @@ fn secondary_cidr(host: &Host) -> Outcome {
         Ok(facts) => facts,
         Err(outcome) => return outcome,
     };
-    if !has_efa_device(host) {
+    if !seen::has_efa(host) {
         return Outcome::NotApplicable("no RDMA device whose packets would have to pass".into());
     }
     let efa = efa_interfaces(host, &facts);
@@ -336,7 +332,7 @@ fn no_efa_interface(host: &Host) -> Outcome {
         return Outcome::NotApplicable("not an instance that is known to have EFA".into());
     };
     match seen::efa_functions(host) {
-        Ok(functions) if functions.is_empty() && !has_efa_device(host) => {}
+        Ok(functions) if functions.is_empty() && !seen::has_efa(host) => {}
         Ok(functions) => {
             return Outcome::Healthy(format!(
                 "{} has {}",
@@ -373,7 +369,7 @@ fn no_efa_interface(host: &Host) -> Outcome {
     .evidence("aws ec2 describe-network-interfaces", told.join(", "))
     .advice(format!(
         "launch it anew from a template whose NetworkInterfaces say `InterfaceType: efa` for each of its {} network cards",
-        instance.efa
+        instance.efas
     ));
     Outcome::Findings(vec![finding])
 }

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::checks::install::inventory::{AMAZON, installations};
 use crate::host::Host;
+use crate::installed::inventory::{AMAZON, installations};
 
 /// What of a host decides.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -5,50 +5,46 @@
 //! form is refused with what was found.
 
 use super::change::Change;
-use super::loader::{Loader, is_libc};
-use super::wheels::Wheel;
+use super::here::{Here, is_of_runtime, told};
 use super::{Request, Verdict};
-use crate::host::{Host, Lack};
+use crate::checks::device::seen::has_efa;
+use crate::installed::inventory::Nixl;
+use crate::installed::loader::{Obstacle, base};
 
 const CLASS: &str = "class nixl_agent_config";
 const BEFORE: &str = "backends: list[str] = [\"UCX\"]";
 const AFTER: &str = "backends: list[str] = [\"LIBFABRIC\"]";
 
-pub(super) fn look(
-    host: &Host,
-    loader: &Loader<'_>,
-    wheel: &Wheel,
-    request: &Request,
-    mended: &[String],
-) -> Verdict {
-    let path = format!("{}/{}/_api.py", wheel.site, wheel.package);
-    let text = match host.read(&path) {
+pub(super) fn look(here: &Here<'_>, nixl: &Nixl, request: &Request, mended: &[String]) -> Verdict {
+    let host = here.host;
+    let Some(path) = &nixl.api else {
+        return Verdict::NotHere(format!("{} has no Python API", nixl.release()));
+    };
+    let text = match host.read(path) {
         Ok(text) => text,
-        Err(Lack::Absent) => return Verdict::NotHere(format!("{} has no Python API", wheel.name())),
         Err(why) => return Verdict::Refused(format!("{path}: {why}")),
     };
     let edited = match edit(&text) {
         Ok(Some(edited)) => edited,
-        Ok(None) => return Verdict::Well(format!("LIBFABRIC is the default of {}", wheel.name())),
-        Err(None) => return Verdict::NotHere(format!("{path} only leads to another package")),
-        Err(Some(why)) => return Verdict::Refused(format!("{path}: {why}")),
+        Ok(None) => return Verdict::Well(format!("LIBFABRIC is the default of {}", nixl.release())),
+        Err(why) => return Verdict::Refused(format!("{path}: {why}")),
     };
     if !request.named && !has_efa(host) {
         return Verdict::NotHere("no EFA device is here that LIBFABRIC would use".into());
     }
-    if let Some(why) = unusable(host, loader, wheel, mended).filter(|_| !request.force) {
+    if let Some(why) = unusable(here, nixl, mended).filter(|_| !request.force) {
         return Verdict::Refused(format!(
             "the plugin LIBFABRIC of {} cannot be loaded, so that every agent would fail: {why}",
-            wheel.name()
+            nixl.release()
         ));
     }
     let mut changes = vec![Change::file(
-        &path,
+        path,
         edited,
         "backends=[\"LIBFABRIC\"] where an agent's configuration names none",
     )];
     // Python trusts bytecode by the source's time and length, or not at all; what was compiled from the old source goes.
-    let cache = format!("{}/{}/__pycache__", wheel.site, wheel.package);
+    let cache = format!("{}/{}/__pycache__", nixl.root, nixl.module);
     for name in host.names(&cache).unwrap_or_default() {
         if name.starts_with("_api.") && name.ends_with(".pyc") {
             changes.push(Change::stale(format!("{cache}/{name}"), "compiled from what changes"));
@@ -60,8 +56,8 @@ pub(super) fn look(
 /// The text with another default; none where it has that already.
 ///
 /// # Errors
-/// Why it is not touched; none where it does not have the class at all.
-fn edit(text: &str) -> Result<Option<String>, Option<String>> {
+/// Why it is not touched.
+fn edit(text: &str) -> Result<Option<String>, String> {
     let mut begin = None;
     let mut end = text.len();
     let mut at = 0;
@@ -77,7 +73,7 @@ fn edit(text: &str) -> Result<Option<String>, Option<String>> {
         }
         at += line.len();
     }
-    let begin = begin.ok_or(None)?;
+    let begin = begin.ok_or("it has no class nixl_agent_config")?;
     let class = &text[begin..end];
     let defaults: Vec<&str> = class
         .lines()
@@ -89,53 +85,31 @@ fn edit(text: &str) -> Result<Option<String>, Option<String>> {
             Ok(Some(format!("{}{}{}", &text[..begin], class.replacen(BEFORE, AFTER, 1), &text[end..])))
         }
         (0, 1, 1) => Ok(None),
-        _ => Err(Some(match defaults.first() {
+        _ => Err(match defaults.first() {
             Some(found) => format!(
                 "its default is of no form that is known: `{}`",
                 found.chars().take(120).collect::<String>()
             ),
             None => "nixl_agent_config has no parameter `backends` with a default".into(),
-        })),
+        }),
     }
-}
-
-pub(super) fn has_efa(host: &Host) -> bool {
-    let devices = host.names("/sys/class/infiniband").unwrap_or_default();
-    devices.iter().any(|device| {
-        device.starts_with("efa")
-            || host
-                .entry(&format!("/sys/class/infiniband/{device}/device/driver"))
-                .is_ok_and(|driver| driver.real.ends_with("/efa"))
-            || host
-                .value(&format!("/sys/class/infiniband/{device}/device/vendor"))
-                .is_ok_and(|vendor| vendor == "0x1d0f")
-    })
 }
 
 /// Why the plugin cannot be loaded, as far as tables tell. What another remedy of the same run mends is no reason.
-fn unusable(host: &Host, loader: &Loader<'_>, wheel: &Wheel, mended: &[String]) -> Option<String> {
-    let plugins = wheel.plugins(host, &["LIBFABRIC"]);
-    if plugins.is_empty() {
-        return Some("there is none".into());
+fn unusable(here: &Here<'_>, nixl: &Nixl, mended: &[String]) -> Option<String> {
+    let Some(plugin) = nixl.plugin("LIBFABRIC") else { return Some("there is none".into()) };
+    let mut process = here.loader.process();
+    if let Some(bindings) = &nixl.bindings {
+        process.load(bindings);
     }
-    let loaded = wheel.bindings(host).map(|bindings| loader.closure(&bindings)).unwrap_or_default();
-    let (path, facts) = &plugins[0];
-    facts
-        .needed
-        .iter()
-        .filter(|needed| !is_libc(&needed.name) && !loaded.contains_key(&needed.name))
-        .find_map(|needed| {
-            if mended.contains(&needed.name) {
-                return None;
-            }
-            let Some(at) = loader.resolve(path, facts, &needed.name) else {
-                // Frameworks load CUDA's runtime themselves, and its driver comes with the GPU.
-                return (!needed.name.starts_with("libcuda"))
-                    .then(|| format!("{} is not found", needed.name));
-            };
-            let lacks = loader.lacks(&at, needed);
-            (!lacks.is_empty()).then(|| format!("it needs {} of {at}", lacks.join(", ")))
-        })
+    let excused = |obstacle: &Obstacle| match obstacle {
+        // Frameworks load CUDA's runtime themselves, and its driver comes with the GPU.
+        Obstacle::Missing { name, .. } if base(name).starts_with("libcuda") => true,
+        Obstacle::Missing { name, .. } | Obstacle::Version { name, .. } => mended.contains(name),
+        Obstacle::Unreadable { .. } => false,
+    };
+    let obstacles = process.load(&plugin.path);
+    obstacles.iter().find(|obstacle| !excused(obstacle) && !is_of_runtime(obstacle)).map(told)
 }
 
 #[cfg(test)]
@@ -168,13 +142,13 @@ mod tests {
             "backends: Optional[list[str]] = None",
             "backends: list[str] = ['UCX']",
         ] {
-            let why = edit(&source(default)).unwrap_err().unwrap();
+            let why = edit(&source(default)).unwrap_err();
             assert!(why.contains(default), "{why}");
         }
         assert_eq!(
-            edit(&source("other: int = 1")).unwrap_err().unwrap(),
+            edit(&source("other: int = 1")).unwrap_err(),
             "nixl_agent_config has no parameter `backends` with a default"
         );
-        assert_eq!(edit("from nixl_cu13._api import (\n    nixl_agent_config,\n)\n"), Err(None));
+        assert!(edit("from nixl_cu13._api import (\n    nixl_agent_config,\n)\n").is_err());
     }
 }

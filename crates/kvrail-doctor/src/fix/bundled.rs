@@ -9,21 +9,23 @@
 use std::collections::BTreeMap;
 
 use super::change::Change;
-use super::loader::{Loader, is_libc};
-use super::wheels::Wheel;
+use super::here::Here;
 use super::{Request, Verdict};
 use crate::host::{ElfFacts, EntryKind, Host};
+use crate::installed::inventory::{LIBFABRIC, Nixl};
+use crate::installed::loader::{base, is_runtime, plain_name};
 
-/// Libraries that belong together: all of a group that the system has are replaced, or none.
+/// Libraries that belong together, as the wheel's copies are called and as programs ask for them: all of a group that the system has are
+/// replaced, or none.
 const GROUPS: [&[(&str, &str)]; 3] = [
-    &[("fabric", "libfabric.so.1")],
+    &[("libfabric", LIBFABRIC)],
     &[
-        ("ibverbs", "libibverbs.so.1"),
-        ("efa", "libefa.so.1"),
-        ("mlx5", "libmlx5.so.1"),
-        ("rdmacm", "librdmacm.so.1"),
+        ("libibverbs", "libibverbs.so.1"),
+        ("libefa", "libefa.so.1"),
+        ("libmlx5", "libmlx5.so.1"),
+        ("librdmacm", "librdmacm.so.1"),
     ],
-    &[("nl-3", "libnl-3.so.200"), ("nl-route-3", "libnl-route-3.so.200")],
+    &[("libnl-3", "libnl-3.so.200"), ("libnl-route-3", "libnl-route-3.so.200")],
 ];
 
 /// One copy and what replaces it.
@@ -37,19 +39,20 @@ struct Swap {
     target: String,
 }
 
-pub(super) fn look(host: &Host, loader: &Loader<'_>, wheel: &Wheel, request: &Request) -> Verdict {
-    let Some(libs) = &wheel.libs else {
-        return Verdict::NotHere(format!("{} brings no libraries of its own", wheel.name()));
+pub(crate) fn look(here: &Here<'_>, nixl: &Nixl, request: &Request) -> Verdict {
+    let host = here.host;
+    let Some(libs) = &nixl.libraries else {
+        return Verdict::NotHere(format!("{} brings no libraries of its own", nixl.release()));
     };
-    let objects = wheel.objects(host);
+    let objects = objects(host, nixl, libs);
     let Some(machine) = objects.iter().find_map(|(_, facts)| Some(facts.as_ref()?.machine)) else {
-        return Verdict::NotHere(format!("{} has no library that can be read", wheel.name()));
+        return Verdict::NotHere(format!("{} has no library that can be read", nixl.release()));
     };
     let names = host.names(libs).unwrap_or_default();
     let (mut pending, mut well, mut refused) = (Vec::new(), 0, Vec::new());
     for group in GROUPS {
         // Without an installation of EFA there is no libfabric that were better than the wheel's.
-        if group[0].0 == "fabric" && loader.efa.is_none() && !request.named {
+        if group[0].0 == "libfabric" && here.efa.is_none() && !request.named {
             continue;
         }
         let mut swaps = Vec::new();
@@ -57,8 +60,8 @@ pub(super) fn look(host: &Host, loader: &Loader<'_>, wheel: &Wheel, request: &Re
             for name in names.iter().filter(|name| copy_of(name) == Some(family)) {
                 let path = format!("{libs}/{name}");
                 let target = match *family {
-                    "fabric" => loader.of_network(soname, machine),
-                    _ => loader.of_system(soname, machine).or_else(|| loader.of_network(soname, machine)),
+                    "libfabric" => here.of_network(soname, machine),
+                    _ => here.of_system(soname, machine).or_else(|| here.of_network(soname, machine)),
                 };
                 let Some(target) = target else { continue };
                 // A link that leads to the same file already is as good, whatever it is called.
@@ -79,7 +82,7 @@ pub(super) fn look(host: &Host, loader: &Loader<'_>, wheel: &Wheel, request: &Re
         let before = accepted.len();
         refused.clear();
         for swaps in std::mem::take(&mut pending) {
-            match obstacle(host, loader, &objects, &accepted, &swaps) {
+            match obstacle(here, &objects, &accepted, &swaps) {
                 Some(why) => {
                     refused.push(why);
                     pending.push(swaps);
@@ -95,7 +98,7 @@ pub(super) fn look(host: &Host, loader: &Loader<'_>, wheel: &Wheel, request: &Re
         .into_iter()
         .map(|swap| {
             let why =
-                format!("{} of the system in place of the copy of {}", soname_of(&swap.target), wheel.name());
+                format!("{} of the system in place of the copy of {}", base(&swap.target), nixl.release());
             Change::link(swap.path, swap.target, why)
         })
         .collect();
@@ -103,19 +106,18 @@ pub(super) fn look(host: &Host, loader: &Loader<'_>, wheel: &Wheel, request: &Re
         (false, _) => Verdict::Apply { changes, left: refused },
         (true, false) => Verdict::Refused(refused.join("; ")),
         (true, true) if well > 0 => {
-            Verdict::Well(format!("{} uses the system's network libraries", wheel.name()))
+            Verdict::Well(format!("{} uses the system's network libraries", nixl.release()))
         }
         (true, true) => Verdict::NotHere(format!(
             "{} brings no copy of a network library that this host has too",
-            wheel.name()
+            nixl.release()
         )),
     }
 }
 
 /// Why a group cannot be replaced.
 fn obstacle(
-    host: &Host,
-    loader: &Loader<'_>,
+    here: &Here<'_>,
     objects: &[(String, Option<ElfFacts>)],
     accepted: &[Swap],
     swaps: &[Swap],
@@ -123,18 +125,18 @@ fn obstacle(
     let by_name: BTreeMap<&str, &Swap> = swaps.iter().map(|swap| (swap.name.as_str(), swap)).collect();
     let gives_way = |name: &str| by_name.contains_key(name) || accepted.iter().any(|swap| swap.name == name);
     for swap in swaps {
-        if let Some(why) = loader.obstacle(&swap.target) {
+        if let Some(why) = here.obstacle(&swap.target) {
             return Some(format!("{} is left as it is: {why}", swap.name));
         }
     }
     for (path, facts) in objects {
-        let name = path.rsplit('/').next().unwrap_or_default();
+        let name = base(path);
         let Some(facts) = facts.as_ref().filter(|_| !gives_way(name)) else { continue };
-        for needed in facts.needed.iter().filter(|needed| !is_libc(&needed.name)) {
+        for needed in facts.needed.iter().filter(|needed| !is_runtime(&needed.name)) {
             if let Some(swap) = by_name.get(needed.name.as_str()) {
-                let lacks = loader.lacks(&swap.target, needed);
+                let lacks = here.lacks(&swap.target, needed);
                 if !lacks.is_empty() {
-                    let level = host.elf(&swap.target).ok().and_then(|facts| facts.level("FABRIC_1."));
+                    let level = here.host.elf(&swap.target).ok().and_then(|facts| facts.level("FABRIC_1."));
                     let has = level.map(|level| format!(", which has FABRIC_1.{level}")).unwrap_or_default();
                     return Some(format!(
                         "{} is left as it is: {name} needs {} of {}{has}",
@@ -149,19 +151,38 @@ fn obstacle(
     None
 }
 
-/// The family of a bundled copy: `fabric` of `libfabric-fc70961d.so.1.29.0`.
+/// The family of a bundled copy: `libfabric` of `libfabric-fc70961d.so.1.29.0`.
 fn copy_of(name: &str) -> Option<&'static str> {
-    let families = GROUPS.iter().flat_map(|group| group.iter());
-    families.map(|(family, _)| *family).find(|family| {
-        let rest = name
-            .strip_prefix("lib")
-            .and_then(|rest| rest.strip_prefix(family))
-            .and_then(|rest| rest.strip_prefix('-'));
-        rest.and_then(|rest| rest.split_once(".so")).is_some_and(|(hash, version)| {
-            let hexadecimal = hash.len() == 8 && hash.bytes().all(|b| b.is_ascii_hexdigit());
-            hexadecimal && (version.is_empty() || version.starts_with('.'))
-        })
-    })
+    let plain = plain_name(name);
+    let ending = name.split_once(".so").map(|(_, version)| version);
+    let is_library = ending.is_some_and(|version| version.is_empty() || version.starts_with('.'));
+    let mut families = GROUPS.iter().flat_map(|group| group.iter()).map(|(family, _)| *family);
+    // What has its plain name is no copy.
+    families
+        .find(|family| *family == plain)
+        .filter(|plain| is_library && !name.starts_with(&format!("{plain}.so")))
+}
+
+/// The shared libraries of a wheel, with what their tables say; links that lead nowhere have none.
+fn objects(host: &Host, nixl: &Nixl, libs: &str) -> Vec<(String, Option<ElfFacts>)> {
+    let directories = [
+        libs.to_owned(),
+        format!("{libs}/nixl"),
+        format!("{libs}/ucx"),
+        nixl.core.clone(),
+        format!("{}/plugins", nixl.core),
+        format!("{}/{}", nixl.root, nixl.module),
+    ];
+    let mut objects = Vec::new();
+    for directory in directories {
+        for name in host.names(&directory).unwrap_or_default() {
+            if name.contains(".so") {
+                let path = format!("{directory}/{name}");
+                objects.push((path.clone(), host.elf(&path).ok()));
+            }
+        }
+    }
+    objects
 }
 
 fn same(host: &Host, a: &str, b: &str) -> bool {
@@ -171,10 +192,6 @@ fn same(host: &Host, a: &str, b: &str) -> bool {
     real(a).is_some_and(|a| real(b) == Some(a))
 }
 
-fn soname_of(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,10 +199,10 @@ mod tests {
     #[test]
     fn copies_are_told_from_what_only_looks_like_them() {
         for (name, family) in [
-            ("libfabric-fc70961d.so.1.29.0", Some("fabric")),
-            ("libnl-3-47cd035c.so.200.26.0", Some("nl-3")),
-            ("libnl-route-3-3ad497a3.so.200.26.0", Some("nl-route-3")),
-            ("libefa-f5f6ec5c.so", Some("efa")),
+            ("libfabric-fc70961d.so.1.29.0", Some("libfabric")),
+            ("libnl-3-47cd035c.so.200.26.0", Some("libnl-3")),
+            ("libnl-route-3-3ad497a3.so.200.26.0", Some("libnl-route-3")),
+            ("libefa-f5f6ec5c.so", Some("libefa")),
             ("libfabric.so.1", None),
             ("libfabric-fc70961.so.1", None),
             ("libefabric-fc70961d.so.1", None),

@@ -10,13 +10,14 @@ use std::time::Duration;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::here::Here;
 use super::journal::{DONE, Journal, NAME, NEW};
-use super::loader::Loader;
 use super::place::{LOCK_PATIENCE, Place};
-use super::transaction::{recover_held, restore_forced};
-use super::wheels::Environment;
+use super::prove::Trial;
+use super::undo::{recover_held, restore_forced};
 use super::{FixError, Request};
 use crate::host::{Host, Live, Ran, ended};
+use crate::installed::inventory::{Environment, LIBFABRIC, Nixl, installations};
 
 /// The newest release that is known, and the newest one whose LIBFABRIC plugin does with FABRIC_1.7 (EFA's libfabric 2.5 has 1.9, the
 /// newest release wants 1.10).
@@ -49,10 +50,10 @@ pub fn look(
     version: Option<&str>,
     request: &Request,
 ) -> Result<Result<Installation, String>, String> {
-    if let Some(wheel) = environment.wheels(host).iter().find(|wheel| wheel.bindings(host).is_some()) {
-        return Ok(Err(format!("{} is installed", wheel.name())));
+    if let Some(nixl) = installed_in(host, environment) {
+        return Ok(Err(format!("{} is installed", nixl.release())));
     }
-    let python = environment.python(host);
+    let python = environment.python.clone().ok_or_else(|| format!("{} has no python", environment.root))?;
     let (version, why) = match version {
         Some(version) => (version.to_owned(), "the release that was asked for".to_owned()),
         None => release(host, request),
@@ -68,7 +69,7 @@ pub fn look(
     if parts >= vec![0, 7, 1] {
         packages.push(format!("nixl-cu{cuda}=={version}"));
     }
-    let has = |name: &str| environment.sites.iter().any(|site| host.exists(&format!("{site}/{name}")));
+    let has = |name: &str| environment.packages.iter().any(|site| host.exists(&format!("{site}/{name}")));
     if !has("numpy") {
         packages.push("numpy".into());
     }
@@ -80,9 +81,15 @@ pub fn look(
     Ok(Ok(Installation { python, uv: !pip, packages, why: format!("{why}, for CUDA {cuda}") }))
 }
 
+/// The NIXL of an environment.
+fn installed_in(host: &Host, environment: &Environment) -> Option<Nixl> {
+    let all = installations(host);
+    all.nixl.iter().find(|nixl| nixl.home(&all).is_some_and(|home| home.root == environment.root)).cloned()
+}
+
 fn release(host: &Host, request: &Request) -> (String, String) {
-    let loader = Loader::new(host, request.efa.as_deref());
-    let libfabric = loader.efa.as_ref().map(|directory| format!("{directory}/libfabric.so.1"));
+    let here = Here::new(host, request.efa.as_deref());
+    let libfabric = here.efa.as_ref().map(|directory| format!("{directory}/{LIBFABRIC}"));
     let level = libfabric.as_ref().and_then(|path| host.elf(path).ok()?.level("FABRIC_1."));
     match (level, libfabric) {
         (Some(level), Some(path)) if level < NEWEST_LEVEL => (
@@ -95,7 +102,7 @@ fn release(host: &Host, request: &Request) -> (String, String) {
 
 /// The major version of CUDA that the environment, or else the driver, is for.
 fn cuda(host: &Host, environment: &Environment) -> u32 {
-    for site in &environment.sites {
+    for site in &environment.packages {
         let names = host.names(&format!("{site}/nvidia")).unwrap_or_default();
         for (name, major) in [("cu13", 13), ("cuda_runtime", 12)] {
             if names.iter().any(|had| had == name) {
@@ -164,7 +171,7 @@ pub fn install(
     recover_held(place, &held, false)?;
     // Another node of the same file system may have been first.
     let now = Host::live(live.clone(), host.scope().clone());
-    if environment.wheels(&now).iter().any(|wheel| wheel.bindings(&now).is_some()) {
+    if installed_in(&now, environment).is_some() {
         return Ok(None);
     }
     let wrong = |why: Errno| FixError::Unwritable { path: place.store(), why: why.to_string() };
@@ -180,12 +187,10 @@ pub fn install(
     if did.is_ok() {
         // Imported by a host that has not yet been asked whether it is there.
         let fresh = Host::live(live.clone(), host.scope().clone());
-        let wheels = environment.wheels(&fresh);
-        let trial = super::try_out(live, host.scope(), environment, &wheels);
-        let failed = trial.failures().find(|(what, _)| what.starts_with("import "));
-        did = match failed {
+        let trial = Trial::of(live, host.scope(), environment);
+        did = match trial.failures().find(|(what, _)| what.starts_with("import")) {
             Some((what, why)) => Err(format!("{what}: {why}")),
-            None if wheels.iter().all(|wheel| wheel.bindings(&fresh).is_none()) => {
+            None if installed_in(&fresh, environment).is_none() => {
                 Err("it is not where it was to be installed".into())
             }
             None => Ok(()),

@@ -5,73 +5,57 @@
 //! bindings have loaded NIXL's libraries before a plugin asks for them. A link in `<package>.libs` needs no root, no variable
 //! that every launcher has to pass on, and concerns this one wheel; so it comes before the loader's configuration.
 
-use std::collections::BTreeSet;
-
-use super::backend;
 use super::change::Change;
-use super::loader::{Loader, is_libc, search};
-use super::wheels::{Environment, Wheel};
+use super::here::{Here, told};
 use super::{Remedy, Request, Verdict};
-use crate::host::{ElfFacts, EntryKind, Host, Needed};
+use crate::checks::device::seen::has_efa;
+use crate::host::{EntryKind, Needed};
+use crate::installed::inventory::{Environment, LIBFABRIC, Nixl, Plugin};
+use crate::installed::loader::{Obstacle, directory, is_runtime, own};
 
 /// Backends whose plugins carry KV caches.
-pub(super) const BACKENDS: [&str; 2] = ["LIBFABRIC", "UCX"];
-const LIBFABRIC: &str = "libfabric.so.1";
+const BACKENDS: [&str; 2] = ["LIBFABRIC", "UCX"];
 /// What only the driver of a GPU brings.
 const DRIVER: &str = "libcuda.so.1";
 
 /// Links for [`Remedy::LoaderPath`] or [`Remedy::Libfabric`].
-pub(super) fn look(
-    host: &Host,
-    loader: &Loader<'_>,
+pub(crate) fn look(
+    here: &Here<'_>,
     environment: &Environment,
-    wheel: &Wheel,
+    nixl: &Nixl,
     remedy: Remedy,
     request: &Request,
 ) -> Verdict {
     // On a laptop nobody misses what only LIBFABRIC over EFA needs.
-    let wanted = request.named || loader.efa.is_some() || backend::has_efa(host);
+    let wanted = request.named || here.efa.is_some() || has_efa(here.host);
     if remedy == Remedy::Libfabric && !wanted {
         return Verdict::NotHere("no EFA device and no EFA software is here".into());
     }
-    let plugins = wheel.plugins(host, if wanted { &BACKENDS } else { &BACKENDS[1..] });
+    let backends = if wanted { &BACKENDS[..] } else { &BACKENDS[1..] };
+    let plugins: Vec<&Plugin> = backends.iter().filter_map(|backend| nixl.plugin(backend)).collect();
     if plugins.is_empty() {
-        return Verdict::NotHere(format!("{} has no plugin LIBFABRIC or UCX", wheel.name()));
+        return Verdict::NotHere(format!("{} has no plugin LIBFABRIC or UCX", nixl.release()));
     }
     // What Python has loaded before it loads a plugin. Somebody who names the remedy wants it for other programs, too.
-    let loaded: BTreeSet<String> = match wheel.bindings(host).filter(|_| !request.named) {
-        Some(bindings) => loader.closure(&bindings).into_keys().collect(),
-        None => BTreeSet::new(),
-    };
+    let mut process = here.loader.process();
+    if let Some(bindings) = nixl.bindings.as_ref().filter(|_| !request.named) {
+        process.load(bindings);
+    }
     let (mut changes, mut left): (Vec<Change>, Vec<String>) = (Vec::new(), Vec::new());
-    for (path, facts) in &plugins {
-        let name = path.rsplit('/').next().unwrap_or_default();
-        for needed in &facts.needed {
-            let ours = (needed.name == LIBFABRIC) == (remedy == Remedy::Libfabric);
-            if !ours || is_libc(&needed.name) || needed.name == DRIVER || loaded.contains(&needed.name) {
+    for plugin in plugins {
+        for obstacle in process.clone().load(&plugin.path) {
+            let (Obstacle::Missing { name, by } | Obstacle::Version { name, by, .. }) = &obstacle else {
                 continue;
-            }
-            let found = loader.resolve(path, facts, &needed.name);
-            let lacks = found.as_ref().map(|found| loader.lacks(found, needed));
-            if lacks.as_ref().is_some_and(Vec::is_empty) {
-                continue;
-            }
-            let problem = match (&found, &lacks) {
-                (Some(found), Some(lacks)) => format!(
-                    "{name} needs {} of {}, and gets {found} without it",
-                    lacks.join(", "),
-                    needed.name
-                ),
-                _ => format!("{name} needs {}, which is nowhere that it looks", needed.name),
             };
-            match mend(host, loader, environment, wheel, (path, facts), needed) {
+            let ours = *by == plugin.path && (name == LIBFABRIC) == (remedy == Remedy::Libfabric);
+            if !ours || is_runtime(name) || name == DRIVER {
+                continue;
+            }
+            match mend(here, environment, nixl, plugin, name) {
                 Ok(change) if changes.iter().any(|had| had.path == change.path) => {}
-                Ok(mut change) => {
-                    change.why = problem;
-                    changes.push(change);
-                }
+                Ok(change) => changes.push(Change { why: told(&obstacle), ..change }),
                 Err(why) => {
-                    let told = format!("{problem}: {why}");
+                    let told = format!("{}: {why}", told(&obstacle));
                     if !left.contains(&told) {
                         left.push(told);
                     }
@@ -84,46 +68,50 @@ pub(super) fn look(
         (true, false) => Verdict::Refused(left.join("; ")),
         (true, true) => Verdict::Well(match remedy {
             Remedy::Libfabric => {
-                format!("the plugins of {} find a libfabric that is new enough", wheel.name())
+                format!("the plugins of {} find a libfabric that is new enough", nixl.release())
             }
-            _ => format!("the plugins of {} find their libraries", wheel.name()),
+            _ => format!("the plugins of {} find their libraries", nixl.release()),
         }),
     }
 }
 
-/// The link that gives a plugin what it needs.
+/// The link that gives a plugin a library that it needs.
 fn mend(
-    host: &Host,
-    loader: &Loader<'_>,
+    here: &Here<'_>,
     environment: &Environment,
-    wheel: &Wheel,
-    (path, facts): (&str, &ElfFacts),
-    needed: &Needed,
+    nixl: &Nixl,
+    plugin: &Plugin,
+    name: &str,
 ) -> Result<Change, String> {
-    let target = candidate(host, loader, wheel, facts.machine, needed)?;
-    if let Some(forced) = loader.forced(&needed.name, facts.machine)
+    let facts = here.host.elf(&plugin.path).map_err(|why| format!("{}: {why}", plugin.path))?;
+    let needed = facts.needs(name).cloned().unwrap_or_default();
+    let target = candidate(here, nixl, facts.machine, &needed)?;
+    if let Some(forced) = here.loader.forced(name, facts.machine)
         && facts.rpath.is_none()
     {
         return Err(format!(
             "LD_LIBRARY_PATH leads to {forced} before anything else; take its directory out, or put that of {target} before it"
         ));
     }
-    let looked: Vec<String> = search(path, facts.runpath.as_deref().or(facts.rpath.as_deref()));
+    let looked = own(facts.runpath.as_deref().or(facts.rpath.as_deref()), &plugin.path);
     let inside = |directory: &&String| {
-        environment.sites.iter().any(|site| directory.starts_with(&format!("{site}/")))
-            && host
+        environment.packages.iter().any(|site| directory.starts_with(&format!("{site}/")))
+            && here
+                .host
                 .entry(directory)
                 .is_ok_and(|entry| entry.kind == EntryKind::Directory && entry.real == **directory)
     };
-    let directory = looked.iter().find(inside).ok_or_else(|| {
-        let at = target.rsplit_once('/').map_or("/", |(directory, _)| directory);
-        format!("it has no RUNPATH into its environment in which a link could be; export LD_LIBRARY_PATH={at}:$LD_LIBRARY_PATH (`kvrail fix preamble`)")
+    let beside = looked.iter().find(inside).ok_or_else(|| {
+        format!(
+            "it has no RUNPATH into its environment in which a link could be; export LD_LIBRARY_PATH={}:$LD_LIBRARY_PATH (`kvrail fix preamble`)",
+            directory(&target)
+        )
     })?;
-    let link = format!("{directory}/{}", needed.name);
-    let target = match target.strip_prefix(&format!("{}/", wheel.site)) {
+    let link = format!("{beside}/{name}");
+    let target = match target.strip_prefix(&format!("{}/", nixl.root)) {
         // The environment may be moved or mounted elsewhere.
         Some(below) => {
-            let depth = directory.strip_prefix(&wheel.site).map_or(0, |below| below.matches('/').count());
+            let depth = beside.strip_prefix(&nixl.root).map_or(0, |below| below.matches('/').count());
             format!("{}{below}", "../".repeat(depth))
         }
         None => target,
@@ -132,38 +120,31 @@ fn mend(
 }
 
 /// A library of this host that has all that is needed.
-fn candidate(
-    host: &Host,
-    loader: &Loader<'_>,
-    wheel: &Wheel,
-    machine: u16,
-    needed: &Needed,
-) -> Result<String, String> {
+fn candidate(here: &Here<'_>, nixl: &Nixl, machine: u16, needed: &Needed) -> Result<String, String> {
     let name = &needed.name;
     let mut paths: Vec<String> = Vec::new();
     if name == LIBFABRIC {
-        paths.extend(loader.of_network(name, machine));
+        paths.extend(here.of_network(name, machine));
     } else {
-        paths.extend(
-            [&wheel.core, &wheel.libs].into_iter().flatten().map(|directory| format!("{directory}/{name}")),
-        );
-        let nvidia = format!("{}/nvidia", wheel.site);
-        for part in host.names(&nvidia).unwrap_or_default() {
+        let own = [Some(&nixl.core), nixl.libraries.as_ref()];
+        paths.extend(own.into_iter().flatten().map(|directory| format!("{directory}/{name}")));
+        let nvidia = format!("{}/nvidia", nixl.root);
+        for part in here.host.names(&nvidia).unwrap_or_default() {
             paths.push(format!("{nvidia}/{part}/lib/{name}"));
         }
-        paths.extend(loader.of_system(name, machine));
+        paths.extend(here.of_system(name, machine));
     }
     let mut nearest = None;
     for path in paths {
-        let Ok(facts) = host.elf(&path) else { continue };
+        let Ok(facts) = here.host.elf(&path) else { continue };
         if facts.machine != machine {
             continue;
         }
-        let lacks = loader.lacks(&path, needed);
+        let lacks = here.lacks(&path, needed);
         if !lacks.is_empty() {
             nearest = Some(format!("{path} has no {} either", lacks.join(", ")));
         } else if name == LIBFABRIC
-            && let Some(why) = loader.obstacle(&path)
+            && let Some(why) = here.obstacle(&path)
         {
             nearest = Some(why);
         } else {

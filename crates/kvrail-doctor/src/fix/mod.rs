@@ -4,14 +4,14 @@
 //! makes these: all of them, proven, or none. What is replaced is kept, and [`undo`] puts it back.
 
 mod backend;
-mod bundled;
+pub(crate) mod bundled;
 mod change;
 mod error;
 mod folder;
+mod here;
 mod install;
 mod journal;
-mod loader;
-mod missing;
+pub(crate) mod missing;
 mod place;
 pub mod preamble;
 mod prove;
@@ -19,21 +19,24 @@ mod system;
 mod transaction;
 #[cfg(test)]
 mod transaction_tests;
-mod wheels;
+mod undo;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Host, Live};
+use crate::installed::inventory::{By, installations};
+pub use crate::installed::inventory::{Environment, Nixl, Plugin};
 pub use change::{Change, State, To};
 pub use error::FixError;
+pub(crate) use here::Here;
 pub use install::{Installation, install, look as look_for_nixl};
 pub use journal::{Entry, Journal, new_run};
 pub use place::{LOCK_PATIENCE, Place, STORE, SYSTEM_STORE};
-pub use prove::{Trial, try_out};
-pub use transaction::{Applied, Hook, Run, apply, preview, recover, runs, undo};
-pub use wheels::{Environment, PACKAGES, Wheel};
+pub use prove::Trial;
+pub use transaction::{Applied, Hook, apply, preview};
+pub use undo::{Run, recover, runs, undo};
 
 /// What can be mended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -101,13 +104,13 @@ pub enum Verdict {
     Refused(String),
 }
 
-/// What a remedy would do to a wheel.
+/// What a remedy would do to a copy of NIXL.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Proposal {
     /// The remedy.
     pub remedy: Remedy,
-    /// The wheel.
-    pub wheel: Wheel,
+    /// The copy.
+    pub nixl: Nixl,
     /// What it would do.
     pub verdict: Verdict,
 }
@@ -119,8 +122,17 @@ pub struct Plan {
     pub environment: Environment,
     /// Where its changes are made and kept.
     pub place: Place,
-    /// By wheel and remedy.
+    /// By copy of NIXL and remedy.
     pub proposals: Vec<Proposal>,
+}
+
+/// The environments that are meant: those that the user named, or else the active one, or else that of the first `python3` of `PATH`.
+#[must_use]
+pub fn environments(host: &Host) -> Vec<Environment> {
+    let all = installations(host);
+    let Some(by) = all.environments.iter().map(|environment| environment.by).min() else { return Vec::new() };
+    let count = if by == By::Name { usize::MAX } else { 1 };
+    all.environments.iter().filter(|environment| environment.by == by).take(count).cloned().collect()
 }
 
 /// What would be done to the environments of a host: nothing is touched.
@@ -128,34 +140,36 @@ pub struct Plan {
 /// # Errors
 /// When an environment cannot be reached.
 pub fn plan(host: &Host, remedies: &[Remedy], request: &Request) -> Result<Vec<Plan>, FixError> {
-    let loader = loader::Loader::new(host, request.efa.as_deref());
+    let here = Here::new(host, request.efa.as_deref());
+    let all = installations(host);
     let mut plans = Vec::new();
-    for environment in Environment::all(host) {
+    for environment in environments(host) {
         let place = place_of(&environment)?;
         let mut proposals = Vec::new();
-        for wheel in environment.wheels(host) {
+        let of_environment = |nixl: &&Nixl| nixl.home(&all).is_some_and(|home| home.root == environment.root);
+        for nixl in all.nixl.iter().filter(of_environment) {
             // Libraries that a remedy before provides.
             let mut mended: Vec<String> = Vec::new();
             for remedy in Remedy::ALL.into_iter().filter(|remedy| remedies.contains(remedy)) {
                 let verdict = match remedy {
-                    Remedy::BundledLibraries => bundled::look(host, &loader, &wheel, request),
+                    Remedy::BundledLibraries => bundled::look(&here, nixl, request),
                     Remedy::LoaderPath | Remedy::Libfabric => {
-                        missing::look(host, &loader, &environment, &wheel, remedy, request)
+                        missing::look(&here, &environment, nixl, remedy, request)
                     }
-                    Remedy::DefaultBackend => backend::look(host, &loader, &wheel, request, &mended),
+                    Remedy::DefaultBackend => backend::look(&here, nixl, request, &mended),
                 };
                 if let Verdict::Apply { changes, .. } = &verdict {
                     let names = changes.iter().filter_map(|change| change.path.rsplit('/').next());
                     mended.extend(names.map(str::to_owned));
                 }
-                proposals.push(Proposal { remedy, wheel: wheel.clone(), verdict });
+                proposals.push(Proposal { remedy, nixl: nixl.clone(), verdict });
             }
         }
         plans.push(Plan { environment, place, proposals });
     }
     // What is in no environment is the system's.
     if remedies.contains(&Remedy::Libfabric) && host.scope().python.is_empty() {
-        plans.extend(system::plan(host, &loader, request)?);
+        plans.extend(system::plan(&here, request)?);
     }
     Ok(plans)
 }
@@ -187,7 +201,7 @@ impl Plan {
                     root: self.place.root().into(),
                 };
                 let inside =
-                    self.environment.sites.iter().any(|site| change.path.starts_with(&format!("{site}/")));
+                    self.environment.packages.iter().any(|site| change.path.starts_with(&format!("{site}/")));
                 let path = self.place.relative(&change.path).filter(|_| inside).ok_or_else(outside)?;
                 if !all.iter().any(|had| had.path == path) {
                     all.push(Change { path, ..change.clone() });
@@ -219,14 +233,13 @@ pub fn carry_out(
     hook: Hook<'_>,
 ) -> Result<(Applied, Trial), FixError> {
     let changes = plan.changes()?;
-    let wheels = plan.environment.wheels(host);
     let remedies = plan.remedies();
     if preview(&plan.place, &changes)?.is_empty() {
         // Still takes back what an interrupted run left.
         let applied = apply(&plan.place, run, &remedies, &changes, &mut || Ok(()), hook)?;
         return Ok((applied, Trial::default()));
     }
-    let trial = || try_out(live, host.scope(), &plan.environment, &wheels);
+    let trial = || Trial::of(live, host.scope(), &plan.environment);
     let before = trial();
     let mut after = Trial::default();
     let mut prove = || {
@@ -236,9 +249,13 @@ pub fn carry_out(
             for proposal in &plan.proposals {
                 let changed = proposal.remedy == Remedy::DefaultBackend
                     && matches!(proposal.verdict, Verdict::Apply { .. });
-                let said = after.said(&format!("backends of {}", proposal.wheel.package));
-                if let Some(said) = said.filter(|said| changed && *said != "[\"LIBFABRIC\"]") {
-                    return Err(format!("the default of {} is {said} all the same", proposal.wheel.package));
+                let said = after.default_of(&proposal.nixl);
+                if let Some(said) = said.filter(|said| changed && *said != ["LIBFABRIC"]) {
+                    return Err(format!(
+                        "the default of {} is {} all the same",
+                        proposal.nixl.release(),
+                        said.join(", ")
+                    ));
                 }
             }
         }

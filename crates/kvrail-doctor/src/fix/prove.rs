@@ -1,132 +1,141 @@
-//! Whether an environment's NIXL works: tried in a child, before a change and after it.
+//! Whether an environment's NIXL works, before a change and after it: seen with the eyes of the checks that found what is wrong.
 //!
-//! A child, since what is tried is known to crash. Not everything can be tried everywhere (a plugin needs the driver of a GPU), so
-//! that what counts is whether anything that worked has stopped working, or that works was asked for does not.
+//! Not everything can be tried everywhere (a plugin needs the driver of a GPU), so that what counts is whether anything that worked has
+//! stopped working, or that what was asked for does not.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::missing::BACKENDS;
-use super::wheels::{Environment, Wheel};
-use crate::host::{Host, Live, Scope};
+use crate::checks::install::audit::{Loadable, audit};
+use crate::checks::install::python::trial_of;
+use crate::host::{Host, Live, Reached, Scope};
+use crate::installed::inventory::{Environment, Nixl};
 
 /// Longest wait for one trial: an interpreter imports over a network file system that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Imports a package, loads libraries, and says in lines of JSON how each went; ends without finalisers.
-const SCRIPT: &str = "\
-import ctypes, importlib, json, os, sys
-def tell(what, do):
-    try:
-        said = do()
-        line = {'what': what, 'said': said}
-    except BaseException as error:
-        line = {'what': what, 'error': str(error) or type(error).__name__}
-    os.write(1, (json.dumps(line) + '\\n').encode())
-package = sys.argv[1]
-for name in ('_bindings', '_api'):
-    tell('import ' + package + '.' + name, lambda: importlib.import_module(package + '.' + name) and None)
-for path in sys.argv[2:]:
-    tell('load ' + path, lambda: ctypes.CDLL(path) and None)
-tell('backends of ' + package, lambda: importlib.import_module(package + '._api').nixl_agent_config().backends)
-os._exit(0)
-";
-
-/// How things went, by what was tried.
+/// How things went.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Trial(BTreeMap<String, Result<String, String>>);
-
-/// Tries the wheels of an environment.
-#[must_use]
-pub fn try_out(live: &Live, scope: &Scope, environment: &Environment, wheels: &[Wheel]) -> Trial {
-    // A host remembers its answers, and a trial is for what has changed.
-    let host = Host::live(live.clone(), scope.clone());
-    let mut trial = Trial::default();
-    let python = environment.python(&host);
-    for wheel in wheels {
-        if !host.exists(&format!("{}/{}/_api.py", wheel.site, wheel.package))
-            || wheel.bindings(&host).is_none()
-        {
-            continue;
-        }
-        let paths = wheel
-            .libs
-            .iter()
-            .flat_map(|libs| BACKENDS.map(|backend| format!("{libs}/nixl/libplugin_{backend}.so")));
-        let paths: Vec<String> = paths.filter(|path| host.exists(path)).collect();
-        let mut words = vec![python.as_str(), "-B", "-s", "-c", SCRIPT, wheel.package.as_str()];
-        words.extend(paths.iter().map(String::as_str));
-        let variables = [
-            ("PYTHONPATH", wheel.site.as_str()),
-            ("NIXL_LOG_LEVEL", "error"),
-            ("PYTHONDONTWRITEBYTECODE", "1"),
-        ];
-        let ran = host.run_with(&words, &variables, PATIENCE);
-        let whole = format!("a process with {}", wheel.package);
-        let ended = match &ran {
-            Ok(ran) if ran.is_success() => Ok(String::new()),
-            Ok(ran) => Err(match (ran.signal, ran.status) {
-                (Some(signal), _) => format!("killed by signal {signal}"),
-                (None, status) => {
-                    let last = ran.stderr.lines().last().unwrap_or_default();
-                    format!("status {}: {last}", status.unwrap_or_default())
-                }
-            }),
-            Err(why) => Err(format!("{python}: {why}")),
-        };
-        trial.0.insert(whole, ended);
-        for line in ran.iter().flat_map(|ran| ran.stdout.lines()) {
-            if let Ok(line) = serde_json::from_str::<Value>(line)
-                && let Some(what) = line["what"].as_str()
-            {
-                let said = match line["error"].as_str() {
-                    Some(error) => Err(error.to_owned()),
-                    None => Ok(line["said"].to_string()),
-                };
-                trial.0.insert(what.into(), said);
-            }
-        }
-    }
-    trial
+pub struct Trial {
+    /// By what was tried.
+    by_what: BTreeMap<String, Result<(), String>>,
+    /// The module that Python took, and what an agent gets that names no backends.
+    default: Option<(String, Vec<String>)>,
 }
 
 impl Trial {
+    /// Tries the copies of NIXL of an environment.
+    #[must_use]
+    pub fn of(live: &Live, scope: &Scope, environment: &Environment) -> Self {
+        // A host remembers its answers, and a trial is for what has changed.
+        let host = Host::live(live.clone().with_patience(PATIENCE), scope.clone());
+        let audit = audit(&host);
+        let all = &audit.installed;
+        let mut trial = Self::default();
+        let Some(at) = all.environments.iter().position(|known| known.root == environment.root) else {
+            return trial;
+        };
+        for (nixl, of) in all.nixl.iter().zip(&audit.nixl).filter(|(nixl, _)| nixl.environment == Some(at)) {
+            for plugin in of.plugins.iter().filter(|plugin| plugin.is_network()) {
+                let how = match plugin.loadable(&host) {
+                    Loadable::Yes => Ok(()),
+                    Loadable::Lacks(_, Some(said)) | Loadable::Refused(said) => Err(said),
+                    Loadable::Lacks(obstacles, None) => {
+                        Err(obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+                    }
+                    Loadable::Crashed(signal) => Err(by_signal(signal)),
+                    Loadable::Late => Err(late()),
+                };
+                trial.by_what.insert(format!("the plugin {} of {}", plugin.backend, nixl.release()), how);
+            }
+            let twice: Vec<&str> = of.duplicates.iter().map(|duplicate| duplicate.name.as_str()).collect();
+            if !twice.is_empty() {
+                let how = Err(format!("a process has two copies of {}", twice.join(", ")));
+                trial.by_what.insert(format!("the libraries for the network of {}", nixl.release()), how);
+            }
+        }
+        trial.python(&host, at);
+        trial
+    }
+
+    fn python(&mut self, host: &Host, at: usize) {
+        let Some((nixl, trial)) = trial_of(host, at) else { return };
+        let module = nixl.module.clone();
+        let trial = match trial {
+            Ok(trial) => trial,
+            Err(why) => {
+                self.by_what.insert(format!("import of {module}"), Err(why.to_string()));
+                return;
+            }
+        };
+        let ended = match (trial.signal, &trial.error) {
+            (Some(signal), _) => Err(by_signal(signal)),
+            (None, Some(error)) => Err(error.clone()),
+            (None, None) => Ok(()),
+        };
+        for (reached, what) in [
+            (Reached::Imported, format!("import of {module}")),
+            (Reached::Made, format!("an agent of {module}")),
+        ] {
+            let how = if trial.reached >= reached { Ok(()) } else { ended.clone() };
+            self.by_what.insert(what, how);
+        }
+        if trial.plugins.iter().any(|plugin| plugin == "UCX") {
+            let how = if trial.reached >= Reached::Ucx { Ok(()) } else { ended.clone() };
+            self.by_what.insert(format!("an agent of {module} with UCX"), how);
+        }
+        self.by_what.insert(format!("the end of a Python with {module}"), ended);
+        if trial.reached >= Reached::Imported {
+            self.default = Some((module, trial.backends));
+        }
+    }
+
     /// What worked before and does not any more.
     ///
     /// # Errors
     /// The first such thing.
     pub fn is_no_worse_than(&self, before: &Self) -> Result<(), String> {
-        for (what, said) in &before.0 {
-            match (said, self.0.get(what)) {
-                (Ok(_), Some(Err(why))) => return Err(format!("{what} worked before, and now: {why}")),
-                (Ok(_), None) => {
-                    return Err(format!("{what} worked before, and the process did not come as far"));
+        for (what, how) in &self.by_what {
+            match (how, before.by_what.get(what)) {
+                (Err(now), Some(Ok(()))) => {
+                    return Err(format!("{what} worked before, and now: {now}"));
+                }
+                // A failure of another kind is a new one: a library that was missing must not have become one that crashes.
+                (Err(now), Some(Err(then))) if is_crash(now) && !is_crash(then) => {
+                    return Err(format!("{what}: {now} (before: {then})"));
                 }
                 _ => {}
             }
         }
-        // A failure of another kind is a new one: a library that was missing must not have become one that crashes.
-        for (what, said) in &self.0 {
-            if let (Err(now), Some(Err(then))) = (said, before.0.get(what))
-                && now.contains("signal")
-                && !then.contains("signal")
-            {
-                return Err(format!("{what}: {now} (before: {then})"));
-            }
+        let worked = before.by_what.iter().filter(|(_, how)| how.is_ok());
+        match worked.map(|(what, _)| what).find(|what| !self.by_what.contains_key(*what)) {
+            Some(what) => Err(format!("{what} worked before, and could not be tried now")),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What failed, each with why.
     pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().filter_map(|(what, said)| Some((what.as_str(), said.as_ref().err()?.as_str())))
+        self.by_what.iter().filter_map(|(what, how)| Some((what.as_str(), how.as_ref().err()?.as_str())))
     }
 
-    /// What was said where it went well.
-    #[must_use]
-    pub fn said(&self, what: &str) -> Option<&str> {
-        self.0.get(what)?.as_ref().ok().map(String::as_str)
+    /// What an agent gets that names no backends, where Python takes this copy.
+    pub(super) fn default_of(&self, nixl: &Nixl) -> Option<&[String]> {
+        let (module, default) = self.default.as_ref()?;
+        (*module == nixl.module).then_some(default)
     }
+}
+
+const CRASH: &str = "killed by signal ";
+
+fn by_signal(signal: i32) -> String {
+    format!("{CRASH}{signal}")
+}
+
+fn is_crash(how: &str) -> bool {
+    how.starts_with(CRASH)
+}
+
+fn late() -> String {
+    format!("no end within {} s", PATIENCE.as_secs())
 }

@@ -10,105 +10,97 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::change::Change;
-use super::loader::Loader;
-use super::wheels::{Environment, Wheel};
+use super::here::{Here, told};
 use super::{FixError, Place, Plan, Proposal, Remedy, Request, Verdict};
-use crate::host::{ElfFacts, Host, ended};
+use crate::host::{Host, ended};
+use crate::installed::inventory::{By, Environment, LIBFABRIC, Nixl, installations};
+use crate::installed::loader::{Obstacle, directory, own};
 
-/// Where a build from source goes by itself, and NVIDIA's containers.
-const PREFIXES: [&str; 2] = ["/usr/local/nixl", "/opt/nvidia/nvda_nixl"];
-const LIBRARIES: [&str; 4] = ["lib", "lib64", "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu"];
 const PLUGIN: &str = "libplugin_LIBFABRIC.so";
-const LIBFABRIC: &str = "libfabric.so.1";
 /// Before all others: they are read in the order of their names, and the first directory that has a library wins.
 const ENTRY: &str = "/etc/ld.so.conf.d/000-kvrail-efa.conf";
 const CACHE: &str = "/etc/ld.so.cache";
 
 /// What would be done for the NIXL of the system; nothing where there is none.
-pub(super) fn plan(host: &Host, loader: &Loader<'_>, request: &Request) -> Result<Option<Plan>, FixError> {
-    let Some((path, facts)) = plugin(host) else { return Ok(None) };
-    let directory = path.rsplit_once('/').map_or("/", |(directory, _)| directory);
-    let wheel =
-        Wheel { site: directory.into(), package: "nixl".into(), version: None, libs: None, core: None };
-    let verdict = look(host, loader, &path, &facts, request);
-    let environment = Environment { root: "/".into(), own: false, sites: vec!["/etc".into()] };
-    let proposals = vec![Proposal { remedy: Remedy::Libfabric, wheel, verdict }];
+pub(super) fn plan(here: &Here<'_>, request: &Request) -> Result<Option<Plan>, FixError> {
+    let Some((nixl, path)) = plugin(here.host) else { return Ok(None) };
+    let verdict = look(here, &path, request);
+    let environment = Environment { packages: vec!["/etc".into()], ..Environment::bare("/", By::Path) };
+    let proposals = vec![Proposal { remedy: Remedy::Libfabric, nixl, verdict }];
     Ok(Some(Plan { environment, place: Place::system(Path::new("/"))?, proposals }))
 }
 
-fn plugin(host: &Host) -> Option<(String, ElfFacts)> {
+/// The plugin of the NIXL that is no wheel: that which `NIXL_PLUGIN_DIR` names, or that of a build from source.
+fn plugin(host: &Host) -> Option<(Nixl, String)> {
+    let all = installations(host);
+    let built = || all.nixl.iter().filter(|nixl| nixl.environment.is_none());
     let named = host
         .variable("NIXL_PLUGIN_DIR")
-        .map(|directory| format!("{}/{PLUGIN}", directory.trim_end_matches('/')));
-    let usual = PREFIXES
-        .iter()
-        .flat_map(|prefix| LIBRARIES.map(|library| format!("{prefix}/{library}/plugins/{PLUGIN}")));
-    named
-        .into_iter()
-        .chain(usual)
-        .filter(|path| !path.contains(".libs/"))
-        .find_map(|path| Some((host.elf(&path).ok()?, path)))
-        .map(|(facts, path)| (path, facts))
+        .map(|at| at.trim_end_matches('/'))
+        .filter(|at| !at.contains(".libs") && host.elf(&format!("{at}/{PLUGIN}")).is_ok());
+    if let (Some(at), None) = (named, built().next()) {
+        return Some((Nixl::bare("nixl", at), format!("{at}/{PLUGIN}")));
+    }
+    built().find_map(|nixl| Some((nixl.clone(), nixl.plugin("LIBFABRIC")?.path.clone())))
 }
 
-fn look(host: &Host, loader: &Loader<'_>, path: &str, facts: &ElfFacts, request: &Request) -> Verdict {
-    let Some(needed) = facts.needs(LIBFABRIC) else {
+fn look(here: &Here<'_>, path: &str, request: &Request) -> Verdict {
+    let Some((facts, needed)) =
+        here.host.elf(path).ok().and_then(|facts| Some((facts.clone(), facts.needs(LIBFABRIC)?.clone())))
+    else {
         return Verdict::NotHere(format!("{path} needs no libfabric"));
     };
-    let found = loader.resolve(path, facts, LIBFABRIC);
-    let lacks = found.as_ref().map(|found| loader.lacks(found, needed));
-    if lacks.as_ref().is_some_and(Vec::is_empty) {
+    let mut process = here.loader.process();
+    let obstacles = process.load(path);
+    let problem = obstacles.iter().find(|obstacle| {
+        matches!(obstacle, Obstacle::Missing { name, by } | Obstacle::Version { name, by, .. } if name == LIBFABRIC && by == path)
+    });
+    let Some(problem) = problem.map(told) else {
         return Verdict::Well(format!("{path} finds a libfabric that is new enough"));
-    }
-    let problem = match (&found, &lacks) {
-        (Some(found), Some(lacks)) => {
-            format!("{path} needs {} of {LIBFABRIC}, and gets {found} without it", lacks.join(", "))
-        }
-        _ => format!("{path} needs {LIBFABRIC}, which the loader does not find"),
     };
-    let Some(directory) = &loader.efa else {
+    let found = process.known(LIBFABRIC).map(|library| library.path.clone());
+    let Some(efa) = &here.efa else {
         return if request.named {
             Verdict::Refused(format!("{problem}: no EFA software is here"))
         } else {
             Verdict::NotHere("no EFA software is here".into())
         };
     };
-    let target = format!("{directory}/{LIBFABRIC}");
-    let lacks = loader.lacks(&target, needed);
+    let target = format!("{efa}/{LIBFABRIC}");
+    let lacks = here.lacks(&target, &needed);
     if !lacks.is_empty() {
         return Verdict::Refused(format!("{problem}: {target} has no {} either", lacks.join(", ")));
     }
-    if let Some(why) = loader.obstacle(&target) {
+    if let Some(why) = here.obstacle(&target) {
         return Verdict::Refused(format!("{problem}: {why}"));
     }
-    let searched = super::loader::search(path, facts.runpath.as_deref().or(facts.rpath.as_deref()));
+    let searched = own(facts.runpath.as_deref().or(facts.rpath.as_deref()), path);
     let first = found.filter(|found| {
-        let at = found.rsplit_once('/').map_or("/", |(directory, _)| directory);
-        searched.iter().any(|directory| directory == at)
-            || loader.forced(LIBFABRIC, facts.machine).as_ref() == Some(found)
+        searched.iter().any(|at| at == directory(found))
+            || here.loader.forced(LIBFABRIC, facts.machine).as_ref() == Some(found)
     });
     if let Some(first) = first {
         return Verdict::Refused(format!(
             "{problem}: its RUNPATH or LD_LIBRARY_PATH leads to {first} before the loader's configuration is asked"
         ));
     }
-    if !host.read("/etc/ld.so.conf").is_ok_and(|text| text.contains("ld.so.conf.d/*.conf")) {
+    if !here.host.read("/etc/ld.so.conf").is_ok_and(|text| text.contains("ld.so.conf.d/*.conf")) {
         return Verdict::Refused(format!(
-            "{problem}: /etc/ld.so.conf does not read /etc/ld.so.conf.d; export LD_LIBRARY_PATH={directory}:$LD_LIBRARY_PATH"
+            "{problem}: /etc/ld.so.conf does not read /etc/ld.so.conf.d; export LD_LIBRARY_PATH={efa}:$LD_LIBRARY_PATH"
         ));
     }
     if !rustix::process::geteuid().is_root() {
         return Verdict::Refused(format!(
-            "{problem}: the loader's configuration is root's; as root, or: export LD_LIBRARY_PATH={directory}:$LD_LIBRARY_PATH"
+            "{problem}: the loader's configuration is root's; as root, or: export LD_LIBRARY_PATH={efa}:$LD_LIBRARY_PATH"
         ));
     }
-    match cache(directory) {
+    match cache(efa) {
         Ok(cache) => Verdict::Apply {
             changes: vec![
                 Change::file(
                     ENTRY,
                     format!(
-                        "# Written by kvrail fix: the EFA software's libfabric before an older one.\n{directory}\n"
+                        "# Written by kvrail fix: the EFA software's libfabric before an older one.\n{efa}\n"
                     ),
                     problem,
                 ),

@@ -1,6 +1,6 @@
 //! Whether this process has the files of the RDMA devices, and may open them.
 
-use super::seen::{self, Device, count, gbytes, some};
+use super::seen::{self, Device, count, some};
 use crate::checks::container::{Container, container};
 use crate::finding::{Finding, Outcome};
 use crate::host::{Host, Lack};
@@ -93,7 +93,7 @@ pub(super) fn hidden(host: &Host) -> Outcome {
             );
     let share = match (seen::instance(host), seen::gpu_files(host)) {
         (Some(instance), gpus @ 1..) if instance.gpus > 0 => {
-            (gpus * instance.efa / instance.gpus).clamp(1, all)
+            (gpus * instance.efas / instance.gpus).clamp(1, all)
         }
         _ => all,
     };
@@ -133,17 +133,18 @@ fn share(host: &Host, devices: &[Device], container: Option<Container>) -> Outco
     let Some(instance) = seen::instance(host).filter(|it| it.gpus > 0 && gpus > 0) else {
         return Outcome::Healthy(told);
     };
-    let share = gpus * instance.efa / instance.gpus;
+    let share = gpus * instance.efas / instance.gpus;
     if seen >= share.min(all) {
         return Outcome::Healthy(format!("{told}, the share of {}", count(gpus, "GPU")));
     }
     let finding = Finding::new(
         &HIDDEN,
         format!(
-            "{seen} EFA devices for {}: {} of the {} that are theirs on {}",
+            "{} for {}: {} of the {} that are theirs on {}",
+            count(seen, "EFA device"),
             count(gpus, "GPU"),
-            gbytes(seen, instance),
-            gbytes(share, instance),
+            instance.gbytes(seen),
+            instance.gbytes(share),
             instance.name
         ),
     )

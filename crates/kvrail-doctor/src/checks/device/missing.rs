@@ -1,6 +1,6 @@
 //! Whether the instance has the EFA devices that its type can have.
 
-use super::seen::{self, count, gbytes};
+use super::seen::{self, count};
 use crate::finding::{Finding, Outcome};
 use crate::host::Host;
 use crate::rule::{Kind, Reference, Rule, Severity};
@@ -48,7 +48,7 @@ pub(super) fn look(host: &Host) -> Outcome {
             _ => Outcome::Healthy(count(there, "EFA device")),
         };
     };
-    let (name, all) = (instance.name, instance.efa);
+    let (name, all) = (instance.name, instance.efas);
     if there >= all {
         return Outcome::Healthy(format!("{there} of the {all} EFA devices of {name}"));
     }
@@ -61,8 +61,8 @@ pub(super) fn look(host: &Host) -> Outcome {
             &MISSING,
             format!(
                 "{there} of the {all} EFA devices of {name}: {} of {}",
-                gbytes(there, instance),
-                gbytes(all, instance)
+                instance.gbytes(there),
+                instance.gbytes(all)
             ),
         )
         .severity(Severity::Warning),

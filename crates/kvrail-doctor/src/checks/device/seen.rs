@@ -1,43 +1,12 @@
 //! What there is of RDMA devices: PCI functions, the kernel's devices, the files that programs open. Several checks start from it.
 
 use crate::host::{Answer, Host, Lack};
+use crate::known::{self, Instance};
 
-/// EFA devices that an instance type can have, one for each network card that takes one, and how many GPUs share them.
-/// Sources: AWS's tables of network cards and of accelerated instances. Types that are mostly used without EFA are left out.
-const INSTANCES: [Instance; 12] = [
-    Instance::new("p3dn.24xlarge", 1, 8, 100),
-    Instance::new("p4d.24xlarge", 4, 8, 100),
-    Instance::new("p4de.24xlarge", 4, 8, 100),
-    Instance::new("p5.48xlarge", 32, 8, 100),
-    Instance::new("p5e.48xlarge", 32, 8, 100),
-    Instance::new("p5en.48xlarge", 16, 8, 200),
-    Instance::new("p6-b200.48xlarge", 8, 8, 400),
-    Instance::new("p6-b300.48xlarge", 16, 8, 400),
-    Instance::new("p6e-gb200.36xlarge", 16, 4, 200),
-    Instance::new("trn1.32xlarge", 8, 0, 100),
-    Instance::new("trn1n.32xlarge", 16, 0, 100),
-    Instance::new("trn2.48xlarge", 16, 0, 200),
-];
 /// Amazon's PCI vendor id.
 const AMAZON: &str = "1D0F";
 /// PCI device ids of EFA begin so: efa0 (P4d) to efa3.
 const EFA_IDS: &str = "EFA";
-
-/// What an instance type has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Instance {
-    pub(crate) name: &'static str,
-    pub(crate) efa: usize,
-    pub(crate) gpus: usize,
-    /// Line rate of one EFA device, 10^9 bit/s.
-    pub(crate) gbps: usize,
-}
-
-impl Instance {
-    const fn new(name: &'static str, efa: usize, gpus: usize, gbps: usize) -> Self {
-        Self { name, efa, gpus, gbps }
-    }
-}
 
 /// The instance type: what the user said, else what the firmware says, which on EC2's Nitro instances is the type.
 pub(crate) fn instance_type(host: &Host) -> Option<String> {
@@ -49,9 +18,8 @@ pub(crate) fn instance_type(host: &Host) -> Option<String> {
 }
 
 /// What is known of this host's instance type.
-pub(crate) fn instance(host: &Host) -> Option<Instance> {
-    let name = instance_type(host)?;
-    INSTANCES.into_iter().find(|instance| instance.name.eq_ignore_ascii_case(&name))
+pub(crate) fn instance(host: &Host) -> Option<&'static Instance> {
+    known::instance(&instance_type(host)?)
 }
 
 /// Whether the devices are those of an emulated EFA fabric: they have no files in `/dev`, and its GPUs cannot be used.
@@ -110,8 +78,12 @@ pub(crate) struct Device {
 }
 
 impl Device {
+    /// By its driver, or, where that cannot be seen, by the names that EFA devices have.
     pub(crate) fn is_efa(&self) -> bool {
-        self.driver.as_deref() == Some("efa")
+        match &self.driver {
+            Some(driver) => driver == "efa",
+            None => self.name.starts_with("rdmap") || self.name.starts_with("efa"),
+        }
     }
 }
 
@@ -138,6 +110,11 @@ pub(crate) fn devices(host: &Host) -> Vec<Device> {
     names.into_iter().map(device).collect()
 }
 
+/// Whether an EFA device is there.
+pub(crate) fn has_efa(host: &Host) -> bool {
+    devices(host).iter().any(Device::is_efa)
+}
+
 /// GPUs that this process may use: the files `/dev/nvidia0` and so on.
 pub(crate) fn gpu_files(host: &Host) -> usize {
     host.names("/dev").unwrap_or_default().iter().filter(|name| gpu_minor(name).is_some()).count()
@@ -162,11 +139,6 @@ pub(crate) fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 /// `1 EFA device`, `4 EFA devices`.
 pub(crate) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-/// GB/s of some devices, as people write it.
-pub(crate) fn gbytes(devices: usize, instance: Instance) -> String {
-    format!("{:.1} GB/s", (devices * instance.gbps) as f64 / 8.0)
 }
 
 #[cfg(test)]
@@ -200,8 +172,8 @@ mod tests {
         std::fs::write(id.join("product_name"), "p5.48xlarge\n").unwrap();
         assert_eq!(instance_type(&host(None)), None, "whoever calls a laptop so");
         std::fs::write(id.join("sys_vendor"), "Amazon EC2\n").unwrap();
-        assert_eq!(instance(&host(None)).map(|it| it.efa), Some(32));
-        assert_eq!(instance(&host(Some("P4d.24xlarge"))).map(|it| it.efa), Some(4));
+        assert_eq!(instance(&host(None)).map(|it| it.efas), Some(32));
+        assert_eq!(instance(&host(Some("P4d.24xlarge"))).map(|it| it.efas), Some(4));
         assert_eq!(instance(&host(Some("m5.large"))), None);
     }
 }

@@ -138,7 +138,7 @@ pub(super) fn look(host: &Host) -> Outcome {
         findings.push(
             Finding::new(
                 &MISSING,
-                format!("{on_bus} of the {} GPUs of {} are on the PCI bus", instance.gpus, instance.name),
+                format!("only {on_bus} of the {} GPUs of {} on the PCI bus", instance.gpus, instance.name),
             )
             .cause("The others fell off the bus, or failed when the host started.")
             .evidence("/sys/bus/pci/devices", count(on_bus, "GPU"))

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use super::inventory::{Installations, installations};
-use super::loader::{Loader, Obstacle, Process, base, directory, plain_name};
+use crate::checks::device::seen::has_efa;
 use crate::host::{ElfFacts, Host, Lack, Loaded};
+use crate::installed::inventory::{Installations, installations};
+use crate::installed::loader::{Loader, Obstacle, Process, base, directory, plain_name};
 
 /// Plugins that move data between hosts; the others read and write storage.
 pub(crate) const NETWORK: [&str; 2] = ["LIBFABRIC", "UCX"];
@@ -85,16 +86,6 @@ pub(crate) fn audit(host: &Host) -> Arc<Audit> {
     })
 }
 
-/// Whether there is an EFA device: by its driver, or by the names that EFA devices have.
-pub(crate) fn has_efa(host: &Host) -> bool {
-    let names = host.names("/sys/class/infiniband").unwrap_or_default();
-    names.iter().any(|name| {
-        let driver = host.entry(&format!("/sys/class/infiniband/{name}/device/driver"));
-        driver
-            .map_or(name.starts_with("rdmap") || name.starts_with("efa"), |entry| base(&entry.real) == "efa")
-    })
-}
-
 impl PluginAudit {
     /// Whether it moves data between hosts.
     pub(crate) fn is_network(&self) -> bool {
@@ -163,7 +154,11 @@ fn files(process: &Process<'_>) -> Vec<(String, String, ElfFacts)> {
 }
 
 /// What would be there twice if a program made agents with both backends for networks.
-fn duplicates(host: &Host, mut process: Process<'_>, nixl: &super::inventory::Nixl) -> Vec<Duplicate> {
+fn duplicates(
+    host: &Host,
+    mut process: Process<'_>,
+    nixl: &crate::installed::inventory::Nixl,
+) -> Vec<Duplicate> {
     let load = |process: &mut Process<'_>, path: &str| {
         let mut with = process.clone();
         // What cannot be loaded is left out by NIXL and by UCX.

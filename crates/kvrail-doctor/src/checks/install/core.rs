@@ -1,12 +1,12 @@
 //! Whether NIXL's own core libraries are where its module and its plugins look for them.
 
 use super::audit::{Audit, Loadable, audit};
-use super::inventory::Nixl;
-use super::loader::{Obstacle, base};
 use super::plugins::{LOADER, NIXL, is_or_are, listed};
 use super::{by_kvrail, is_core};
 use crate::finding::{Finding, Outcome};
 use crate::host::Host;
+use crate::installed::inventory::Nixl;
+use crate::installed::loader::{Obstacle, base};
 use crate::rule::{Kind, Rule, Severity};
 
 pub(super) static HIDDEN: Rule = Rule {
@@ -85,11 +85,13 @@ fn lost_core(
     let found = std::iter::once(nixl.core.clone()).chain(near).find(has_all);
     match &found {
         Some(at) => {
-            let root = nixl.environment.map(|index| audit.installed.environments[index].root.as_str());
             finding = finding.cause(format!(
                 "They are in {at}, where neither the search path of what needs them nor LD_LIBRARY_PATH leads."
             ));
-            finding = by_kvrail(finding, "loader-path", root.filter(|_| *at == nixl.core)).fix(
+            if let Some(home) = nixl.home(&audit.installed).filter(|_| *at == nixl.core) {
+                finding = by_kvrail(finding, "loader-path", None, Some(home));
+            }
+            finding = finding.fix(
                 "show the loader where they are, before the process starts",
                 format!("export LD_LIBRARY_PATH={at}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"),
             );

@@ -1,14 +1,15 @@
 //! Libraries that are there twice in a process with NIXL, or that a wheel brings in place of the system's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::audit::{Duplicate, SINGLE, audit};
-use super::by_kvrail;
-use super::inventory::{AMAZON, Installations, LIBFABRIC, Nixl};
-use super::loader::{Loader, base, plain_name};
 use super::plugins::{listed, release};
+use super::{by_kvrail, remedied};
 use crate::finding::{Finding, Outcome};
+use crate::fix::{Remedy, To, Verdict};
 use crate::host::Host;
+use crate::installed::inventory::{AMAZON, Installations, LIBFABRIC, Nixl};
+use crate::installed::loader::{Loader, base, directory, plain_name};
 use crate::rule::{Kind, Reference, Rule, Severity};
 
 const AUDITWHEEL: Reference = Reference {
@@ -102,53 +103,14 @@ pub(super) fn bundled(host: &Host) -> Outcome {
         for (path, ..) in &own {
             finding = finding.evidence(&plugin.path, format!("uses {path}"));
         }
-        let one = own.iter().filter_map(|(path, ..)| link(host, &loader, libraries, path)).collect::<Vec<_>>();
-        let root = nixl.environment.map(|index| audit.installed.environments[index].root.as_str());
-        Some(match one.is_empty() {
-            false => by_kvrail(finding, "bundled-libraries", root).fix("or by hand: put the system's in their place (the copies stay beside them, as *.bundled)", one.join(" && ")),
-            true => finding.advice("install AWS's EFA software, or mount the host's /opt/amazon/efa, and look again"),
-        })
+        let efa = system.as_deref().map(directory).filter(|at| !AMAZON.contains(at));
+        Some(mend(host, finding, &audit.installed, nixl, efa))
     });
     Outcome::of(findings.collect(), || "no LIBFABRIC plugin uses a libfabric of its wheel".into())
 }
 
 fn is_in(path: &str, at: &str) -> bool {
     path.strip_prefix(at).is_some_and(|rest| rest.starts_with('/'))
-}
-
-/// The command that puts the system's library in the place of a wheel's copy, where the system has one that does for all who use the copy.
-fn link(host: &Host, loader: &Loader<'_>, wheel: &str, copy: &str) -> Option<String> {
-    let soname = soname(plain_name(base(copy)))?;
-    let amazon = AMAZON.iter().map(|at| format!("{at}/{soname}")).find(|path| host.elf(path).is_ok());
-    let system = amazon.or_else(|| loader.find(soname).map(|(path, _)| path))?;
-    let has = host.elf(&system).ok()?.versions;
-    wanted_of(host, wheel, base(copy)).is_subset(&has).then(|| format!("ln -sb -S .bundled {system} {copy}"))
-}
-
-/// The symbol versions that the libraries of a wheel want of one of them.
-fn wanted_of(host: &Host, wheel: &str, name: &str) -> BTreeSet<String> {
-    let folders = [wheel.to_owned(), format!("{wheel}/ucx"), format!("{wheel}/nixl")];
-    let mut wanted = BTreeSet::new();
-    for folder in folders {
-        let files = host.names(&folder).unwrap_or_default();
-        for file in files.iter().filter(|file| file.contains(".so")) {
-            let facts = host.elf(&format!("{folder}/{file}")).unwrap_or_default();
-            wanted.extend(facts.needs(name).map(|needed| needed.versions.clone()).unwrap_or_default());
-        }
-    }
-    wanted
-}
-
-/// The name by which programs know a library, by its plain one.
-fn soname(plain: &str) -> Option<&'static str> {
-    Some(match plain {
-        "libfabric" => LIBFABRIC,
-        "libibverbs" => "libibverbs.so.1",
-        "libefa" => "libefa.so.1",
-        "libnl-3" => "libnl-3.so.200",
-        "libnl-route-3" => "libnl-route-3.so.200",
-        _ => return None,
-    })
 }
 
 pub(super) fn duplicates(host: &Host) -> Outcome {
@@ -174,8 +136,7 @@ pub(super) fn duplicates(host: &Host) -> Outcome {
             let by: Vec<&str> = chain.iter().skip(1).map(|path| base(path)).collect();
             finding.evidence(&chain[0], if by.is_empty() { "loaded by name".into() } else { format!("needed by {}", by.join(", by ")) })
         });
-        let copies = of.duplicates.iter().flat_map(|duplicate| &duplicate.copies).filter_map(|chain| chain.first());
-        mend(host, finding, &audit.installed, nixl, copies.map(String::as_str))
+        mend(host, finding, &audit.installed, nixl, None)
     });
     Outcome::of(findings.collect(), || "each library for the network is once in a process with NIXL".into())
 }
@@ -187,30 +148,33 @@ fn who(duplicates: &[Duplicate]) -> Option<(String, String)> {
     Some((brings(with.copies.first()?)?, brings(with.copies.get(1)?)?))
 }
 
-/// Adds what to type so that there is one of each.
-pub(super) fn mend<'a>(
+/// Adds what to type so that the system's libraries are in the place of the wheel's, with the network's own from a directory.
+pub(super) fn mend(
     host: &Host,
     finding: Finding,
     installed: &Installations,
     nixl: &Nixl,
-    copies: impl Iterator<Item = &'a str>,
+    efa: Option<&str>,
 ) -> Finding {
-    let loader = Loader::new(host);
-    let own = nixl.libraries.as_deref().unwrap_or_default();
-    let copies: BTreeSet<&str> = copies.filter(|path| is_in(path, own)).collect();
-    let links: Vec<String> = copies.iter().filter_map(|copy| link(host, &loader, own, copy)).collect();
-    if links.is_empty() {
-        return finding.advice(format!(
-            "the system's libraries lack symbol versions that the wheel's copies have: update rdma-core (libibverbs, libnl) on this host, then look again; \
-             until then end programs that use {} with os._exit",
-            nixl.name(installed)
-        ));
+    match remedied(host, installed, nixl, Remedy::BundledLibraries, efa) {
+        Verdict::Apply { changes, .. } => {
+            let links = changes.iter().filter_map(|change| match &change.to {
+                To::Link(target) => Some(format!("ln -sb -S .bundled {target} {}", change.path)),
+                _ => None,
+            });
+            by_kvrail(finding, "bundled-libraries", efa, nixl.home(installed)).fix(
+                "or by hand: put the system's in the place of the wheel's copies (which stay beside them, as *.bundled)",
+                links.collect::<Vec<_>>().join(" && "),
+            )
+        }
+        Verdict::Refused(why) => finding.advice(format!(
+            "the system's cannot take the place of the wheel's copies ({why}): update rdma-core and AWS's EFA software on this host, or mount the \
+             host's /opt/amazon/efa, then look again"
+        )),
+        Verdict::Well(_) | Verdict::NotHere(_) => {
+            finding.advice("install AWS's EFA software, or mount the host's /opt/amazon/efa, and look again")
+        }
     }
-    let root = nixl.environment.map(|index| installed.environments[index].root.as_str());
-    by_kvrail(finding, "bundled-libraries", root).fix(
-        "or by hand: put the system's in the place of the wheel's copies (which stay beside them, as *.bundled)",
-        links.join(" && "),
-    )
 }
 
 /// Libraries of one name in more than one file among those that a process had mapped.

@@ -1,10 +1,10 @@
 //! Copies of UCX and libfabric that are not part of a NIXL: whether they can be loaded.
 
-use super::inventory::installations;
-use super::loader::{Loader, Obstacle};
 use super::plugins::{listed, release};
 use crate::finding::{Finding, Outcome};
 use crate::host::{Host, Loaded};
+use crate::installed::inventory::installations;
+use crate::installed::loader::{Loader, Obstacle};
 use crate::rule::{Kind, Reference, Rule, Severity};
 
 /// Most copies that are tried.

@@ -3,11 +3,12 @@
 use kvrail_sys::libfabric::Release;
 
 use super::audit::{Audit, Loadable, NixlAudit, PluginAudit, audit};
-use super::inventory::{Installations, LIBFABRIC, Nixl};
-use super::loader::{Obstacle, base, directory};
-use super::{by_kvrail, is_core};
+use super::{by_kvrail, is_core, remedied};
 use crate::finding::{Finding, Outcome};
+use crate::fix::{Remedy, Verdict};
 use crate::host::Host;
+use crate::installed::inventory::{AMAZON, Installations, LIBFABRIC, Nixl};
+use crate::installed::loader::{Obstacle, base, directory, plain_name};
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
 pub(super) const LOADER: Reference = Reference {
@@ -38,7 +39,7 @@ mount the host's /opt/amazon/efa and put its lib first in LD_LIBRARY_PATH. Copyi
         Reference { title: "AWS: get started with EFA", url: "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/efa-start.html" },
         NIXL,
     ],
-    explained_by: &[],
+    explained_by: &["efa-install-not-mounted"],
 };
 
 pub(super) static MISSING: Rule = Rule {
@@ -63,7 +64,7 @@ imported torch has it loaded already.",
             url: "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html",
         },
     ],
-    explained_by: &["cuda-major-mismatch"],
+    explained_by: &["cuda-major-mismatch", "efa-install-not-mounted", "gpu-missing"],
 };
 
 pub(super) static NOT_LOADABLE: Rule = Rule {
@@ -79,7 +80,12 @@ its own, after NIXL's core library, as NIXL would, so that a crash is a finding 
 Plugins for storage (GDS, OBJ, POSIX and others) are not tried, since a host that moves KV blocks between GPUs needs none of them. What their \
 tables lack is told as a note.",
     references: &[NIXL, LOADER],
-    explained_by: &["nixl-core-libraries-hidden", "plugin-library-missing", "plugin-libfabric-too-old"],
+    explained_by: &[
+        "nixl-core-libraries-hidden",
+        "plugin-library-missing",
+        "plugin-libfabric-too-old",
+        "efa-install-not-mounted",
+    ],
 };
 
 /// Findings about each plugin for networks of each copy of NIXL; or that there is none.
@@ -138,7 +144,9 @@ pub(super) fn too_old(host: &Host) -> Outcome {
                 _ => None,
             });
             let (level, version, found) = lacking.max()?;
-            let facts = host.elf(found).unwrap_or_default();
+            let facts =
+                plugin.libraries.iter().find(|(_, real, _)| real == found).map(|(_, _, facts)| facts.clone());
+            let facts = facts.unwrap_or_default();
             let has = facts
                 .level("FABRIC_1.")
                 .map_or_else(|| "no FABRIC version".into(), |level| format!("FABRIC_1.{level}"));
@@ -173,8 +181,14 @@ fn newer(finding: Finding, host: &Host, installed: &Installations, nixl: &Nixl, 
     };
     if let Some(other) = installed.libfabric.iter().find(|library| suits(&library.path)) {
         let at = directory(&other.path);
-        let root = nixl.environment.map(|index| installed.environments[index].root.as_str());
-        return by_kvrail(finding, "libfabric", root)
+        let is_amazon = AMAZON.contains(&at);
+        let efa = Some(at).filter(|_| !is_amazon);
+        let finding = match (remedied(host, installed, nixl, Remedy::Libfabric, efa), nixl.home(installed)) {
+            (Verdict::Apply { .. }, Some(home)) => by_kvrail(finding, "libfabric", efa, Some(home)),
+            (_, None) if is_amazon => by_kvrail(finding, "libfabric", None, None),
+            _ => finding,
+        };
+        return finding
             .fix(
                 format!(
                     "use {}, which is {}",
@@ -214,7 +228,7 @@ pub(super) fn release<'a>(path: &str, versions: impl IntoIterator<Item = &'a Str
 
 /// `libfabric.so.1.29.0` of `libfabric-fc70961d.so.1.29.0`.
 fn plain_file(file: &str) -> String {
-    let plain = super::loader::plain_name(file);
+    let plain = plain_name(file);
     file.find(".so").map_or_else(|| file.to_owned(), |at| format!("{plain}{}", &file[at..]))
 }
 
@@ -262,6 +276,18 @@ pub(super) fn missing(host: &Host) -> Outcome {
             finding = finding.evidence(*by, format!("{name} => not found"));
         }
         let finding = said(finding, loadable, |said| plain.iter().any(|name| said.starts_with(name)));
+        let finding =
+            [Remedy::LoaderPath, Remedy::Libfabric].into_iter().fold(
+                finding,
+                |finding, remedy| match remedied(host, &audit.installed, nixl, remedy, None) {
+                    Verdict::Apply { changes, .. }
+                        if changes.iter().any(|change| plain.contains(&base(&change.path))) =>
+                    {
+                        by_kvrail(finding, remedy.name(), None, nixl.home(&audit.installed))
+                    }
+                    _ => finding,
+                },
+            );
         let python = nixl.environment.and_then(|index| audit.installed.environments[index].python.as_deref());
         Some(names.iter().fold(finding, |finding, (name, _)| how_to_get(finding, name, nixl, python)))
     })
@@ -295,6 +321,12 @@ fn how_to_get(finding: Finding, name: &str, nixl: &Nixl, python: Option<&str>) -
         return finding
             .fix("install hwloc", "sudo apt-get install -y libhwloc15 || sudo dnf install -y hwloc-libs");
     }
+    if name.starts_with("libefa.so") || name.starts_with("libibverbs.so") {
+        return finding.fix(
+            format!("install rdma-core's {name}, or mount the host's beside its EFA software"),
+            "sudo apt-get install -y libibverbs1 ibverbs-providers || sudo dnf install -y rdma-core libibverbs",
+        );
+    }
     if name == LIBFABRIC {
         return finding.advice(
             "install AWS's EFA software, or mount the host's /opt/amazon/efa into the container and put /opt/amazon/efa/lib first in \
@@ -313,7 +345,7 @@ impl Nixl {
     /// How to get back a library that came with the wheel: wheels add eight digits to the names of those.
     fn reinstall_for(&self, name: &str) -> Option<String> {
         let stem = name.find(".so").map_or(name, |at| &name[..at]);
-        let came_along = super::loader::plain_name(name) != stem;
+        let came_along = plain_name(name) != stem;
         let version = self.version.as_ref().map(|version| format!("=={version}")).unwrap_or_default();
         came_along.then(|| {
             format!(
@@ -344,7 +376,7 @@ pub(super) fn not_loadable(host: &Host) -> Outcome {
             Loadable::Lacks(obstacles, _) => {
                 let other = obstacles.iter().find_map(|obstacle| match obstacle {
                     Obstacle::Unreadable { path, why } => Some((path, format!("no library that can be read: {why}"))),
-                    Obstacle::Version { version, found, by } if !version.starts_with("FABRIC_") => {
+                    Obstacle::Version { version, found, by, .. } if !version.starts_with("FABRIC_") => {
                         Some((found, format!("has no {version}, which {by} needs")))
                     }
                     _ => None,
@@ -408,16 +440,6 @@ fn storage(installed: &Installations, nixl: &Nixl, of: &NixlAudit) -> Option<Fin
         finding.evidence(&plugin.path, lacks.join(", "))
     });
     Some(finding.advice(format!("install what {} needs, if it is wanted", first.backend)))
-}
-
-impl std::fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Missing { name, .. } => write!(f, "{name} => not found"),
-            Self::Version { version, found, .. } => write!(f, "{found}: version {version} not found"),
-            Self::Unreadable { path, why } => write!(f, "{path}: {why}"),
-        }
-    }
 }
 
 /// `a`, `a and b`, `a, b and c`.

@@ -1,12 +1,13 @@
 //! NIXL as a program in Python meets it: whether it is there, can be imported, what it takes by default, and how a process with it ends.
 
-use super::audit::{audit, has_efa};
+use super::audit::audit;
 use super::by_kvrail;
 use super::duplicates::{mend, twice};
-use super::inventory::{Environment, Installations, Nixl, installations};
 use super::plugins::listed;
+use crate::checks::device::seen::has_efa;
 use crate::finding::{Finding, Outcome};
 use crate::host::{Answer, Host, Lack, PythonTrial, Reached};
+use crate::installed::inventory::{By, Environment, Installations, Nixl, installations};
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
 const NIXL: Reference = Reference { title: "NIXL", url: "https://github.com/ai-dynamo/nixl" };
@@ -96,7 +97,7 @@ pub(super) fn missing(host: &Host) -> Outcome {
         .environments
         .iter()
         .enumerate()
-        .filter(|(_, environment)| !environment.engines.is_empty() || is_in_scope(host, environment))
+        .filter(|(_, environment)| !environment.engines.is_empty() || environment.by == By::Name)
         .collect();
     if concerned.is_empty() {
         return Outcome::NotApplicable(match all.nixl.len() {
@@ -112,7 +113,7 @@ pub(super) fn missing(host: &Host) -> Outcome {
             engines => format!("which has {}", listed(engines)),
         };
         let finding = Finding::new(&MISSING, format!("no NIXL is installed in {}, {who}", environment.root))
-            .severity(match (is_in_scope(host, environment), has_efa(host)) {
+            .severity(match (environment.by == By::Name, has_efa(host)) {
                 (true, _) => Severity::Error,
                 // An engine that serves alone needs none.
                 (false, true) => Severity::Warning,
@@ -127,7 +128,7 @@ pub(super) fn missing(host: &Host) -> Outcome {
         let wheel =
             environment.torch_cuda.map_or_else(|| "nixl-cu12".into(), |major| format!("nixl-cu{major}"));
         match &environment.python {
-            Some(python) => by_kvrail(finding, "install-nixl", Some(&environment.root))
+            Some(python) => by_kvrail(finding, "install-nixl", None, Some(environment))
                 .fix("or by hand, on every node", format!("{python} -m pip install nixl {wheel}")),
             None => finding.advice(format!(
                 "make a Python environment at {}, or name another with --python",
@@ -141,29 +142,16 @@ pub(super) fn missing(host: &Host) -> Outcome {
     })
 }
 
-fn is_in_scope(host: &Host, environment: &Environment) -> bool {
-    host.scope().python.iter().any(|named| {
-        let named = super::loader::normal(named);
-        named == environment.root || named.starts_with(&format!("{}/bin/python", environment.root))
-    })
-}
-
-/// Trials of all environments that have a NIXL and an interpreter: the copy of NIXL that is used, and how it went.
-fn trials(host: &Host, all: &Installations) -> Vec<(usize, Answer<PythonTrial>)> {
-    let mut trials = Vec::new();
-    for (index, environment) in all.environments.iter().enumerate() {
-        let here = || all.nixl.iter().enumerate().filter(|(_, nixl)| nixl.environment == Some(index));
-        // Where several wheels are there, the module `nixl` takes the one of torch's CUDA, else the newest.
-        let of_torch = here()
-            .find(|(_, nixl)| environment.torch_cuda.is_some() && nixl.cuda() == environment.torch_cuda);
-        let Some((at, nixl)) = of_torch.or_else(|| here().max_by_key(|(_, nixl)| nixl.cuda())) else {
-            continue;
-        };
-        let Some(python) = &environment.python else { continue };
-        let module = if environment.has_front { "nixl" } else { nixl.module.as_str() };
-        trials.push((at, host.python_with_nixl(python, module)));
-    }
-    trials
+/// The trial of an environment that has a NIXL and an interpreter: the copy of NIXL that is used, and how it went.
+pub(crate) fn trial_of(host: &Host, environment: usize) -> Option<(Nixl, Answer<PythonTrial>)> {
+    let all = installations(host);
+    let at = all.environments.get(environment)?;
+    let here = || all.nixl.iter().filter(|nixl| nixl.environment == Some(environment));
+    // Where several wheels are there, the module `nixl` takes the one of torch's CUDA, else the newest.
+    let of_torch = here().find(|nixl| at.torch_cuda.is_some() && nixl.cuda() == at.torch_cuda);
+    let nixl = of_torch.or_else(|| here().max_by_key(|nixl| nixl.cuda()))?;
+    let module = if at.has_front { "nixl" } else { nixl.module.as_str() };
+    Some((nixl.clone(), host.python_with_nixl(at.python.as_ref()?, module)))
 }
 
 /// Findings about trials; not applicable where there was none, unknown where none came to an end.
@@ -174,8 +162,8 @@ fn of_trials(
 ) -> Outcome {
     let all = installations(host);
     let (mut findings, mut made, mut late) = (Vec::new(), 0, Vec::new());
-    for (at, trial) in trials(host, &all) {
-        let nixl = &all.nixl[at];
+    for (nixl, trial) in (0..all.environments.len()).filter_map(|at| trial_of(host, at)) {
+        let nixl = &nixl;
         match trial {
             Ok(trial) => {
                 made += 1;
@@ -276,7 +264,7 @@ pub(super) fn crash(host: &Host) -> Outcome {
             .values()
             .flatten()
             .fold(finding, |finding, path| finding.evidence(*path, "was mapped"));
-        let finding = mend(host, finding, all, nixl, duplicates.values().flatten().copied());
+        let finding = mend(host, finding, all, nixl, None);
         Some(finding.advice("until then: end programs with os._exit(0) once their output is flushed"))
     })
 }
@@ -302,8 +290,7 @@ pub(super) fn default_backend(host: &Host) -> Outcome {
         .confidence(Confidence::Likely)
         .evidence(api, format!("line {line}: backends = {default}"))
         .advice("name it where the agent is configured; vLLM: \"kv_connector_extra_config\": {\"backends\": [\"LIBFABRIC\"]}");
-        let root = nixl.environment.map(|index| audit.installed.environments[index].root.as_str());
-        let finding = by_kvrail(finding, "default-backend", root).fix(
+        let finding = by_kvrail(finding, "default-backend", None, nixl.home(&audit.installed)).fix(
             "or by hand: change the default in the wheel, for programs that have no such setting",
             format!("sed -i.bundled '{line}s/\\[\"UCX\"\\]/[\"LIBFABRIC\"]/' {api}"),
         );

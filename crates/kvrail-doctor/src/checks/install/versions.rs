@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use kvrail_sys::libfabric::Release;
 
-use super::audit::{audit, has_efa};
-use super::inventory::LIBFABRIC;
-use super::loader::{Loader, Obstacle, base, directory};
+use super::audit::audit;
 use super::plugins::{listed, release};
+use crate::checks::device::seen::has_efa;
 use crate::finding::{Finding, Outcome};
 use crate::host::Host;
+use crate::installed::inventory::LIBFABRIC;
+use crate::installed::loader::{Loader, Obstacle, base, directory};
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
 pub(super) static CUDA: Rule = Rule {

@@ -1,9 +1,9 @@
 //! Whether what is set keeps transfers away from the EFA devices that are there.
 
 use super::{efa_devices, passes, truth};
-use crate::checks::install::inventory::installations;
 use crate::finding::{Finding, Outcome};
 use crate::host::Host;
+use crate::installed::inventory::installations;
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
 pub(super) static FABRIC_NOT_CHOSEN: Rule = Rule {

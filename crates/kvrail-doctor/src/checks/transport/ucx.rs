@@ -2,9 +2,9 @@
 
 use super::{efa_devices, passes};
 use crate::checks::device::seen;
-use crate::checks::install::inventory::{Installations, installations};
 use crate::finding::{Finding, Outcome};
 use crate::host::Host;
+use crate::installed::inventory::{Installations, installations};
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
 const FAQ: Reference = Reference {

@@ -2,9 +2,10 @@
 
 use super::truth;
 use crate::checks::device::seen;
-use crate::checks::install::inventory::AMAZON;
 use crate::finding::{Finding, Outcome};
 use crate::host::{EntryKind, Host};
+use crate::installed::inventory::AMAZON;
+use crate::known;
 use crate::rule::{Confidence, Kind, Reference, Rule, Severity};
 
 pub(super) static VARIABLES: Rule = Rule {
@@ -28,81 +29,6 @@ the place where NIXL looks for its plugins: set to a folder of another installat
     explained_by: &[],
 };
 
-/// Names of the provider efa, behind `FI_EFA_`: all that it knows, so that a name near one of them is a slip.
-const EFA: [&str; 43] = [
-    "CQ_SIZE",
-    "EFA_CQ_READ_SIZE",
-    "ENABLE_SHM_TRANSFER",
-    "FORK_SAFE",
-    "HOMOGENEOUS_PEERS",
-    "IFACE",
-    "IMPLICIT_AV_SIZE",
-    "INTER_MAX_GDRCOPY_MESSAGE_SIZE",
-    "INTER_MAX_MEDIUM_MESSAGE_SIZE",
-    "INTER_MIN_READ_MESSAGE_SIZE",
-    "INTER_MIN_READ_WRITE_SIZE",
-    "INTER_READ_SEGMENT_SIZE",
-    "INTERNAL_RX_REFILL_THRESHOLD",
-    "MAX_MEMCPY_SIZE",
-    "MAX_TIMEOUT",
-    "MR_CACHE_ENABLE",
-    "MR_MAX_CACHED_COUNT",
-    "MR_MAX_CACHED_SIZE",
-    "MTU_SIZE",
-    "READCOPY_POOL_SIZE",
-    "RECVWIN_SIZE",
-    "RUNT_SIZE",
-    "RX_COPY_OOO",
-    "RX_COPY_UNEXP",
-    "RX_IOV_LIMIT",
-    "RX_SIZE",
-    "RX_WINDOW_SIZE",
-    "SET_CUDA_SYNC_MEMOPS",
-    "SHM_AV_SIZE",
-    "SHM_CQ_READ_SIZE",
-    "SHM_MAX_MEDIUM_SIZE",
-    "TIMEOUT_INTERVAL",
-    "TRACK_MR",
-    "TX_IOV_LIMIT",
-    "TX_MIN_CREDITS",
-    "TX_QUEUE_SIZE",
-    "TX_SIZE",
-    "USE_DATA_PATH_DIRECT",
-    "USE_DEVICE_RDMA",
-    "USE_HUGE_PAGE",
-    "USE_UNSOLICITED_WRITE_RECV",
-    "USE_ZCPY_RX",
-    "WR_HIGH_PPS",
-];
-/// Others that matter to transfers, by their whole names. A name that is not here and not near one is somebody else's business.
-const OTHERS: [&str; 26] = [
-    "FI_PROVIDER",
-    "FI_PROVIDER_PATH",
-    "FI_HMEM",
-    "FI_HMEM_DISABLE_P2P",
-    "FI_HMEM_CUDA_USE_GDRCOPY",
-    "FI_HMEM_CUDA_USE_DMABUF",
-    "FI_LOG_LEVEL",
-    "FI_LOG_PROV",
-    "FI_LOG_SUBSYS",
-    "FI_FORK_UNSAFE",
-    "FI_UNIVERSE_SIZE",
-    "FI_MR_CACHE_MONITOR",
-    "FI_MR_CACHE_MAX_SIZE",
-    "FI_MR_CACHE_MAX_COUNT",
-    "UCX_TLS",
-    "UCX_NET_DEVICES",
-    "UCX_LOG_LEVEL",
-    "UCX_IB_GPU_DIRECT_RDMA",
-    "NIXL_PLUGIN_DIR",
-    "NIXL_LOG_LEVEL",
-    "NIXL_ETCD_ENDPOINTS",
-    "NIXL_ETCD_NAMESPACE",
-    "KVRAIL_TRANSPORT",
-    "KVRAIL_OFI_PROVIDER",
-    "KVRAIL_OFI_DEVICES",
-    "KVRAIL_LIBFABRIC",
-];
 /// Names that end the program where a libfabric with the provider efa is loaded.
 const FATAL: [&str; 3] = ["FI_EFA_MTU_SIZE", "FI_EFA_TX_IOV_LIMIT", "FI_EFA_RX_IOV_LIMIT"];
 /// Names that nothing reads, whatever recipes say, and what does what was meant.
@@ -165,7 +91,7 @@ fn names(host: &Host) -> Vec<Finding> {
                 about(name, value, format!("{name} is set: libfabric's efa provider ends the program when it meets it"))
                     .cause("The variable was dropped, and the provider calls abort() rather than to go on without it.")
                     .fix("unset it", format!("unset {name}"))
-                    .severity(if efa(host) { Severity::Error } else { Severity::Note }),
+                    .severity(if seen::has_efa(host) { Severity::Error } else { Severity::Note }),
             );
         } else if let Some((_, instead)) = UNREAD.iter().find(|(unread, _)| *unread == name) {
             findings.push(
@@ -173,7 +99,7 @@ fn names(host: &Host) -> Vec<Finding> {
                     .cause("No library has a variable of this name: what it is set to has no effect.")
                     .advice(*instead),
             );
-        } else if let Some(meant) = meant(name) {
+        } else if let Some(meant) = known::meant_variable(name) {
             findings.push(
                 about(name, value, format!("nothing reads {name}; {meant} is meant"))
                     .cause("The name is a slip of the pen away from one that is read; the setting has no effect.")
@@ -183,25 +109,6 @@ fn names(host: &Host) -> Vec<Finding> {
         }
     }
     findings
-}
-
-/// The name that was meant, where one that is not known is near one that is.
-fn meant(name: &str) -> Option<String> {
-    if OTHERS.contains(&name) || name.strip_prefix("FI_EFA_").is_some_and(|rest| EFA.contains(&rest)) {
-        return None;
-    }
-    let efa = EFA.iter().map(|rest| format!("FI_EFA_{rest}"));
-    let others = OTHERS.iter().map(ToString::to_string);
-    let near = |known: &String| {
-        let distance = strsim::osa_distance(known, name);
-        // A plural or an ending is as likely a slip as a letter is; short names are near to too many.
-        (distance > 0 && distance <= if known.len() < 10 { 1 } else { 2 }).then_some(distance)
-    };
-    efa.chain(others).filter_map(|known| Some((near(&known)?, known))).min().map(|(_, known)| known)
-}
-
-fn efa(host: &Host) -> bool {
-    super::efa_devices(host) > 0
 }
 
 fn values(host: &Host) -> Vec<Finding> {
@@ -232,7 +139,7 @@ fn values(host: &Host) -> Vec<Finding> {
                 .evidence(format!("${fork}"), host.variable(fork).unwrap_or_default())
                 .cause("The verbs library's fork support does not work with huge pages; where the kernel does not make it needless, the provider aborts.")
                 .fix("use huge pages; kernels since 5.12 need no fork support", format!("unset {}", FORK.join(" ")))
-                .severity(if efa(host) { Severity::Error } else { Severity::Note })
+                .severity(if seen::has_efa(host) { Severity::Error } else { Severity::Note })
                 .confidence(Confidence::Likely),
         );
     }
@@ -321,7 +228,7 @@ fn library_order(host: &Host) -> Option<Finding> {
         about("LD_LIBRARY_PATH", path, format!("LD_LIBRARY_PATH finds the libfabric in {first} before EFA's newer one in {amazon}"))
             .cause(format!("The loader takes the first: {first}/libfabric.so.1 offers FABRIC_1.{older}, EFA's FABRIC_1.{newest}."))
             .fix("put EFA's first", format!("export LD_LIBRARY_PATH={amazon}:{}", rest.join(":")))
-            .severity(if efa(host) { Severity::Error } else { Severity::Warning }),
+            .severity(if seen::has_efa(host) { Severity::Error } else { Severity::Warning }),
     )
 }
 
@@ -346,11 +253,11 @@ mod tests {
             ("NIXL_PLUGINS_DIR", "NIXL_PLUGIN_DIR"),
             ("KVRAIL_TRANSPORTS", "KVRAIL_TRANSPORT"),
         ] {
-            assert_eq!(meant(name).as_deref(), Some(right), "{name}");
-            assert_eq!(found(&json!({name: "0"})).len(), 1, "{name}");
-        }
-        for name in EFA {
-            assert_eq!(meant(&format!("FI_EFA_{name}")), None);
+            let found = found(&json!({name: "0"}));
+            assert!(
+                found.len() == 1 && found[0].title.contains(&format!("{right} is meant")),
+                "{name}: {found:?}"
+            );
         }
         for name in [
             "FI_TCP_IFACE",
@@ -369,7 +276,7 @@ mod tests {
             "KVRAIL_LOG",
             "FI_CXI_RX_MATCH_MODE",
         ] {
-            assert_eq!(meant(name), None, "{name}");
+            assert!(found(&json!({name: "0"})).is_empty(), "{name}");
         }
     }
 

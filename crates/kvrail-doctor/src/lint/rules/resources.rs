@@ -256,7 +256,7 @@ fn efa_count(look: &mut Look<'_>, workload: &Workload, container: &Container, po
     let (gpus, efas) = (container.gpus(), container.efas());
     let Some(efa) = container.resource("vpc.amazonaws.com/efa").filter(|_| efas > 0) else { return };
     if let Some(instance) = instance_of(&pod.spec) {
-        if efas > u64::from(instance.efas) {
+        if efas > instance.efas as u64 {
             let title = format!(
                 "{} asks for {efas} EFA devices, and {} has {}",
                 workload.name, instance.name, instance.efas
@@ -268,9 +268,9 @@ fn efa_count(look: &mut Look<'_>, workload: &Workload, container: &Container, po
             return look.find(workload.file, efa.at, finding);
         }
         // A pod's devices are near its GPUs only if it has its share of them.
-        let share = (instance.efas_per_gpu() * gpus as f64).round() as u64;
+        let share = (instance.efas_per_gpu().unwrap_or_default() * gpus as f64).round() as u64;
         if gpus > 0 && efas < share {
-            let gbps = efas * u64::from(instance.efa_gbps);
+            let gbps = efas * instance.efa_gbps as u64;
             let title = format!(
                 "{} has {efas} of the {share} EFA devices near its {gpus} GPUs on {}",
                 workload.name, instance.name
@@ -281,7 +281,7 @@ fn efa_count(look: &mut Look<'_>, workload: &Workload, container: &Container, po
                     format!(
                         "{:.1} GB/s instead of {:.1}",
                         gbps as f64 / 8.0,
-                        (share * u64::from(instance.efa_gbps)) as f64 / 8.0
+                        (share * instance.efa_gbps as u64) as f64 / 8.0
                     ),
                 )
                 .fix("under requests and limits", format!("vpc.amazonaws.com/efa: {share}"));
@@ -304,7 +304,8 @@ fn efa_count(look: &mut Look<'_>, workload: &Workload, container: &Container, po
 fn instances() -> String {
     let each = known::INSTANCES
         .iter()
-        .map(|instance| format!("{} {} per GPU", instance.name, instance.efas_per_gpu()));
+        .filter(|instance| instance.efas > 1)
+        .filter_map(|instance| Some(format!("{} {} per GPU", instance.name, instance.efas_per_gpu()?)));
     each.collect::<Vec<_>>().join(", ")
 }
 

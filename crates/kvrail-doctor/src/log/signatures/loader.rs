@@ -28,6 +28,7 @@ Copying the newer file over the older one works until the container is started a
         headline: "{library} has no {version}: it is older than what loads it",
         steps: &[
             ("search the EFA installer's libfabric first", "export LD_LIBRARY_PATH=/opt/amazon/efa/lib:$LD_LIBRARY_PATH"),
+            ("lead the plugins of a Python environment to it, undoably", "kvrail fix libfabric"),
             ("see which file is found, and what every plugin needs", "kvrail doctor --check plugin-libfabric-too-old"),
             ("in a container, mount the host's installation", "docker run -v /opt/amazon/efa:/opt/amazon/efa:ro …"),
         ],
@@ -54,7 +55,7 @@ and their plugins in another. Whoever loads the plugin through the package finds
         confidence: Confidence::Certain,
         headline: "the loader does not find {library} of NIXL's own wheel",
         steps: &[
-            ("find the directory and put it on the path", "kvrail fix --dry-run"),
+            ("lead the plugins to them, undoably", "kvrail fix loader-path"),
             ("see what each plugin lacks", "kvrail doctor --check nixl-core-libraries-hidden"),
         ],
         ..PLAIN
@@ -130,8 +131,8 @@ The package `nixl` is a thin one over `nixl-cu12` or `nixl-cu13`: with only one 
         confidence: Confidence::Certain,
         headline: "Python cannot import {module} on the host that wrote this",
         steps: &[
-            ("install it in the environment that runs the engine", "pip install nixl"),
-            ("on all nodes of a Ray or Slurm cluster, and verify it", "kvrail fix --help"),
+            ("install it in the environment that runs the engine, in a release that fits the host's libfabric", "kvrail fix install-nixl"),
+            ("on every node of a Ray cluster (of a Slurm allocation: --nodes slurm)", "kvrail fix install-nixl --nodes ray"),
             ("see which environments have it", "kvrail doctor --check nixl-missing"),
         ],
         ..PLAIN
@@ -158,7 +159,7 @@ in one process share no state. Links from the wheel's directory to /opt/amazon/e
         headline: "the process crashed in memory that it may not touch, as bundled RDMA libraries do",
         steps: &[
             ("see whether a wheel's own libraries are loaded", "kvrail doctor --check bundled-efa-libraries"),
-            ("replace them by the system's, undoably", "kvrail fix"),
+            ("replace them by the system's, undoably", "kvrail fix bundled-libraries"),
         ],
         ..PLAIN
     },
@@ -180,6 +181,7 @@ a second copy: destructors of the one run on data of the other; results that wer
         },
         headline: "{process} crashed inside {library}",
         steps: &[
+            ("leave one copy of each library, undoably", "kvrail fix bundled-libraries"),
             ("look for two copies in one process", "kvrail doctor --check duplicate-libraries"),
             ("see whether the wheel crashes at exit", "kvrail doctor --check nixl-crash-at-exit"),
         ],

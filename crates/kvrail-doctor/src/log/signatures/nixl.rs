@@ -195,7 +195,7 @@ The list of backends is ['UCX'] by default in NIXL's Python API and in vLLM; it 
         steps: &[
             ("for vLLM", "--kv-transfer-config '{\"kv_connector\":\"NixlConnector\",\"kv_role\":\"kv_both\",\"kv_connector_extra_config\":{\"backends\":[\"LIBFABRIC\"]}}'"),
             ("for SGLang", "export SGLANG_DISAGGREGATION_NIXL_BACKEND=LIBFABRIC"),
-            ("for every program of an environment, undoably", "kvrail fix"),
+            ("for every program of an environment, undoably", "kvrail fix default-backend"),
         ],
         judge: |seen, mut finding| {
             use super::Mark;

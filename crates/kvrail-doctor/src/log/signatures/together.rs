@@ -94,7 +94,7 @@ Reported with NIXL's LIBFABRIC backend under vLLM, homogeneous tensor parallelis
         },
         headline: "{count} block statistics are zeros after a transfer",
         steps: &[
-            ("see which blocks, and what they hold", "kvrail bench --help  # kvtest: verified data, block by block"),
+            ("see whether the engine moves verified blocks here, and what a bad one holds", "kvrail bench --engine nixl:LIBFABRIC,nixl:UCX,kvrail"),
             ("use UCX until it is understood, as in vLLM: kv_connector_extra_config {\"backends\": [\"UCX\"]}", ""),
         ],
         judge: |seen, mut finding| {

@@ -6,6 +6,7 @@
 //! `DT_RUNPATH`, the directories of `ld.so.conf`, the default ones. The loader's cache is not read: it is made from those directories.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 
 use crate::host::{ElfFacts, Host, Lack};
 
@@ -51,6 +52,8 @@ pub(crate) enum Obstacle {
     },
     /// A version of symbols that the library which was found does not define.
     Version {
+        /// The name by which the library was asked for.
+        name: String,
         /// The version.
         version: String,
         /// The file that lacks it.
@@ -122,6 +125,16 @@ impl<'a> Loader<'a> {
                 is_for(&facts, machine).then_some((path, facts))
             })
             .next()
+    }
+
+    /// The file of a name that the loader's configuration leads to, whatever the environment says.
+    pub(crate) fn configured(&self, name: &str, machine: u16) -> Option<String> {
+        self.search(self.system.iter().map(String::as_str), name, machine).map(|(path, _)| path)
+    }
+
+    /// The file of a name that `LD_LIBRARY_PATH` leads to before all others.
+    pub(crate) fn forced(&self, name: &str, machine: u16) -> Option<String> {
+        self.search(self.path.iter().map(String::as_str), name, machine).map(|(path, _)| path)
     }
 
     fn real(&self, path: &str) -> String {
@@ -241,6 +254,7 @@ impl Process<'_> {
             };
             missing.extend(needed.versions.difference(&found.facts.versions).map(|version| {
                 Obstacle::Version {
+                    name: needed.name.clone(),
                     version: version.clone(),
                     found: found.real.clone(),
                     by: library.path.clone(),
@@ -248,6 +262,16 @@ impl Process<'_> {
             }));
         }
         missing
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { name, .. } => write!(f, "{name} => not found"),
+            Self::Version { version, found, .. } => write!(f, "{found}: version {version} not found"),
+            Self::Unreadable { path, why } => write!(f, "{path}: {why}"),
+        }
     }
 }
 
@@ -275,6 +299,13 @@ fn is_for(facts: &ElfFacts, machine: u16) -> bool {
     machine == 0 || facts.machine == 0 || facts.machine == machine
 }
 
+/// Whether a library is of the C or C++ runtime, which no wheel and no network's software brings.
+pub(crate) fn is_runtime(name: &str) -> bool {
+    let plain = plain_name(name);
+    is_part_of_loader(name)
+        || ["libc", "libm", "libdl", "librt", "libpthread", "libgcc_s", "libstdc++"].contains(&plain)
+}
+
 /// The loader itself and the kernel's page are always there.
 fn is_part_of_loader(name: &str) -> bool {
     name.starts_with("ld-linux") || name.starts_with("linux-vdso")
@@ -285,7 +316,7 @@ fn trimmed(directory: &str) -> String {
 }
 
 /// The directories that a library itself names.
-fn own(list: Option<&str>, library: &str) -> Vec<String> {
+pub(crate) fn own(list: Option<&str>, library: &str) -> Vec<String> {
     let origin = directory(library);
     let parts = list.unwrap_or_default().split(':').filter(|part| !part.is_empty());
     let expanded = parts.map(|part| part.replace("${ORIGIN}", origin).replace("$ORIGIN", origin));
@@ -313,7 +344,12 @@ fn configured(host: &Host, file: &str, depth: usize, into: &mut Vec<String>) {
         if let Some(pattern) =
             line.strip_prefix("include").filter(|rest| rest.starts_with(char::is_whitespace))
         {
-            let pattern = pattern.trim();
+            // Amazon Linux has `include ld.so.conf.d/*.conf`: it means beside the file itself.
+            let pattern = match pattern.trim() {
+                pattern if pattern.starts_with('/') => pattern.to_owned(),
+                pattern => format!("{}/{pattern}", directory(file)),
+            };
+            let pattern = pattern.as_str();
             let (at, end) = (directory(pattern), base(pattern).trim_start_matches('*'));
             let names = if pattern.contains('*') {
                 host.names(at).unwrap_or_default()

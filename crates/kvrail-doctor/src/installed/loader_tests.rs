@@ -61,6 +61,22 @@ fn what_is_needed_further_down_is_searched_for_by_the_rpath_of_those_above_and_n
     assert_eq!(found(&host(&json!({}), &elf("runpath")), "/p/main.so", "libb.so"), None);
 }
 
+/// Amazon Linux and Red Hat have it so; the EFA installer's directory is named there.
+#[test]
+fn an_include_without_a_slash_in_front_is_meant_beside_the_file() {
+    let bundle = json!({
+        "schema": "kvrail.bundle.v1", "complete": true,
+        "answers": {
+            "elf": {"/opt/amazon/efa/lib/libfabric.so.1": {}},
+            "file": {"/etc/ld.so.conf": ["include ld.so.conf.d/*.conf"], "/etc/ld.so.conf.d/000_efa.conf": ["/opt/amazon/efa/lib"]},
+            "directory": {"/etc/ld.so.conf.d": ["000_efa.conf"]},
+        },
+    });
+    let host = Host::replay(Bundle::parse(&bundle.to_string()).unwrap());
+    let found = Loader::new(&host).find("libfabric.so.1").map(|(path, _)| path);
+    assert_eq!(found.as_deref(), Some("/opt/amazon/efa/lib/libfabric.so.1"));
+}
+
 #[test]
 fn a_name_that_is_in_the_process_is_not_searched_for_again() {
     let elf = json!({

@@ -14,6 +14,8 @@ pub(crate) const AMAZON: [&str; 2] = ["/opt/amazon/efa/lib", "/opt/amazon/efa/li
 /// What programs load of libfabric and of UCX.
 pub(crate) const LIBFABRIC: &str = "libfabric.so.1";
 const UCP: &str = "libucp.so.0";
+/// Packages with NIXL's Python API: the old single one, and those by platform.
+const MODULES: [&str; 4] = ["nixl", "nixl_cu12", "nixl_cu13", "nixl_rocm"];
 /// Packages of programs that use NIXL, as their folders are called.
 const ENGINES: [&str; 5] = ["vllm", "sglang", "dynamo", "tensorrt_llm", "lmcache"];
 /// Most environments that are looked at.
@@ -34,55 +36,68 @@ pub(crate) struct Installations {
 
 /// A Python environment.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Environment {
-    /// Its root, as in `/opt/venv`.
-    pub(crate) root: String,
+pub struct Environment {
+    /// Its root, as in `/opt/venv`, with all links followed.
+    pub root: String,
+    /// Whether it is one of its own (venv, conda), not the system's.
+    pub own: bool,
     /// Its interpreter, where there is one.
-    pub(crate) python: Option<String>,
-    /// Its directories of packages.
-    pub(crate) packages: Vec<String>,
+    pub python: Option<String>,
+    /// Its directories of packages, with all links followed.
+    pub packages: Vec<String>,
     /// Packages that use NIXL, as in `vllm`.
-    pub(crate) engines: Vec<&'static str>,
-    /// Whether the user named it, by an option or by activating it.
-    pub(crate) named: bool,
+    pub engines: Vec<&'static str>,
+    /// What led to it.
+    pub by: By,
     /// The module `nixl` is there, which picks one of the wheels.
-    pub(crate) has_front: bool,
+    pub has_front: bool,
     /// The major version of CUDA that its torch was built for.
-    pub(crate) torch_cuda: Option<u32>,
+    pub torch_cuda: Option<u32>,
+}
+
+/// What leads to an environment, most telling first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum By {
+    /// The user named it.
+    Name,
+    /// It is the active one.
+    Activation,
+    /// Its interpreter is on `PATH`, or it is the user's own.
+    Path,
 }
 
 /// A copy of NIXL.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Nixl {
+pub struct Nixl {
     /// The module, as in `nixl_cu12`; `nixl` for one that was built from source.
-    pub(crate) module: String,
+    pub module: String,
     /// Its release, as in `1.4.0`, where it came in a wheel.
-    pub(crate) version: Option<String>,
+    pub version: Option<String>,
     /// The environment that it is in, as an index.
-    pub(crate) environment: Option<usize>,
+    pub environment: Option<usize>,
     /// Where its wheel was unpacked, or the prefix that it was installed to.
-    pub(crate) root: String,
+    pub root: String,
     /// Where its core libraries belong, whether they are there or not.
-    pub(crate) core: String,
+    pub core: String,
     /// The module's native part.
-    pub(crate) bindings: Option<String>,
+    pub bindings: Option<String>,
     /// The wheel's directory of libraries that came along.
-    pub(crate) libraries: Option<String>,
+    pub libraries: Option<String>,
     /// The directory in which it looks for plugins.
-    pub(crate) plugin_directory: String,
+    pub plugin_directory: String,
     /// Plugins that it lists, whether they can be loaded or not.
-    pub(crate) plugins: Vec<Plugin>,
+    pub plugins: Vec<Plugin>,
     /// The Python file with the class of its configuration.
-    pub(crate) api: Option<String>,
+    pub api: Option<String>,
 }
 
 /// A plugin that NIXL lists.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Plugin {
+pub struct Plugin {
     /// `LIBFABRIC`, `UCX`.
-    pub(crate) backend: String,
+    pub backend: String,
     /// Its file.
-    pub(crate) path: String,
+    pub path: String,
 }
 
 /// A library that programs load by its name.
@@ -96,13 +111,54 @@ pub(crate) struct Library {
     pub(crate) environment: Option<usize>,
 }
 
+impl Environment {
+    /// One of which nothing is known but its root.
+    pub(crate) fn bare(root: &str, by: By) -> Self {
+        Self {
+            root: root.into(),
+            own: false,
+            python: None,
+            packages: Vec::new(),
+            engines: Vec::new(),
+            by,
+            has_front: false,
+            torch_cuda: None,
+        }
+    }
+}
+
 impl Nixl {
+    /// One of which nothing is known but its module and where it is.
+    pub(crate) fn bare(module: &str, root: &str) -> Self {
+        Self {
+            module: module.into(),
+            version: None,
+            environment: None,
+            root: root.into(),
+            core: root.into(),
+            bindings: None,
+            libraries: None,
+            plugin_directory: root.into(),
+            plugins: Vec::new(),
+            api: None,
+        }
+    }
+
+    /// What to call it in its environment: `nixl-cu12 1.4.0`.
+    #[must_use]
+    pub fn release(&self) -> String {
+        let version = self.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+        format!("{}{version}", self.module.replace('_', "-"))
+    }
+
     /// What to call it: `nixl-cu12 1.4.0 in /opt/venv`.
     pub(crate) fn name(&self, all: &Installations) -> String {
-        let version = self.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
-        let place =
-            self.environment.map_or(self.root.as_str(), |index| all.environments[index].root.as_str());
-        format!("{}{version} in {place}", self.module.replace('_', "-"))
+        format!("{} in {}", self.release(), self.home(all).map_or(self.root.as_str(), |home| &home.root))
+    }
+
+    /// The environment that it is in.
+    pub(crate) fn home<'a>(&self, all: &'a Installations) -> Option<&'a Environment> {
+        all.environments.get(self.environment?)
     }
 
     /// The plugin of a backend.
@@ -117,7 +173,7 @@ impl Nixl {
 
     /// What to type to get this very release again.
     pub(crate) fn reinstall(&self, all: &Installations) -> Option<String> {
-        let python = all.environments.get(self.environment?)?.python.as_deref()?;
+        let python = self.home(all)?.python.as_deref()?;
         let wheel = self.module.replace('_', "-");
         let version = self.version.as_ref().map(|version| format!("=={version}")).unwrap_or_default();
         Some(format!("{python} -m pip install --force-reinstall --no-deps {wheel}{version}"))
@@ -188,10 +244,10 @@ fn real(host: &Host, path: &str) -> String {
 
 /// The environments: those that were named, the active one, those of `python3` on `PATH`, the user's own.
 fn environments(host: &Host) -> Vec<Environment> {
-    let mut roots: Vec<(String, bool)> =
-        host.scope().python.iter().map(|root| (root_of(root), true)).collect();
+    let mut roots: Vec<(String, By)> =
+        host.scope().python.iter().map(|root| (root_of(root), By::Name)).collect();
     let active = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|name| host.variable(name));
-    roots.extend(active.map(|root| (normal(root), true)));
+    roots.extend(active.map(|root| (normal(root), By::Activation)));
     for bin in host.variable("PATH").unwrap_or_default().split(':').filter(|part| part.starts_with('/')) {
         if !host.exists(&format!("{bin}/python3")) {
             continue;
@@ -199,21 +255,24 @@ fn environments(host: &Host) -> Vec<Environment> {
         if base(bin) == "shims" {
             // What is there only leads to an interpreter, which knows where it is.
             let prefix = host.run(&["python3", "-c", "import sys; print(sys.prefix)"]);
-            roots.extend(
-                prefix.ok().filter(|ran| ran.is_success()).map(|ran| (normal(ran.stdout.trim()), false)),
-            );
+            let prefix = prefix.ok().filter(|ran| ran.is_success());
+            roots.extend(prefix.map(|ran| (normal(ran.stdout.trim()), By::Path)));
         } else {
-            roots.push((normal(directory(bin)), false));
+            roots.push((normal(directory(bin)), By::Path));
         }
     }
-    roots.extend(host.variable("HOME").map(|home| (format!("{}/.local", home.trim_end_matches('/')), false)));
+    let home = host.variable("HOME");
+    roots.extend(home.map(|home| (format!("{}/.local", home.trim_end_matches('/')), By::Path)));
     let mut found: Vec<Environment> = Vec::new();
-    for (root, named) in roots {
+    for (root, by) in roots {
+        let root = real(host, &root);
         if found.len() == ENVIRONMENTS_MAX || found.iter().any(|known| known.root == root) {
             continue;
         }
-        let environment = environment(host, root, named);
-        if named || !environment.packages.is_empty() {
+        let mut environment = environment(host, root, by);
+        // `/bin/python3` and `/usr/bin/python3` are one on most hosts.
+        environment.packages.retain(|at| !found.iter().any(|known| known.packages.contains(at)));
+        if by < By::Path || !environment.packages.is_empty() {
             found.push(environment);
         }
     }
@@ -227,37 +286,43 @@ fn root_of(named: &str) -> String {
     if base(&named).starts_with("python") && base(at) == "bin" { directory(at).to_owned() } else { named }
 }
 
-fn environment(host: &Host, root: String, named: bool) -> Environment {
-    let mut packages = Vec::new();
+fn environment(host: &Host, root: String, by: By) -> Environment {
+    let mut packages: Vec<String> = Vec::new();
+    let mut add = |path: &str| {
+        // `lib64` of a virtual environment is a link to its `lib`.
+        if let Ok(entry) = host.entry(path)
+            && entry.kind == EntryKind::Directory
+            && !packages.contains(&entry.real)
+        {
+            packages.push(entry.real);
+        }
+    };
     let top = if root == "/" { "" } else { root.as_str() };
     for lib in ["lib", "lib64", "local/lib"].map(|lib| format!("{top}/{lib}")) {
         for python in host.names(&lib).unwrap_or_default().iter().filter(|name| name.starts_with("python3")) {
-            packages.extend(["site-packages", "dist-packages"].map(|name| format!("{lib}/{python}/{name}")));
+            add(&format!("{lib}/{python}/site-packages"));
+            add(&format!("{lib}/{python}/dist-packages"));
         }
     }
-    // `lib64` of a virtual environment is a link to its `lib`.
-    let mut seen = Vec::new();
-    packages.retain(|path| {
-        let real =
-            host.entry(path).ok().filter(|entry| entry.kind == EntryKind::Directory).map(|entry| entry.real);
-        real.is_some_and(|real| {
-            !seen.contains(&real) && {
-                seen.push(real);
-                true
-            }
-        })
-    });
+    // `pip install --target` makes a directory that is one of packages itself.
+    let is_target =
+        packages.is_empty() && MODULES.iter().any(|module| host.exists(&format!("{top}/{module}")));
+    if is_target {
+        packages.push(root.clone());
+    }
     let has = |name: &str| packages.iter().any(|at| host.exists(&format!("{at}/{name}/__init__.py")));
     let python = ["python3", "python"].map(|name| format!("{top}/bin/{name}"));
     let torch = packages.iter().find_map(|at| host.read(&format!("{at}/torch/version.py")).ok());
     Environment {
+        own: is_target
+            || ["pyvenv.cfg", "conda-meta"].iter().any(|name| host.exists(&format!("{top}/{name}"))),
         python: python.into_iter().find(|path| host.exists(path)),
         engines: ENGINES.into_iter().filter(|engine| has(engine)).collect(),
         has_front: has("nixl"),
         torch_cuda: torch.and_then(|text| cuda_of_torch(&text)),
         root,
         packages,
-        named,
+        by,
     }
 }
 
@@ -271,7 +336,7 @@ fn cuda_of_torch(version: &str) -> Option<u32> {
 /// The wheels of NIXL in a directory of packages: those with a native part, whatever else of them is still there.
 fn wheels(host: &Host, environment: usize, packages: &str, into: &mut Vec<Nixl>) {
     let names = host.names(packages).unwrap_or_default();
-    for module in ["nixl", "nixl_cu12", "nixl_cu13", "nixl_rocm"] {
+    for module in MODULES {
         let folder = format!("{packages}/{module}");
         if !names.iter().any(|name| name == module) {
             continue;
@@ -319,16 +384,13 @@ fn of(
         Some(Plugin { backend, path: format!("{plugin_directory}/{file}") })
     });
     Nixl {
-        module: module.into(),
         version,
         environment,
-        root: root.into(),
         core,
-        bindings: None,
         libraries,
         plugins: plugins.collect(),
         plugin_directory,
-        api: None,
+        ..Nixl::bare(module, root)
     }
 }
 
