@@ -172,9 +172,18 @@ impl Page {
     }
 
     fn could_not_tell(&mut self, report: &Report) {
+        // What one thing keeps from looking is told in one go.
+        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
         for (what, why) in report.could_not_tell() {
+            match reasons.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, kept)) => kept.push(what),
+                None => reasons.push((why, vec![what])),
+            }
+        }
+        for (why, kept) in reasons {
             let mut plain = String::new();
-            paragraph(&mut plain, self.width, "", "  ", &format!("could not tell: {what}: {why}"));
+            let line = format!("could not tell: {}: {why}", kept.join(", "));
+            paragraph(&mut plain, self.width, "", "  ", &line);
             let painted = self.paint("1;35", "could not tell");
             self.out.push_str(&plain.replacen("could not tell", &painted, 1));
         }
