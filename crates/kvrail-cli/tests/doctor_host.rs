@@ -340,8 +340,40 @@ fn firmware_that_names_no_numa_nodes_is_found() {
         return;
     }
     let tree = p5_sys(|sys| edit(sys, "numa_node", |_| "-1\n".into()));
-    let (found, texts) = found_in(tree.path(), &["numa-unknown"]);
-    assert!(found.contains("numa-unknown"), "{texts}");
+    let sys = tree.path().join("sys");
+    let looked =
+        run(&[program(), "doctor", "--check", "numa-unknown"], &[("SYSFS_PATH", sys.to_str().unwrap())]);
+    // The devices are as near as they were; only nobody can tell.
+    looked.exits(0);
+    assert!(looked.stdout.contains("note[numa-unknown]"), "{}", looked.stdout);
+}
+
+/// Proves: uverbs-permission
+#[test]
+fn a_device_file_of_another_user_is_found() {
+    let sys = one_device();
+    let verbs = sys.path().join("class/infiniband_verbs/uverbs0");
+    fs::create_dir_all(&verbs).unwrap();
+    fs::write(verbs.join("ibdev"), "rdmap79s0\n").unwrap();
+    // A `/dev` of its own, with the device's file. Nothing drives the number, so that who may open it is told that there is nothing.
+    const MAKE: &str = "d=$(mktemp -d) && mount -t tmpfs none $d && cp -a /dev/null /dev/urandom $d/ && mkdir $d/infiniband && \
+        mknod -m \"$MODE\" $d/infiniband/uverbs0 c 231 192 && mount --move $d /dev && ";
+    const NOBODY: &str = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let inside = |mode: &str, script: &str| {
+        let script = format!("{MAKE} exec {NOBODY} {script}");
+        let variables = [("SYSFS_PATH", sys.path().to_str().unwrap()), ("MODE", mode)];
+        run(&["unshare", "--mount", "sh", "-c", &script], &variables)
+    };
+    fs::set_permissions(sys.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    if inside("0600", &format!("'{}' --version", program())).status.code() != Some(0) {
+        return skipped("no right to make device files in a namespace, or nobody else may run the program");
+    }
+    let look = format!("'{}' doctor --check uverbs-permission", program());
+    let broken = inside("0600", &look);
+    broken.exits(1);
+    assert!(broken.stdout.contains("1 of 1 RDMA device may not be opened: rdmap79s0"), "{}", broken.stdout);
+    let open = inside("0666", &look);
+    assert!(!open.stdout.contains("may not be opened"), "{}", open.stdout);
 }
 
 /// Proves: open-files

@@ -359,7 +359,9 @@ fn what_efa_asks_of_an_installation_is_looked_at_where_efa_is() {
     let Some(root) = environment(test, "nixl-bundled", BUNDLED) else { return };
     let (directory, at) = copy(&root);
     let (sysfs, libraries) = (directory.path().join("sys"), directory.path().join("lib"));
-    fs::create_dir_all(sysfs.join("class/infiniband/rdmap79s0")).unwrap();
+    let device = sysfs.join("class/infiniband/rdmap79s0/device");
+    fs::create_dir_all(&device).unwrap();
+    fs::write(device.join("uevent"), "DRIVER=efa\nPCI_ID=1D0F:EFA1\n").unwrap();
     fs::create_dir_all(sysfs.join("module/efa")).unwrap();
     fs::write(sysfs.join("module/efa/version"), "2.17.2g\n").unwrap();
     let without = directory.path().join("no-efa");
@@ -451,4 +453,34 @@ fn an_environment_without_nixl_or_without_what_nixl_imports_is_found() {
     let finding = found(&examination, &at, "nixl-not-usable").unwrap();
     assert!(finding.title.contains("numpy"), "{}", finding.title);
     assert!(finding.fix[0].command.as_deref().unwrap().ends_with("-m pip install numpy"), "{finding:?}");
+}
+
+/// Proves: log-nixl-plugin, log-nixl-backend-failed, log-symbol-version, log-library-missing
+#[test]
+fn what_nixl_says_of_a_backend_that_does_not_come_up_is_recognised() {
+    let test = "what_nixl_says_of_a_backend_that_does_not_come_up_is_recognised";
+    let Some(root) = environment(test, "nixl-python", NIXL) else { return };
+    let said = |backend: &str| {
+        let script = format!(
+            "import os\nfrom nixl._api import nixl_agent, nixl_agent_config\ntry: nixl_agent('a', nixl_agent_config(backends=['{backend}']))\n\
+             finally: os._exit(0)"
+        );
+        let mut python = Command::new(root.join("bin/python"));
+        python.args(["-c", &script]).env_clear().env("NIXL_LOG_LEVEL", "INFO").env("PATH", "/usr/bin:/bin");
+        let output = wheel::run(&mut python, DEADLINE).unwrap();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        fs::write(log.path(), [output.stdout, output.stderr].concat()).unwrap();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_kvrail"));
+        let told = program.args(["doctor", "log", "--verbose"]).arg(log.path()).output().unwrap();
+        (String::from_utf8_lossy(&told.stdout).into_owned(), fs::read_to_string(log.path()).unwrap())
+    };
+    let (told, log) = said("LIBFABRIC");
+    assert!(told.contains("[log-nixl-plugin]"), "{log}\n{told}");
+    assert!(told.contains("[log-library-missing]") || told.contains("[log-symbol-version]"), "{log}\n{told}");
+    // NIXL takes any name, says a line, and goes on without a backend.
+    let (told, log) = said("Libfabric");
+    assert!(
+        told.contains("[log-nixl-backend-failed]") && told.contains("backend Libfabric"),
+        "{log}\n{told}"
+    );
 }
