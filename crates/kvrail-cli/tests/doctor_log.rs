@@ -76,6 +76,9 @@ fn nothing_known_is_healthy_and_what_cannot_be_read_is_named() {
     assert_eq!(run(&[], b"").status.code(), Some(2), "a file must be named");
 }
 
+/// A rule, the command that fails so, and its variables.
+type Case<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)]);
+
 /// What a command says, on both streams; nothing where there is no such command.
 fn said(words: &[&str], variables: &[(&str, &str)]) -> Option<Vec<u8>> {
     let mut command = Command::new(words[0]);
@@ -95,7 +98,7 @@ fn what_real_programs_say_of_real_failures_is_recognised() {
     let etcdctl: Vec<&str> = ["etcdctl"].into_iter().chain(nobody).collect();
     let opens = "import os\nfor i in range(20): os.open('/dev/null', 0)";
     let few = format!("ulimit -n 8; exec python3 -I -S -c \"{opens}\"");
-    let cases: [(&str, &[&str], &[(&str, &str)]); 5] = [
+    let cases: [Case<'_>; 5] = [
         ("log-nixl-missing", &["python3", "-I", "-S", "-c", "import nixl"], &[]),
         ("log-no-fabric", &["fi_info", "-p", "no-such-provider"], &[]),
         ("log-ucx-no-transport", &["ucx_info", "-e", "-u", "t", "-D", "net"], &[("UCX_TLS", "rc")]),

@@ -68,7 +68,7 @@ fn a_directory_of_the_search_path_that_may_not_be_looked_into_hides_no_program()
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let secret = folder.path().join("secret");
     fs::create_dir(&secret).unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
     let path = format!("{}:/usr/bin:/bin", secret.display());
     let before: &[&str] = if rustix::process::geteuid().is_root() { &AS_NOBODY } else { &[] };
     if !can(&[before, &[KVRAIL, "--version"]].concat()) {
