@@ -109,7 +109,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            sink::talk(&failure.to_string());
             ExitCode::from(failure.kind.exit_code())
         }
     }

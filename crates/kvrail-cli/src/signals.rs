@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::failure::Failure;
 
@@ -33,6 +33,22 @@ pub(crate) fn ignore_interrupt() -> Result<(), Failure> {
     signal_hook::flag::register(SIGINT, Arc::new(AtomicBool::new(false)))
         .map(|_| ())
         .map_err(|e| Failure::environment(format!("cannot handle signal {SIGINT}: {e}")))
+}
+
+/// From now on the first signal ends the process as it would without a handler, after `last` has been done.
+///
+/// # Errors
+/// When the operating system refuses the handler.
+pub(crate) fn on_end(last: fn()) -> Result<(), Failure> {
+    let failed = |e| Failure::environment(format!("cannot handle signals: {e}"));
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let wait = move || {
+        if let Some(signal) = signals.forever().next() {
+            last();
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait).map(drop).map_err(failed)
 }
 
 /// Whether the run was asked to end.

@@ -104,6 +104,11 @@ fn unwritable(path: &str, e: &std::io::Error) -> Failure {
         .hint("choose another place for --output, or leave it out to write to stdout")
 }
 
+/// Talk, on stderr. Nobody can be told that it cannot be written.
+pub(crate) fn talk(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Data, on stdout. A reader that has seen enough (`| head`) is no failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();

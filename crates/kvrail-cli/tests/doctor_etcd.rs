@@ -88,6 +88,7 @@ fn doctor(url: &str) -> (Option<i32>, String, Duration) {
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), begin.elapsed())
 }
 
+/// Proves: etcd-stale-keys
 #[test]
 fn a_killed_nixlbenchs_keys_are_found_and_the_fix_deletes_them_and_no_others() {
     let Some(etcd) = Etcd::start("a_killed_nixlbenchs_keys_are_found", &[]) else { return };
@@ -122,6 +123,7 @@ fn a_run_that_lives_is_left_alone() {
     assert_eq!(doctor(&etcd.url).0, Some(1));
 }
 
+/// Proves: etcd-unhealthy
 #[test]
 fn an_etcd_that_is_full_is_told_with_the_commands_that_make_room() {
     let Some(etcd) = Etcd::start("an_etcd_that_is_full", &["--quota-backend-bytes=65536"]) else { return };
@@ -135,11 +137,12 @@ fn an_etcd_that_is_full_is_told_with_the_commands_that_make_room() {
     assert!(text.contains("compact") && text.contains("defrag") && text.contains("alarm disarm"), "{text}");
 }
 
+/// Proves: etcd-unreachable
 #[test]
 fn a_port_that_nobody_listens_on_an_address_that_is_silent_and_a_name_that_is_none_are_told_apart() {
     let (code, text, _) = doctor(&format!("http://127.0.0.1:{}", free_port()));
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("refuses connections"), "{text}");
+    assert!(text.contains("etcd-unreachable") && text.contains("refuses connections"), "{text}");
     // It takes connections and never answers, as a black hole whose handshake a proxy completes.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let (code, text, took) = doctor(&format!("http://{}", silent.local_addr().unwrap()));
@@ -151,6 +154,7 @@ fn a_port_that_nobody_listens_on_an_address_that_is_silent_and_a_name_that_is_no
     assert!(text.contains("has no address") || text.contains("does not answer"), "{text}");
 }
 
+/// Proves: etcd-address
 #[test]
 fn an_address_that_some_clients_refuse_is_found_although_etcd_answers() {
     let Some(etcd) = Etcd::start("an_address_that_some_clients_refuse", &[]) else { return };

@@ -177,6 +177,7 @@ fn an_emulated_p5_has_its_devices_and_nothing_is_wrong_with_them() {
     assert!(ended.stdout.contains("32 EFA device"), "{}", ended.stdout);
 }
 
+/// Proves: efa-not-offered
 #[test]
 fn what_libfabric_offers_is_asked_of_libfabric() {
     if !can(&["fi_info", "--version"]) {
@@ -192,6 +193,7 @@ fn what_libfabric_offers_is_asked_of_libfabric() {
     assert!(broken.stdout.contains("offers none"), "{}", broken.stdout);
 }
 
+/// Proves: efa-device-hidden
 #[test]
 fn a_container_that_sees_the_hosts_devices_and_has_none_is_told_so() {
     if !is_bare() {
@@ -202,6 +204,7 @@ fn a_container_that_sees_the_hosts_devices_and_has_none_is_told_so() {
     assert!(texts.contains("32 EFA device"), "{texts}");
 }
 
+/// Proves: efa-driver-missing
 #[test]
 fn functions_that_no_driver_drives_are_found() {
     if !is_bare() {
@@ -218,6 +221,7 @@ fn functions_that_no_driver_drives_are_found() {
     assert!(texts.contains("32 of 32") && texts.contains("modprobe efa"), "{texts}");
 }
 
+/// Proves: efa-device-missing
 #[test]
 fn an_instance_with_fewer_devices_than_its_type_is_found() {
     if !is_bare() {
@@ -240,6 +244,7 @@ fn an_instance_with_fewer_devices_than_its_type_is_found() {
     );
 }
 
+/// Proves: device-port-down
 #[test]
 fn a_port_that_is_down_is_found() {
     if !is_bare() {
@@ -252,6 +257,7 @@ fn a_port_that_is_down_is_found() {
     assert!(found.contains("device-port-down") && texts.contains("DOWN"), "{texts}");
 }
 
+/// Proves: gpu-missing
 #[test]
 fn gpus_without_a_driver_are_found() {
     if !is_bare() {
@@ -261,6 +267,7 @@ fn gpus_without_a_driver_are_found() {
     assert!(found.contains("gpu-missing") && texts.contains("8 GPUs on the PCI bus"), "{texts}");
 }
 
+/// Proves: memlock
 #[test]
 fn a_small_limit_of_locked_memory_is_found_unless_a_capability_lifts_it() {
     let sys = one_device();
@@ -298,6 +305,78 @@ fn a_small_limit_of_locked_memory_is_found_unless_a_capability_lifts_it() {
     }
 }
 
+/// Proves: p2p-disabled, fabric-not-chosen, ucx-tls-excludes-network, variables, debug-logging
+#[test]
+fn variables_that_keep_transfers_off_efa_are_found_and_those_that_do_not_are_silent() {
+    let sys = one_device();
+    let sys = sys.path().to_str().unwrap();
+    for (check, name, bad, good) in [
+        ("p2p-disabled", "FI_HMEM_DISABLE_P2P", "1", "0"),
+        ("fabric-not-chosen", "FI_PROVIDER", "tcp", "efa"),
+        ("ucx-tls-excludes-network", "UCX_TLS", "sm,self", "all"),
+        ("variables", "FI_PROVDER", "efa", ""),
+        ("debug-logging", "FI_LOG_LEVEL", "debug", "warn"),
+    ] {
+        let look = |value: &str| {
+            let variables = [("SYSFS_PATH", sys), (name, value)];
+            let set = if value.is_empty() { &variables[..1] } else { &variables };
+            run(&[program(), "doctor", "--verbose", "--check", check], set)
+        };
+        let broken = look(bad);
+        broken.exits(1);
+        assert!(
+            broken.stdout.contains(&format!("[{check}]")) && broken.stdout.contains(name),
+            "{}",
+            broken.stdout
+        );
+        look(good).exits(0);
+    }
+}
+
+/// Proves: numa-unknown
+#[test]
+fn firmware_that_names_no_numa_nodes_is_found() {
+    if !is_bare() {
+        return;
+    }
+    let tree = p5_sys(|sys| edit(sys, "numa_node", |_| "-1\n".into()));
+    let sys = tree.path().join("sys");
+    let looked =
+        run(&[program(), "doctor", "--check", "numa-unknown"], &[("SYSFS_PATH", sys.to_str().unwrap())]);
+    // The devices are as near as they were; only nobody can tell.
+    looked.exits(0);
+    assert!(looked.stdout.contains("note[numa-unknown]"), "{}", looked.stdout);
+}
+
+/// Proves: uverbs-permission
+#[test]
+fn a_device_file_of_another_user_is_found() {
+    let sys = one_device();
+    let verbs = sys.path().join("class/infiniband_verbs/uverbs0");
+    fs::create_dir_all(&verbs).unwrap();
+    fs::write(verbs.join("ibdev"), "rdmap79s0\n").unwrap();
+    // A `/dev` of its own, with the device's file. Nothing drives the number, so that who may open it is told that there is nothing.
+    const MAKE: &str = "d=$(mktemp -d) && mount -t tmpfs none $d && cp -a /dev/null /dev/urandom $d/ && mkdir $d/infiniband && \
+        mknod -m \"$MODE\" $d/infiniband/uverbs0 c 231 192 && mount --move $d /dev && ";
+    const NOBODY: &str = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let inside = |mode: &str, script: &str| {
+        let script = format!("{MAKE} exec {NOBODY} {script}");
+        let variables = [("SYSFS_PATH", sys.path().to_str().unwrap()), ("MODE", mode)];
+        run(&["unshare", "--mount", "sh", "-c", &script], &variables)
+    };
+    fs::set_permissions(sys.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    if inside("0600", &format!("'{}' --version", program())).status.code() != Some(0) {
+        return skipped("no right to make device files in a namespace, or nobody else may run the program");
+    }
+    let look = format!("'{}' doctor --check uverbs-permission", program());
+    let broken = inside("0600", &look);
+    broken.exits(1);
+    assert!(broken.stdout.contains("1 of 1 RDMA device may not be opened: rdmap79s0"), "{}", broken.stdout);
+    let open = inside("0666", &look);
+    assert!(!open.stdout.contains("may not be opened"), "{}", open.stdout);
+}
+
+/// Proves: open-files
 #[test]
 fn a_small_limit_of_open_files_is_found() {
     let sys = one_device();
@@ -314,6 +393,7 @@ fn a_small_limit_of_open_files_is_found() {
     }
 }
 
+/// Proves: shm-too-small
 #[test]
 fn a_small_shared_memory_is_found_in_its_mount_namespace() {
     let unshare: [&[&str]; 2] = [&["unshare", "--mount"], &["unshare", "--map-root-user", "--mount"]];
@@ -336,6 +416,7 @@ fn a_small_shared_memory_is_found_in_its_mount_namespace() {
     look("8g").exits(0);
 }
 
+/// Proves: efa-install-not-mounted
 #[test]
 fn an_image_without_efas_libraries_is_found_and_a_mounted_directory_mends_it() {
     const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libfabric.so.1";
@@ -362,6 +443,7 @@ fn an_image_without_efas_libraries_is_found_and_a_mounted_directory_mends_it() {
     run(&["unshare", "--mount", "sh", "-c", &mounted], &variables).exits(0);
 }
 
+/// Proves: gpu-stuck
 #[test]
 fn an_nvidia_smi_that_hangs_or_reports_a_failed_gpu_is_found() {
     use std::os::unix::fs::PermissionsExt;

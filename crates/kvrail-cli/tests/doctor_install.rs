@@ -112,6 +112,20 @@ fn do_as_told(finding: &Finding) {
     wheel::run(&mut kvrail, DEADLINE).unwrap_or_else(|error| panic!("{command}: {error}"));
 }
 
+/// The exit code and the words of one check, on a host with this `/sys` and these libraries before the system's.
+fn doctor(check: &str, root: &Path, sysfs: &Path, libraries: &Path) -> (Option<i32>, String) {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_kvrail"));
+    program.args(["doctor", "--verbose", "--deadline", "20s", "--check", check, "--python"]).arg(root);
+    program
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("LD_LIBRARY_PATH", libraries)
+        .env("SYSFS_PATH", sysfs);
+    let child = program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let output = wheel::end_of(child, DEADLINE).unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// A libfabric with nothing but the symbol versions up to a level, which is all that the loader looks at.
 fn libfabric(at: &Path, level: u32) {
     fs::create_dir_all(at).unwrap();
@@ -142,35 +156,53 @@ fn system_has(library: &str) -> bool {
     cache.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(library))
 }
 
+/// Proves: plugin-libfabric-too-old, plugin-library-missing, duplicate-libraries, nixl-crash-at-exit
 #[test]
 fn the_wheel_as_it_comes_is_found_for_all_that_is_wrong_with_it_unprompted() {
     let test = "the_wheel_as_it_comes_is_found_for_all_that_is_wrong_with_it_unprompted";
     let Some(root) = environment(test, "nixl-python", NIXL) else { return };
+    // Nothing is named: the environment is the active one, as in the shell of whoever asks.
     let mut program = Command::new(env!("CARGO_BIN_EXE_kvrail"));
-    program.args(["doctor", "--python"]).arg(&root).env_clear().env("PATH", "/usr/bin:/bin");
+    program.arg("doctor").env_clear().env("VIRTUAL_ENV", &root);
+    program.env("PATH", format!("{}/bin:/usr/bin:/bin", root.display()));
     let child = program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let output = wheel::end_of(child, DEADLINE).unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let first: Vec<&str> = text.lines().take(10).collect();
+    let begins = |with: &str| first.iter().any(|line| line.trim_start().starts_with(with));
+    assert!(begins("warning[") && begins("cause:") && begins("fix:"), "cause and fix come first: {text}");
+    // However the lines are broken.
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let says = |part: &str| assert!(text.contains(part), "`{part}` is not in\n{text}");
     if system_has("libfabric.so.1") {
-        assert!(said.contains("plugin-libfabric-too-old") && said.contains("FABRIC_1.10"), "{said}");
+        says("warning[plugin-libfabric-too-old]: the LIBFABRIC plugin of nixl-cu12 1.5.1 in");
+        says("needs FABRIC_1.10;");
+        says("the plugin was linked to FABRIC_1.10, which libfabric has since v2.7");
     } else {
         wheel::skip(&format!("{test}: no libfabric of the system"));
-        assert!(said.contains("libfabric.so.1"), "{said}");
+        says("libfabric.so.1");
     }
-    assert!(
-        system_has("libcuda.so.1")
-            || (said.contains("plugin-library-missing") && said.contains("libcuda.so.1")),
-        "{said}"
-    );
+    if system_has("libcuda.so.1") {
+        wheel::skip(&format!("{test}: this machine has CUDA's driver"));
+    } else {
+        says("warning[plugin-library-missing]: libcuda.so.1");
+        says("the LIBFABRIC plugin of nixl-cu12 1.5.1 in");
+        says("libcuda.so.1 is a part of NVIDIA's driver: start the container with GPUs");
+    }
     if system_has("libefa.so.1") {
-        assert!(said.contains("nixl-crash-at-exit") && said.contains("signal 11"), "{said}");
-        assert!(said.contains("duplicate-libraries") && said.contains("libnl-3"), "{said}");
+        says("warning[duplicate-libraries]: a process with nixl-cu12 1.5.1 in");
+        says("has two copies of libibverbs, libnl-3 and libnl-route-3");
+        says(
+            "ends by signal 11: two copies of libibverbs, libnl-3 and libnl-route-3 are in it [nixl-crash-at-exit]",
+        );
+        says("kvrail fix bundled-libraries --python");
     } else {
         wheel::skip(&format!("{test}: no libefa of the system, so that nothing is there twice"));
     }
 }
 
+/// Proves: plugin-libfabric-too-old
 #[test]
 fn an_old_libfabric_is_told_by_file_release_and_symbol_version_and_a_new_one_is_silent() {
     let test = "an_old_libfabric_is_told_by_file_release_and_symbol_version_and_a_new_one_is_silent";
@@ -197,6 +229,7 @@ fn an_old_libfabric_is_told_by_file_release_and_symbol_version_and_a_new_one_is_
     }
 }
 
+/// Proves: plugin-library-missing
 #[test]
 fn a_plugin_that_finds_all_its_libraries_is_loaded_and_one_that_lost_one_is_found() {
     let test = "a_plugin_that_finds_all_its_libraries_is_loaded_and_one_that_lost_one_is_found";
@@ -245,6 +278,7 @@ fn a_plugin_that_finds_all_its_libraries_is_loaded_and_one_that_lost_one_is_foun
     assert!(of_ucx.title.contains(&ucs) && of_ucx.severity == kvrail_doctor::Severity::Error, "{of_ucx:#?}");
 }
 
+/// Proves: nixl-core-libraries-hidden, nixl-not-usable
 #[test]
 fn core_libraries_that_a_copy_left_behind_are_found_and_where_they_are_is_what_to_type() {
     let test = "core_libraries_that_a_copy_left_behind_are_found_and_where_they_are_is_what_to_type";
@@ -273,6 +307,7 @@ fn core_libraries_that_a_copy_left_behind_are_found_and_where_they_are_is_what_t
     assert_eq!(found(&mended, &broken, "nixl-not-usable"), None);
 }
 
+/// Proves: duplicate-libraries, nixl-crash-at-exit
 #[test]
 fn what_a_finding_says_to_type_leaves_one_copy_of_each_library_and_python_ends_well() {
     let test = "what_a_finding_says_to_type_leaves_one_copy_of_each_library_and_python_ends_well";
@@ -296,6 +331,7 @@ fn what_a_finding_says_to_type_leaves_one_copy_of_each_library_and_python_ends_w
     }
 }
 
+/// Proves: bundled-efa-libraries
 #[test]
 fn a_wheel_s_own_libfabric_is_found_where_efa_is_and_what_to_type_replaces_it() {
     let test = "a_wheel_s_own_libfabric_is_found_where_efa_is_and_what_to_type_replaces_it";
@@ -304,30 +340,81 @@ fn a_wheel_s_own_libfabric_is_found_where_efa_is_and_what_to_type_replaces_it() 
     let (sysfs, new) = (directory.path().join("sys"), directory.path().join("new"));
     fs::create_dir_all(sysfs.join("class/infiniband/rdmap79s0")).unwrap();
     libfabric(&new, 10);
-    let doctor = |with_efa: bool| {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_kvrail"));
-        program.args(["doctor", "--check", "bundled-efa-libraries", "--verbose", "--python"]).arg(&at);
-        program.env_clear().env("PATH", "/usr/bin:/bin").env("LD_LIBRARY_PATH", &new);
-        if with_efa {
-            program.env("SYSFS_PATH", &sysfs);
-        }
-        let child =
-            program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let output = wheel::end_of(child, DEADLINE).unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let (code, said) = doctor(true);
+    let doctor = || doctor("bundled-efa-libraries", &at, &sysfs, &new);
+    let (code, said) = doctor();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("release v2.3") && said.contains("libfabric-fc70961d.so.1.29.0"), "{said}");
     let copied = packages(&at).join("nixl.libs/libfabric-fc70961d.so.1.29.0");
     let command = format!("ln -sb -S .bundled {} {}", new.join("libfabric.so.1").display(), copied.display());
     assert!(said.replace('\n', " ").contains(&command), "{command}\n{said}");
     wheel::run(Command::new("sh").args(["-c", &command]), DEADLINE).unwrap();
-    let (code, said) = doctor(true);
+    let (code, said) = doctor();
     assert_eq!(code, Some(0), "{said}");
     assert!(copied.with_file_name("libfabric-fc70961d.so.1.29.0.bundled").is_file());
 }
 
+/// Proves: nixl-default-backend, efa-driver-libfabric-mismatch, ucx-without-efa, rdma-provider-abi
+#[test]
+fn what_efa_asks_of_an_installation_is_looked_at_where_efa_is() {
+    let test = "what_efa_asks_of_an_installation_is_looked_at_where_efa_is";
+    let Some(root) = environment(test, "nixl-bundled", BUNDLED) else { return };
+    let (directory, at) = copy(&root);
+    let (sysfs, libraries) = (directory.path().join("sys"), directory.path().join("lib"));
+    let device = sysfs.join("class/infiniband/rdmap79s0/device");
+    fs::create_dir_all(&device).unwrap();
+    fs::write(device.join("uevent"), "DRIVER=efa\nPCI_ID=1D0F:EFA1\n").unwrap();
+    fs::create_dir_all(sysfs.join("module/efa")).unwrap();
+    fs::write(sysfs.join("module/efa/version"), "2.17.2g\n").unwrap();
+    let without = directory.path().join("no-efa");
+    fs::create_dir(&without).unwrap();
+    let finds = |check: &str, says: &str| {
+        let (code, said) = doctor(check, &at, &sysfs, &libraries);
+        assert!(code == Some(1) && said.contains(says), "{check} does not say {says}: {said}");
+        // Nothing of it matters on a host without EFA.
+        let (code, said) = doctor(check, &at, &without, &libraries);
+        assert_eq!(code, Some(0), "{check}: {said}");
+    };
+    let silent = |check: &str| {
+        let (code, said) = doctor(check, &at, &sysfs, &libraries);
+        assert_eq!(code, Some(0), "{check}: {said}");
+    };
+    finds("nixl-default-backend", "backends = [\"UCX\"]");
+    finds("efa-driver-libfabric-mismatch", "the EFA driver is 2.17.2g");
+    silent("ucx-without-efa");
+    silent("rdma-provider-abi");
+
+    let api = packages(&at).join("nixl/_api.py");
+    let source = fs::read_to_string(&api).unwrap();
+    fs::remove_file(&api).unwrap();
+    fs::write(&api, source.replace("[\"UCX\"]", "[\"LIBFABRIC\"]")).unwrap();
+    silent("nixl-default-backend");
+
+    let ucx = packages(&at).join("nixl.libs/ucx");
+    for module in ucx.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
+        if module.file_name().unwrap().to_string_lossy().starts_with("libuct_ib_efa") {
+            fs::remove_file(module).unwrap();
+        }
+    }
+    finds("ucx-without-efa", "nixl 0.6.1");
+
+    let Some(verbs) = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64"]
+        .map(Path::new)
+        .into_iter()
+        .find(|at| at.join("libibverbs/libefa-rdmav34.so").exists())
+    else {
+        return wheel::skip(&format!("{test}: no libibverbs with the private interface 34"));
+    };
+    // The library of one release beside the provider of another.
+    fs::create_dir_all(libraries.join("libibverbs")).unwrap();
+    fs::copy(verbs.join("libibverbs.so.1"), libraries.join("libibverbs.so.1")).unwrap();
+    let provider = verbs.join("libibverbs/libefa-rdmav34.so");
+    fs::copy(&provider, libraries.join("libibverbs/libefa-rdmav25.so")).unwrap();
+    finds("rdma-provider-abi", "libibverbs looks for libefa-rdmav34.so");
+    fs::copy(&provider, libraries.join("libibverbs/libefa-rdmav34.so")).unwrap();
+    silent("rdma-provider-abi");
+}
+
+/// Proves: plugin-not-loadable
 #[test]
 fn a_plugin_whose_constructor_crashes_is_a_finding_and_not_the_end() {
     let test = "a_plugin_whose_constructor_crashes_is_a_finding_and_not_the_end";
@@ -345,6 +432,7 @@ fn a_plugin_whose_constructor_crashes_is_a_finding_and_not_the_end() {
     assert!(finding.title.contains("UCX") && finding.title.contains("signal 11"), "{}", finding.title);
 }
 
+/// Proves: nixl-missing, nixl-not-usable
 #[test]
 fn an_environment_without_nixl_or_without_what_nixl_imports_is_found() {
     let test = "an_environment_without_nixl_or_without_what_nixl_imports_is_found";
@@ -366,4 +454,34 @@ fn an_environment_without_nixl_or_without_what_nixl_imports_is_found() {
     let finding = found(&examination, &at, "nixl-not-usable").unwrap();
     assert!(finding.title.contains("numpy"), "{}", finding.title);
     assert!(finding.fix[0].command.as_deref().unwrap().ends_with("-m pip install numpy"), "{finding:?}");
+}
+
+/// Proves: log-nixl-plugin, log-nixl-backend-failed, log-symbol-version, log-library-missing
+#[test]
+fn what_nixl_says_of_a_backend_that_does_not_come_up_is_recognised() {
+    let test = "what_nixl_says_of_a_backend_that_does_not_come_up_is_recognised";
+    let Some(root) = environment(test, "nixl-python", NIXL) else { return };
+    let said = |backend: &str| {
+        let script = format!(
+            "import os\nfrom nixl._api import nixl_agent, nixl_agent_config\ntry: nixl_agent('a', nixl_agent_config(backends=['{backend}']))\n\
+             finally: os._exit(0)"
+        );
+        let mut python = Command::new(root.join("bin/python"));
+        python.args(["-c", &script]).env_clear().env("NIXL_LOG_LEVEL", "INFO").env("PATH", "/usr/bin:/bin");
+        let output = wheel::run(&mut python, DEADLINE).unwrap();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        fs::write(log.path(), [output.stdout, output.stderr].concat()).unwrap();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_kvrail"));
+        let told = program.args(["doctor", "log", "--verbose"]).arg(log.path()).output().unwrap();
+        (String::from_utf8_lossy(&told.stdout).into_owned(), fs::read_to_string(log.path()).unwrap())
+    };
+    let (told, log) = said("LIBFABRIC");
+    assert!(told.contains("[log-nixl-plugin]"), "{log}\n{told}");
+    assert!(told.contains("[log-library-missing]") || told.contains("[log-symbol-version]"), "{log}\n{told}");
+    // NIXL takes any name, says a line, and goes on without a backend.
+    let (told, log) = said("Libfabric");
+    assert!(
+        told.contains("[log-nixl-backend-failed]") && told.contains("backend Libfabric"),
+        "{log}\n{told}"
+    );
 }

@@ -108,6 +108,7 @@ fn a_file_that_is_no_bundle_is_an_error_that_names_it() {
         ("", "not a bundle"),
         ("\u{0}\u{1}garbage", "not a bundle"),
         (&BROKEN[..BROKEN.len() / 2], "EOF"),
+        (&"{\"schema\":".repeat(100_000), "recursion limit"),
         (&BROKEN.replace("bundle.v1", "bundle.v9"), "`kvrail.bundle.v9`"),
     ] {
         let (_folder, path) = folder_with("b.json", content);

@@ -104,6 +104,7 @@ fn healthy_nodes_are_silent_and_every_rail_is_measured_and_counted_on_both_sides
     }
 }
 
+/// Proves: probe-nothing-returns
 #[test]
 fn a_security_group_without_egress_is_named_with_the_side_that_has_it() {
     let bench = bench!("a_security_group_without_egress_is_named_with_the_side_that_has_it");
@@ -119,6 +120,7 @@ fn a_security_group_without_egress_is_named_with_the_side_that_has_it() {
     }
 }
 
+/// Proves: probe-nothing-returns
 #[test]
 fn a_range_that_no_rule_covers_is_told_for_both_directions() {
     let bench = bench!("a_range_that_no_rule_covers_is_told_for_both_directions");
@@ -129,6 +131,7 @@ fn a_range_that_no_rule_covers_is_told_for_both_directions() {
     assert!(finding["fix"].to_string().contains("100.64.0.0/16"), "{finding:#}");
 }
 
+/// Proves: probe-dead-rail
 #[test]
 fn one_dead_rail_of_four_is_named_and_the_others_are_measured() {
     let bench = bench!("one_dead_rail_of_four_is_named_and_the_others_are_measured");
@@ -143,6 +146,7 @@ fn one_dead_rail_of_four_is_named_and_the_others_are_measured() {
     }
 }
 
+/// Proves: probe-wrong-device
 #[test]
 fn devices_that_send_nothing_are_told_from_packets_that_are_lost() {
     let bench = bench!("devices_that_send_nothing_are_told_from_packets_that_are_lost");
@@ -155,6 +159,7 @@ fn devices_that_send_nothing_are_told_from_packets_that_are_lost() {
     }
 }
 
+/// Proves: probe-no-answer
 #[test]
 fn packets_that_go_both_ways_and_operations_that_fail_are_no_security_group() {
     let bench = bench!("packets_that_go_both_ways_and_operations_that_fail_are_no_security_group");
@@ -165,6 +170,7 @@ fn packets_that_go_both_ways_and_operations_that_fail_are_no_security_group() {
     assert_eq!(finding["evidence"][0]["source"], "what the engine says");
 }
 
+/// Proves: probe-wrong-bytes
 #[test]
 fn planted_damage_is_found_and_its_kind_and_rail_are_named() {
     let bench = bench!("planted_damage_is_found_and_its_kind_and_rail_are_named");
@@ -191,6 +197,7 @@ fn acknowledgements_that_precede_their_bytes_are_waited_out() {
     Pair { options: &options, ..Pair::default() }.run(&bench).finds(&[]);
 }
 
+/// Proves: probe-not-the-fabric
 #[test]
 fn a_side_without_devices_is_named_when_the_bytes_go_over_tcp() {
     let bench = bench!("a_side_without_devices_is_named_when_the_bytes_go_over_tcp");
@@ -204,6 +211,7 @@ fn a_side_without_devices_is_named_when_the_bytes_go_over_tcp() {
     Pair { prober: "--over tcp", ..bare }.run(&bench).finds(&[]);
 }
 
+/// Proves: probe-debug-logging
 #[test]
 fn a_log_level_of_the_other_side_is_found() {
     let bench = bench!("a_log_level_of_the_other_side_is_found");
@@ -213,6 +221,7 @@ fn a_log_level_of_the_other_side_is_found() {
     assert!(text(finding, "title").contains("NIXL_LOG_LEVEL=DEBUG on node0"), "{finding:#}");
 }
 
+/// Proves: probe-emulated-writes
 #[test]
 fn a_provider_that_emulates_rdma_is_found_on_its_side() {
     let bench = bench!("a_provider_that_emulates_rdma_is_found_on_its_side");
@@ -228,6 +237,7 @@ fn a_provider_that_emulates_rdma_is_found_on_its_side() {
     assert!(finding["fix"].to_string().contains("unset FI_EFA_USE_DEVICE_RDMA"), "{finding:#}");
 }
 
+/// Proves: probe-slow-rail
 #[test]
 fn a_rail_at_a_fraction_of_its_siblings_is_named() {
     let bench = bench!("a_rail_at_a_fraction_of_its_siblings_is_named");
@@ -255,6 +265,7 @@ fn over_efa_the_same_rails_are_probed() {
 }
 
 /// No emulation: what has no RDMA device is probed over TCP, and said to be.
+/// Proves: probe-same-node
 #[test]
 fn two_processes_of_one_host_are_told_that_they_are() {
     let port = program::free_port();

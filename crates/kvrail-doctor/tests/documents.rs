@@ -1,5 +1,7 @@
 //! What is documented is what is written: the JSON document against its schema, the table of rules against the catalogue.
 
+mod proof;
+
 use std::path::PathBuf;
 
 use kvrail_doctor::host::{Live, Scope};
@@ -69,7 +71,31 @@ fn a_consequence_and_its_cause_point_at_each_other() {
 fn the_table_of_rules_is_that_of_the_catalogue() {
     let written = std::fs::read_to_string(docs("doctor-rules.md")).unwrap_or_default();
     assert!(
-        written == render::list_markdown(),
+        written == render::list_markdown() + &proof::markdown(),
         "docs/doctor-rules.md is stale: cargo run -p kvrail-doctor --example doctor_rules > docs/doctor-rules.md"
     );
+}
+
+#[test]
+fn every_rule_is_proved() {
+    let proofs = proof::all();
+    let rules = catalogue::rules();
+    let unproved: Vec<_> =
+        rules.iter().filter(|rule| proof::is_unproved(rule, proofs.get(rule.id))).collect();
+    assert!(unproved.is_empty(), "{:?}", unproved.iter().map(|rule| rule.id).collect::<Vec<_>>());
+    let strangers: Vec<_> =
+        proofs.keys().filter(|id| rules.iter().all(|rule| rule.id != id.as_str())).collect();
+    assert!(strangers.is_empty(), "no rules: {strangers:?}");
+}
+
+#[test]
+fn a_test_that_says_what_it_proves_asks_for_it() {
+    let claims = proof::claims();
+    assert!(claims.len() >= 30, "{}", claims.len());
+    for claim in claims {
+        assert!(!claim.test.is_empty() && claim.body.contains("#[test]"), "{}: {:?}", claim.file, claim.ids);
+        for id in &claim.ids {
+            assert!(claim.body.contains(id.as_str()), "{}: {} does not name {id}", claim.file, claim.test);
+        }
+    }
 }

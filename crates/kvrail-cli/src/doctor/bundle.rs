@@ -57,7 +57,7 @@ pub(super) fn write(path: &Path, host: &Host) -> Result<(), Failure> {
     write_whole(path, text.as_bytes(), 0o600)?;
     let parts: Vec<String> =
         bundle.answers.iter().map(|(section, of)| format!("{section} {}", of.len())).collect();
-    eprintln!(
+    crate::sink::talk(&format!(
         "bundle: {}, {}, {} answers ({}), {} variables; secrets that show as such are taken out: look through it before you send it\n\
          bundle: kvrail doctor --from {}",
         path.display(),
@@ -66,6 +66,6 @@ pub(super) fn write(path: &Path, host: &Host) -> Result<(), Failure> {
         parts.join(", "),
         bundle.variables.len(),
         path.display(),
-    );
+    ));
     Ok(())
 }

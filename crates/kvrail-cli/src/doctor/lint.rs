@@ -12,7 +12,7 @@ use crate::failure::Failure;
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Lint {
-    /// Kubernetes manifests, Slurm and shell scripts, vLLM, SGLang and Ray settings, Dockerfiles, env files; `-` is stdin.
+    /// Kubernetes manifests, Slurm and shell scripts, vLLM, SGLang and Ray settings, Dockerfiles, env files, Python programs; `-` is stdin.
     /// Files that are given together are looked at as one deployment
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
@@ -41,6 +41,8 @@ enum Kind {
     Dockerfile,
     /// NAME=value lines
     Env,
+    /// A program that configures engines or agents
+    Python,
     /// Any other YAML or JSON: a launcher's job, vLLM's settings
     Settings,
 }
@@ -54,6 +56,7 @@ impl From<Kind> for lint::Kind {
             Kind::Shell => Self::Shell,
             Kind::Dockerfile => Self::Dockerfile,
             Kind::Env => Self::Environment,
+            Kind::Python => Self::Python,
             Kind::Settings => Self::Settings,
         }
     }

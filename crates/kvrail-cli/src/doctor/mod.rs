@@ -131,6 +131,7 @@ impl Patient {
         if let Some(path) = &self.from {
             return bundle::read(path);
         }
+        crate::signals::on_end(kvrail_doctor::host::kill_all)?;
         let mut live = Live::new();
         if let Ok(program) = std::env::current_exe() {
             live = live.with_program(&program);

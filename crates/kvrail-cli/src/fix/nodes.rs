@@ -25,6 +25,8 @@ const LINE_BYTES_MAX: u64 = 1 << 16;
 const PARTS_MAX: usize = 1 << 16;
 /// How much longer than a node may take is waited for what runs on the nodes.
 const GRACE: Duration = Duration::from_secs(15);
+/// How long its last words are waited for once a launcher has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What brings nodes together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -214,7 +216,10 @@ fn gather(mut command: Command, patience: Duration, expected: &[String]) -> Resu
         }
     }
     let ended = end(&mut child, late);
-    let talk: Vec<String> = talk.try_iter().collect();
+    // What it said last is on its way; whoever it left behind may hold the stream open for ever.
+    let until = Instant::now() + LAST_WORDS;
+    let next = || talk.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
+    let talk: Vec<String> = std::iter::from_fn(next).collect();
     let last = talk.iter().rfind(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned());
     for node in expected {
         said.entry(node.clone()).or_insert_with(|| {

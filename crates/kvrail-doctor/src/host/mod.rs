@@ -34,8 +34,8 @@ pub use http::HttpAnswer;
 pub use instance::{InstanceFacts, InterfaceFacts};
 pub use live::Live;
 pub use load::{LOAD, Loaded, PythonTrial, Reached, load_here};
-pub use run::Ran;
 pub(crate) use run::ended;
+pub use run::{Ran, kill_all};
 
 /// Why there is no answer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -1,9 +1,14 @@
 //! Questions to programs that are installed (`nvidia-smi`, `ibv_devices`, `aws`), each with a deadline and a bounded answer.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,19 +80,49 @@ impl Question for Run<'_> {
         let [program, arguments @ ..] = self.words else { return Err(Lack::Absent) };
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(live.variables()).envs(self.variables.iter().copied());
-        ended(command, self.patience.unwrap_or(live.patience()))
+        match ended(command, self.patience.unwrap_or(live.patience())) {
+            // A directory of the search path that may not be looked into, as root's for anybody else, is no program that may not be run.
+            Err(Lack::Denied) if !is_there(live, program) => Err(Lack::Absent),
+            answer => answer,
+        }
     }
+}
+
+/// Whether a program is where it is searched for.
+fn is_there(live: &Live, program: &str) -> bool {
+    let path = live.variables().get("PATH").map_or("", String::as_str);
+    program.contains('/') || path.split(':').any(|directory| Path::new(directory).join(program).is_file())
+}
+
+/// Groups of the programs that run, for whoever has to end before they do.
+static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+fn groups() -> std::sync::MutexGuard<'static, BTreeSet<i32>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills every program that was started here and still runs, with its children: they have groups of their own, which a terminal's
+/// Ctrl-C does not reach. None is started afterwards; to be called right before the end of the process.
+pub fn kill_all() {
+    let groups = groups();
+    for group in groups.iter().filter_map(|group| Pid::from_raw(*group)) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    // Whoever would start another one waits here.
+    std::mem::forget(groups);
 }
 
 /// Starts a command in a process group of its own, and waits for its end; whoever is left of the group at the deadline is killed.
 pub(crate) fn ended(mut command: Command, patience: Duration) -> Answer<Ran> {
     let deadline = Instant::now() + patience;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let (mut child, group) = {
+        let mut groups = groups();
+        let child = command.spawn()?;
+        let group = Pid::from_child(&child);
+        groups.insert(group.as_raw_nonzero().get());
+        (child, group)
+    };
     let collect = |stream: Option<Box<dyn Read + Send>>| {
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -101,8 +136,10 @@ pub(crate) fn ended(mut command: Command, patience: Duration) -> Answer<Ran> {
     };
     let stdout = collect(child.stdout.take().map(|stream| Box::new(stream) as _));
     let stderr = collect(child.stderr.take().map(|stream| Box::new(stream) as _));
-    let group = rustix::process::Pid::from_child(&child);
-    let kill = || rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    let kill = || {
+        groups().remove(&group.as_raw_nonzero().get());
+        kill_process_group(group, Signal::KILL)
+    };
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
@@ -113,7 +150,10 @@ pub(crate) fn ended(mut command: Command, patience: Duration) -> Answer<Ran> {
                 std::thread::spawn(move || child.wait());
                 return Err(Lack::Late);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let _ = kill();
+                return Err(error.into());
+            }
         }
     };
     // A child that it left behind would keep the streams open.
@@ -134,6 +174,7 @@ mod tests {
         let live = Live::new().with_patience(Duration::from_millis(300));
         let host = Host::live(live, Scope::default());
         assert_eq!(host.run(&["kvrail-no-such-program"]), Err(Lack::Absent));
+        assert_eq!(host.run(&["/etc/passwd"]), Err(Lack::Denied));
         let begin = Instant::now();
         assert_eq!(host.run(&["sh", "-c", "sleep 60 & sleep 60"]), Err(Lack::Late));
         // What stays behind does not hold the answer up.

@@ -23,6 +23,8 @@ pub enum Kind {
     Dockerfile,
     /// `NAME=value` lines.
     Environment,
+    /// A Python program.
+    Python,
     /// An engine's settings, a launcher's job, any other YAML or JSON.
     Settings,
 }
@@ -38,18 +40,20 @@ impl Kind {
             Self::Shell => "shell",
             Self::Dockerfile => "dockerfile",
             Self::Environment => "env",
+            Self::Python => "python",
             Self::Settings => "settings",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Kubernetes,
         Self::Ray,
         Self::Slurm,
         Self::Shell,
         Self::Dockerfile,
         Self::Environment,
+        Self::Python,
         Self::Settings,
     ];
 }
@@ -61,6 +65,8 @@ pub enum Expansion {
     Shell,
     /// Kubernetes, which knows `$(NAME)` only.
     Kubernetes,
+    /// Nobody: a Python program says what it means.
+    Python,
     /// Nobody that is known.
     Unknown,
 }
@@ -97,6 +103,7 @@ impl Variable {
         match self.expansion {
             Expansion::Shell => format!("export {}={value}", self.name),
             Expansion::Kubernetes => format!("- {{name: {}, value: \"{value}\"}}", self.name),
+            Expansion::Python => format!("os.environ[\"{}\"] = \"{value}\"", self.name),
             Expansion::Unknown => format!("{}: \"{value}\"", self.name),
         }
     }

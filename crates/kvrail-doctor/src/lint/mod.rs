@@ -105,7 +105,7 @@ pub enum Problem {
     },
     /// It is empty, or like none of the kinds.
     #[error(
-        "it looks like none of kubernetes, ray, slurm, shell, dockerfile, env and settings: say which with --kind"
+        "it looks like none of kubernetes, ray, slurm, shell, dockerfile, env, python and settings: say which with --kind"
     )]
     Unrecognised,
     /// It is not what its kind is written in.

@@ -50,6 +50,7 @@ pub(super) fn read(engine: &Engine, from: &mut dyn Read, buffer_bytes: usize) ->
         state: engine.start,
         tallies: engine.needles.iter().map(|_| Tally::default()).collect(),
         scratch: Vec::new(),
+        line: None,
         hits: Default::default(),
     };
     let broke = scanner.run(from);
@@ -74,6 +75,8 @@ struct Scanner<'e> {
     state: StateID,
     tallies: Vec<Tally>,
     scratch: Vec<u8>,
+    /// The last line in which a literal stood, as places in the file; a line with one often has more.
+    line: Option<(u64, u64)>,
     /// Where the automaton was in a state that ends a literal, by lane.
     hits: [Vec<(usize, StateID)>; LANES],
 }
@@ -176,27 +179,28 @@ impl Scanner<'_> {
 
     /// A literal ends at `end`.
     fn hit(&mut self, there: &[u8], needle: usize, end: usize) {
-        let tally = &mut self.tallies[needle];
-        if self.base + end as u64 <= tally.settled {
+        if self.base + end as u64 <= self.tallies[needle].settled {
             return;
         }
-        let ahead = &there[end..there.len().min(end + CONTEXT)];
-        let (stop, ends) = match memchr::memchr(b'\n', ahead) {
-            Some(at) => (end + at, true),
-            // Less than that is there at the end of the file only.
-            None => (end + ahead.len(), ahead.len() < CONTEXT),
+        let at = self.base + end as u64;
+        let known = self.line.filter(|(start, stop)| (*start..=*stop).contains(&at));
+        let (start, stop, begins, ends) = match known {
+            Some((start, stop)) => ((start - self.base) as usize, (stop - self.base) as usize, true, true),
+            None => {
+                let (start, stop, begins, ends) = line_around(there, end, self.base == 0);
+                if begins && ends && stop - start <= CONTEXT {
+                    self.line = Some((self.base + start as u64, self.base + stop as u64));
+                }
+                (start, stop, begins, ends)
+            }
         };
+        let tally = &mut self.tallies[needle];
         tally.candidates += 1;
         let weight = if tally.candidates <= EXACT { 1 } else { SAMPLE };
         if weight > 1 && !tally.candidates.is_multiple_of(SAMPLE) {
             tally.settled = self.base + stop as u64;
             return;
         }
-        let floor = end.saturating_sub(CONTEXT);
-        let (start, begins) = match memchr::memrchr(b'\n', &there[floor..end]) {
-            Some(at) => (floor + at + 1, true),
-            None => (floor, self.base == 0 && floor == 0),
-        };
         let mut line = &there[start..stop];
         if memchr::memchr(0x1b, line).is_some() {
             super::text::without_colours(line, &mut self.scratch);
@@ -210,6 +214,22 @@ impl Scanner<'_> {
             tally.settled = self.base + (end + CONTEXT / 2) as u64;
         }
     }
+}
+
+/// Where the line begins and stops in which a literal ends at `end`, as far as [`CONTEXT`] reaches; whether it does begin and end there.
+fn line_around(there: &[u8], end: usize, is_beginning: bool) -> (usize, usize, bool, bool) {
+    let ahead = &there[end..there.len().min(end + CONTEXT)];
+    let (stop, ends) = match memchr::memchr(b'\n', ahead) {
+        Some(at) => (end + at, true),
+        // Less than that is there at the end of the file only.
+        None => (end + ahead.len(), ahead.len() < CONTEXT),
+    };
+    let floor = end.saturating_sub(CONTEXT);
+    let (start, begins) = match memchr::memrchr(b'\n', &there[floor..end]) {
+        Some(at) => (floor + at + 1, true),
+        None => (floor, is_beginning && floor == 0),
+    };
+    (start, stop, begins, ends)
 }
 
 fn newlines(bytes: &[u8]) -> u64 {

@@ -2,6 +2,7 @@
 
 mod engines;
 mod kubernetes;
+mod python;
 mod scripts;
 
 use std::rc::Rc;
@@ -43,10 +44,13 @@ pub fn recognise(text: &str) -> Option<Kind> {
     if text.contains("#SBATCH") {
         return Some(Kind::Slurm);
     }
-    if text.starts_with("#!") {
-        return Some(Kind::Shell);
+    if let Some(interpreter) = text.strip_prefix("#!").and_then(|rest| rest.lines().next()) {
+        return Some(if interpreter.contains("python") { Kind::Python } else { Kind::Shell });
     }
     let first = significant().next()?;
+    if is_python(first) {
+        return Some(Kind::Python);
+    }
     if first.starts_with(['{', '[']) {
         return Some(of_tree(text));
     }
@@ -83,6 +87,22 @@ pub fn recognise(text: &str) -> Option<Kind> {
     printable.then_some(Kind::Shell)
 }
 
+/// Whether a line begins a Python program: no other kind of file has such a first line.
+fn is_python(first: &str) -> bool {
+    let is_name = |text: &str| {
+        text.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && text.chars().all(|c| c.is_alphanumeric() || "_.".contains(c))
+    };
+    let (word, rest) = first.split_once(' ').unwrap_or((first, ""));
+    match word {
+        "import" => rest.split(',').all(|name| name.trim().split(" as ").all(|part| is_name(part.trim()))),
+        "from" => rest.split_once(" import ").is_some_and(|(module, _)| is_name(module.trim())),
+        "def" | "class" | "async" | "with" => rest.ends_with(':'),
+        _ if first.starts_with("\"\"\"") => true,
+        name => is_name(name) && rest.starts_with("= "),
+    }
+}
+
 fn of_tree(text: &str) -> Kind {
     let has = |word: &str| {
         text.lines().any(|line| line.trim_start().trim_start_matches(['"', '-', ' ']).starts_with(word))
@@ -113,6 +133,7 @@ impl Extractor {
             Kind::Shell => self.script(file, text, "the script".into(), 0),
             Kind::Dockerfile => self.dockerfile(file, text),
             Kind::Environment => self.environment(file, text),
+            Kind::Python => self.program(file, text),
         }
         Ok(())
     }

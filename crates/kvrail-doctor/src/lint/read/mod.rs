@@ -1,5 +1,6 @@
 //! What files say, as trees and commands whose every part knows its place. Nothing here knows what is right or wrong.
 
+pub mod python;
 pub mod shell;
 pub mod text;
 pub mod yaml;

@@ -261,6 +261,7 @@ fn values(look: &mut Look<'_>, workload: &Workload, engine: &Engine, config: &No
                 Finding::new(&BUFFER, "KV caches are copied through host memory: kv_buffer_device is cpu")
                     .confidence(Confidence::Likely),
             ),
+            expanded if expanded.starts_with('$') => None,
             _ => Some(
                 Finding::new(&BUFFER, format!("{device} is no kv_buffer_device"))
                     .severity(Severity::Error)
@@ -274,6 +275,7 @@ fn values(look: &mut Look<'_>, workload: &Workload, engine: &Engine, config: &No
     if let Some(node) = config.get("kv_load_failure_policy") {
         let finding = match node.str().unwrap_or_default() {
             "fail" => None,
+            expanded if expanded.starts_with('$') => None,
             "recompute" => Some(
                 Finding::new(&FAILURE_POLICY, "failed KV transfers are prefilled again without a word")
                     .severity(Severity::Note)
@@ -368,6 +370,13 @@ fn misnamed(look: &mut Look<'_>, file: usize, at: Position, name: &str, meant: &
 fn names(look: &mut Look<'_>, workload: &Workload) {
     let mut seen: Vec<(Position, String, String)> = Vec::new();
     for command in &workload.commands {
+        if command.program() == "nixl_agent_config" {
+            let named = command.words.iter().skip(1);
+            seen.extend(named.map(|word| {
+                (word.at(), word.str().to_owned(), format!("backends=[\"{}\"]", fixed(word.str())))
+            }));
+            continue;
+        }
         let bench = command
             .words
             .iter()

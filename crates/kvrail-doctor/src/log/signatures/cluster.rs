@@ -141,8 +141,8 @@ transfers do not, so that running ones go on.
             ..RULE
         },
         needle: Needle {
-            literals: &["context deadline exceeded", "etcdserver: ", "Failed to connect to ETCD", "Watch timed out for key", "onnection refused", "no such host", "eadline Exceeded", "ailed to connect to all addresses", "ervice not known", "Error watching etcd", " etcd: "],
-            pattern: r"(?i-u:etcd).*(?:context deadline exceeded|[cC]onnection refused|[dD]eadline [eE]xceeded|failed to connect to all addresses|no such host|[nN]ame or service not known|[uU]navailable)|context deadline exceeded.*(?i-u:etcd)|:2379\S*.*(?:context deadline exceeded|[cC]onnection refused|no such host)|etcdserver: (?:request timed out|no leader|leader changed|too many requests|mvcc: database space exceeded)|Failed to connect to ETCD: (?P<error>.*)|Watch timed out for key: (?P<key>\S+)|Error (?:watching|fetching key|sending).* etcd",
+            literals: &["context deadline exceeded", "etcdserver: ", "Failed to connect to ETCD", "Watch timed out for key", "onnection refused", "no such host", "eadline Exceeded", "ailed to connect to all addresses", "ervice not known", "Error watching etcd", " etcd: ", "clientv3/retry_interceptor"],
+            pattern: r"(?i-u:etcd).*(?:context deadline exceeded|[cC]onnection refused|[dD]eadline [eE]xceeded|failed to connect to all addresses|no such host|[nN]ame or service not known|[uU]navailable)|context deadline exceeded.*(?i-u:etcd)|:2379\S*.*(?:context deadline exceeded|[cC]onnection refused|no such host)|clientv3/retry_interceptor.*(?:DeadlineExceeded|Unavailable)|etcdserver: (?:request timed out|no leader|leader changed|too many requests|mvcc: database space exceeded)|Failed to connect to ETCD: (?P<error>.*)|Watch timed out for key: (?P<key>\S+)|Error (?:watching|fetching key|sending).* etcd",
             unless: &[],
         },
         headline: "etcd did not answer",

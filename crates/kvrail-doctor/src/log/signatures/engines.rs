@@ -89,7 +89,7 @@ check, and produce gibberish.",
         },
         needle: Needle {
             literals: &["KV layer cache must be of shape", "does NOT support PD different TP", "does not support heterogeneous", "eterogeneous TP"],
-            pattern: r"KV layer cache must be of shape|does NOT support PD different TP|(?:does not support|not supported|unsupported)[^.\n]*[hH]eterogeneous (?:TP|tensor)|[hH]eterogeneous (?:TP|tensor)[^.\n]*(?:is not supported|unsupported|requires)",
+            pattern: r"KV layer cache must be of shape|does NOT support PD different TP|(?:does not support|not supported|unsupported)[^.\n]*[hH]eterogeneous (?:TP|tensor)|[hH]eterogeneous (?:TP|tensor)[^.\n]{0,32}(?:is not supported|unsupported|requires)",
             unless: &[],
         },
         headline: "the two sides' tensor parallelism does not fit",

@@ -73,7 +73,7 @@ all (`requires p2p, unset FI_HMEM_DISABLE_P2P`).",
         needle: Needle {
             literals: &["hmem_disable_p2p", "HMEM_DISABLE_P2P"],
             pattern: r"(?i-u:hmem_disable_p2p)[\x22']?\s*[=:]\s*[\x22']?(?i-u:1|true|yes|on)\b|requires p2p, unset FI_HMEM_DISABLE_P2P",
-            unless: &["Default: ", "(default"],
+            unless: &["Default: ", "(default", "# FI_HMEM_DISABLE_P2P"],
         },
         confidence: Confidence::Certain,
         headline: "FI_HMEM_DISABLE_P2P is on: GPU memory goes through the host",

@@ -40,7 +40,7 @@ Run once with NIXL_LOG_LEVEL=info to see it. `Plugin API version mismatch` means
             title: "a NIXL backend could not be created",
             cause: "The plugin is missing, does not load, or fails while it starts: no device, no memory for its buffers, a wrong name.",
             remedy: "Look at the lines before it; check the name's spelling: LIBFABRIC and UCX in capitals.",
-            story: "createBackend says `unsupported backend`, `backend creation failed` or `backend initialization error`. `unsupported` is said of a plugin that was not found or not loaded, and of a name in the wrong case: `Libfabric` is not LIBFABRIC. The other two mean that the plugin ran and \
+            story: "createBackend says `unsupported backend`, `backend creation failed` or `backend initialization error`. `unsupported` is said of a plugin that was not found or not loaded, and of a name in the wrong case: `Libfabric` is not LIBFABRIC. Newer ones say `Skipping backend registration … due to the missing plugin`, and the agent goes on without a backend. The other two mean that the plugin ran and \
 failed: for LIBFABRIC nearly always that it found no device.",
             references: &[NIXL, PLUGINS],
             explained_by: &[
@@ -50,8 +50,8 @@ failed: for LIBFABRIC nearly always that it found no device.",
             ..RULE
         },
         needle: Needle {
-            literals: &["unsupported backend '", "backend creation failed for '", "backend initialization error for '", "Failed to initialize libfabric backend"],
-            pattern: r"(?:unsupported backend|backend creation failed for|backend initialization error for) '(?P<backend>\w+)'|Failed to initialize libfabric backend: (?P<reason>[^\n]*)",
+            literals: &["unsupported backend '", "backend creation failed for '", "backend initialization error for '", "Failed to initialize libfabric backend", "Skipping backend registration "],
+            pattern: r"(?:unsupported backend '|backend creation failed for '|backend initialization error for '|Skipping backend registration )(?P<backend>\w+)|Failed to initialize libfabric backend: (?P<reason>[^\n]*)",
             unless: &[],
         },
         confidence: Confidence::Certain,

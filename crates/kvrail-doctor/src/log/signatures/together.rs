@@ -47,7 +47,7 @@ at all.",
             references: &[AWS_EFA],
             ..RULE
         },
-        needle: Needle { literals: &["rx_pkts"], pattern: r"\brx_pkts\b\W{1,4}(?P<received>0)\b", unless: &[] },
+        needle: Needle { literals: &["rx_pkts"], pattern: r"\brx_pkts\b[^\w<>!]{1,4}(?P<received>0)\b", unless: &[] },
         headline: "EFA's counters show packets sent and none received",
         steps: &[
             ("let the group talk to itself, outbound", "aws ec2 authorize-security-group-egress --group-id SG --ip-permissions 'IpProtocol=-1,UserIdGroupPairs=[{GroupId=SG}]'"),
@@ -67,7 +67,7 @@ at all.",
             references: &[super::FI_EFA],
             ..RULE
         },
-        needle: Needle { literals: &["tx_pkts"], pattern: r"\btx_pkts\b\W{1,4}(?P<sent>0)\b", unless: &[] },
+        needle: Needle { literals: &["tx_pkts"], pattern: r"\btx_pkts\b[^\w<>!]{1,4}(?P<sent>0)\b", unless: &[] },
         confidence: Confidence::Possible,
         headline: "the EFA devices' counters show that nothing was sent",
         steps: &[("see what libfabric chooses", "FI_LOG_LEVEL=info COMMAND 2>&1 | grep -m3 -i provider")],
