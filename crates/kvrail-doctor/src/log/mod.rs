@@ -1,8 +1,8 @@
 //! Logs of the engines and libraries, read for the lines that name a known failure.
 //!
-//! What is known is data ([`signatures`]): texts that must stand in a line, a pattern with what to keep of it, what makes it innocent,
-//! and the rule that explains it. All texts are looked for at once, in one pass over the bytes ([`scan`]), in constant memory, whatever the
-//! lines are. Each failure is one [`Finding`](crate::Finding) with its first line, how often, from when to when; what only several lines
+//! What is known is data (`signatures`): texts that must stand in a line, a pattern with what to keep of it, what makes it innocent,
+//! and the rule that explains it. All texts are looked for at once, in one pass over the bytes (`scan`), in constant memory, whatever the
+//! lines are. Each failure is one [`Finding`] with its first line, how often, from when to when; what only several lines
 //! say together (a backend that was asked for and never came up, packets that leave and never arrive) is judged at the end.
 
 use std::fmt;
