@@ -1,6 +1,7 @@
 //! `kvrail doctor lint`: mistakes in the files that deploy and configure. What is looked for is in the crate `kvrail-doctor`.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use kvrail_doctor::lint;
@@ -64,6 +65,7 @@ impl From<Kind> for lint::Kind {
 
 /// Looks at files.
 pub(crate) fn main(arguments: &Lint) -> Result<ExitCode, Failure> {
+    let begin = Instant::now();
     let mut unread = Vec::new();
     let sources: Vec<_> = arguments
         .files
@@ -72,7 +74,7 @@ pub(crate) fn main(arguments: &Lint) -> Result<ExitCode, Failure> {
         .collect();
     let mut linted = lint::lint(&sources, arguments.kind.map(Into::into));
     linted.errors.splice(0..0, unread);
-    let mut report = linted.report();
+    let mut report = linted.report().took(begin.elapsed());
     if arguments.telling.verbose {
         let kinds = linted.files.iter().map(|(name, kind)| format!("{name}: {}\n", kind.name()));
         report = report.table(kinds.collect::<String>());
