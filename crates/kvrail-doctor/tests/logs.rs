@@ -165,6 +165,15 @@ fn counts_stay_right_where_every_line_is_one() {
 }
 
 #[test]
+fn one_line_that_is_meant_is_found_behind_a_hundred_thousand_that_are_like_it() {
+    // Not a multiple of anything that is sampled.
+    let mut log = "a key (RKEY) not registered is what this text speaks of\n".repeat(100_003);
+    assert_eq!(ids(&read(log.as_bytes())), BTreeSet::new());
+    log += "libfabric:1:2::efa:cq:efa_cq_handle_error():103<warn> err: 22, message: Remote key (RKEY) not registered or does not match remote IOVA\n";
+    assert!(ids(&read(log.as_bytes())).contains("log-efa-remote-key"));
+}
+
+#[test]
 fn what_is_no_log_is_refused_and_what_breaks_off_counts_as_far_as_it_was_read() {
     let mut logs = Logs::new();
     assert!(matches!(logs.read("core", &b"\x7fELF\x02\x01\x01"[..]), Err(NotRead::Binary)));
