@@ -180,7 +180,7 @@ fn two_sides_of_the_same_role_refuse_each_other() {
     let target = start(&format!("bench --role target --listen 127.0.0.1:{port} --timeout 20s"));
     // A target that connects does not exist; garbage after a right preamble does.
     let mut socket = program::connect(port);
-    socket.write_all(b"KVRB\x04\0\0\0\xff\xff\xff\xff\x01").unwrap();
+    socket.write_all(b"KVRB\x05\0\0\0\xff\xff\xff\xff\x01").unwrap();
     let ended = target.end();
     ended.exits(2);
     assert!(ended.stderr.contains("beyond its limit"), "{}", ended.stderr);
