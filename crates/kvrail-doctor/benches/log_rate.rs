@@ -3,8 +3,8 @@
 //! Each kind of log is made in memory, without a disk; every run's findings are compared with what was put in. The figure is the
 //! median of the runs, in MB/s (1e6 bytes). `LOG_RATE_MEGABYTES` sets the size of each log (256), `LOG_RATE_RUNS` the runs (5).
 //!
-//! On 2 vCPUs of an AMD EPYC, 2026-11-21, with others building beside it (load 4 to 8): healthy 1010, failing 879, debug 830, endless 1015,
-//! similar 413 MB/s; 1 GB of each at a load of 13: 663, 641, 552, 733, 318 MB/s with a peak of 11 MiB, as with 10 MB.
+//! On 2 vCPUs of an AMD EPYC, 2026-11-21, beside little else: healthy 1076, failing 888, debug 813, endless 1121, similar 250 MB/s; 1 GB of each
+//! has a peak of 11 MiB, as with 10 MB.
 
 use std::io::{self, Read};
 use std::time::Instant;

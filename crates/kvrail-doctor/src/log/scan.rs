@@ -16,10 +16,12 @@ use super::tally::Tally;
 pub(super) const CONTEXT: usize = 2048;
 /// What is held in memory of a log.
 pub(super) const BUFFER: usize = 1 << 20;
-/// So many lines are looked at closer for one signature, and all of them until it has been found; of more, one of [`SAMPLE`], so that a
-/// log in which every line is one is read as fast as any other.
+/// So many lines are looked at closer for one signature that has been found; of more, one of [`SAMPLE`], so that a log in which every line
+/// is one is read as fast as any other.
 const EXACT: u64 = 1 << 14;
-/// Of so many lines one is looked at, beyond [`EXACT`].
+/// So many are looked at while it has not been found: one line that is meant must not be lost among those that are like it.
+const EXACT_UNFOUND: u64 = 1 << 18;
+/// Of so many lines one is looked at beyond these.
 const SAMPLE: u64 = 16;
 
 /// Parts of a block that are looked at side by side, and their length.
@@ -196,7 +198,8 @@ impl Scanner<'_> {
         };
         let tally = &mut self.tallies[needle];
         tally.candidates += 1;
-        let weight = if tally.count == 0 || tally.candidates <= EXACT { 1 } else { SAMPLE };
+        let exact = if tally.count == 0 { EXACT_UNFOUND } else { EXACT };
+        let weight = if tally.candidates <= exact { 1 } else { SAMPLE };
         if weight > 1 && !tally.candidates.is_multiple_of(SAMPLE) {
             tally.settled = self.base + stop as u64;
             return;
