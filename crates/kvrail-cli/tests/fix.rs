@@ -6,6 +6,9 @@
 mod made;
 #[path = "fix/nodes.rs"]
 mod nodes;
+#[path = "../../kvrail-engines/tests/nixl/wheel.rs"]
+#[allow(dead_code, reason = "the engines' tests use the rest")]
+mod wheel;
 
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -138,7 +141,7 @@ fn a_nixl_built_from_source_gets_the_efa_softwares_libfabric_by_the_loaders_conf
     let at = made.root.parent().unwrap().display().to_string();
     let may = made::run("unshare", &["--mount", "sh", "-c", "mount -t tmpfs none /mnt"]);
     if !may.0 {
-        made::skip(&format!("the loader's configuration: no mount namespace: {}", may.1.trim()));
+        wheel::skip(&format!("the loader's configuration: no mount namespace: {}", may.1.trim()));
         return;
     }
     let script = format!(

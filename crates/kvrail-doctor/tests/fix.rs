@@ -6,6 +6,9 @@
 mod made;
 #[path = "fix/real.rs"]
 mod real;
+#[path = "../../kvrail-engines/tests/nixl/wheel.rs"]
+#[allow(dead_code, reason = "the engines' tests use the rest")]
+mod wheel;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -179,6 +182,6 @@ fn the_preamble_does_the_same_without_kvrail_and_twice_is_once() {
         let (well, said) = made::run("shellcheck", &["-s", "bash", file.to_str().unwrap()]);
         assert!(well, "{said}");
     } else {
-        made::skip("shellcheck is not installed: the preamble is not checked with it");
+        wheel::skip("shellcheck is not installed: the preamble is not checked with it");
     }
 }

@@ -1,13 +1,12 @@
 //! Real clusters on one host: Slurm with two slurmd, Ray with three nodes.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
-
-use super::made::{Made, image, run, skip};
+use super::made::{Made, image, run};
+use super::wheel::{environment, had};
 use super::{ended, fix};
 
 /// Slurm's daemons, ended with the test.
@@ -113,18 +112,6 @@ impl Slurm {
     }
 }
 
-/// Whether a test has what it needs; what it lacks is said by name, and is a failure where it can be had.
-fn had<T>(test: &str, got: Result<T, String>) -> Option<T> {
-    match got {
-        Ok(got) => Some(got),
-        Err(why) => {
-            assert!(std::env::var_os("CI").is_none(), "{test}: {why}");
-            skip(&format!("{test}: {why}"));
-            None
-        }
-    }
-}
-
 #[test]
 fn every_node_of_a_slurm_allocation_is_mended_and_says_so() {
     let Some(slurm) = had("kvrail fix --nodes slurm", Slurm::start()) else { return };
@@ -161,25 +148,7 @@ fn outside_of_an_allocation_slurm_is_an_error_that_says_what_to_type() {
 
 /// An environment with Ray, made once.
 fn ray() -> Result<PathBuf, String> {
-    const RAY: &str = "ray==2.60.0";
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ray");
-    let whole = root.join(".whole");
-    let file = File::create(root.with_extension("lock")).map_err(|error| error.to_string())?;
-    flock(&file, FlockOperation::LockExclusive).map_err(|error| error.to_string())?;
-    if fs::read_to_string(&whole).is_ok_and(|is| is == RAY) {
-        return Ok(root);
-    }
-    let step = |(well, said): (bool, String)| {
-        if well { Ok(()) } else { Err(said.lines().last().unwrap_or_default().to_owned()) }
-    };
-    let at = root.to_str().ok_or("a path that is no UTF-8")?;
-    step(run("python3", &["-m", "venv", "--clear", at]))?;
-    step(run(
-        "timeout",
-        &["400", &format!("{at}/bin/python"), "-m", "pip", "install", "--quiet", "--retries", "1", RAY],
-    ))?;
-    fs::write(&whole, RAY).map_err(|error| error.to_string())?;
-    Ok(root)
+    environment("ray", &["ray==2.60.0"], &[], Duration::from_secs(400))
 }
 
 /// Starts a cluster of three nodes, runs a command line with its address, and ends.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -215,11 +214,6 @@ fn sum(bytes: &[u8]) -> String {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
     });
     format!("{} bytes {hash:x}", bytes.len())
-}
-
-/// Says past the harness what is not tested.
-pub(crate) fn skip(what: &str) {
-    let _ = std::io::stderr().write_all(format!("skipped: {what}\n").as_bytes());
 }
 
 /// A tree of the same files under other names: what never writes into a file does no harm to the original.

@@ -1,62 +1,19 @@
 //! The real wheels from PyPI, in environments below the target directory that are made once.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kvrail_doctor::fix::{Applied, Remedy};
-use rustix::fs::{FlockOperation, flock};
 
-use super::made::{image, run, skip, twin};
+use super::made::{image, run, twin};
+use super::wheel::{had, install, skip};
 use super::{asked, carry_out, undo};
 
 /// The release whose wheel brings libfabric, libefa and libibverbs.
 const BUNDLED: &[&str] = &["nixl==0.6.1", "numpy", "mpich==5.0.2", "nvidia-cuda-runtime-cu12==12.9.79"];
 /// The newest release whose LIBFABRIC plugin can use the libfabric that mpich brings.
 const NOW: &[&str] = &["nixl-cu12==1.4.0", "numpy", "mpich==5.0.2", "nvidia-cuda-runtime-cu12==12.9.79"];
-
-fn had(test: &str, name: &str, packages: &[&str]) -> Option<PathBuf> {
-    match install(name, packages) {
-        Ok(root) => Some(root),
-        Err(why) => {
-            assert!(std::env::var_os("CI").is_none(), "{test}: {why}");
-            skip(&format!("{test}: {why}"));
-            None
-        }
-    }
-}
-
-fn install(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    // Written last: an installation that was interrupted is not taken for a whole one.
-    let (whole, wanted) = (root.join(".whole"), packages.join(" "));
-    let file = File::create(root.with_extension("lock")).map_err(|error| error.to_string())?;
-    flock(&file, FlockOperation::LockExclusive).map_err(|error| error.to_string())?;
-    if fs::read_to_string(&whole).is_ok_and(|is| is == wanted) {
-        return Ok(root);
-    }
-    let step = |(well, said): (bool, String)| {
-        if well { Ok(()) } else { Err(said.lines().last().unwrap_or_default().to_owned()) }
-    };
-    let at = root.to_str().ok_or("a path that is no UTF-8")?;
-    step(run("python3", &["-m", "venv", "--clear", at]))?;
-    let pip = [
-        "300",
-        &format!("{at}/bin/python"),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--retries",
-        "1",
-    ]
-    .map(str::to_owned);
-    let words: Vec<&str> = pip.iter().map(String::as_str).chain(packages.iter().copied()).collect();
-    step(run("timeout", &words))?;
-    fs::write(&whole, wanted).map_err(|error| error.to_string())?;
-    Ok(root)
-}
 
 /// An environment of the same files in a directory of its own, and a prefix like that of the EFA installer with mpich's libfabric.
 struct Real {
@@ -67,7 +24,7 @@ struct Real {
 
 impl Real {
     fn new(test: &str, name: &str, packages: &[&str]) -> Option<Self> {
-        let installed = had(test, name, packages)?;
+        let installed = had(test, install(name, packages))?;
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let root = directory.path().join("venv");
         twin(&installed, &root);

@@ -24,6 +24,7 @@ pub(crate) fn nixl_on_libfabric(test: &str) -> Option<(PathBuf, PathBuf)> {
     had(test, install("nixl-libfabric", ON_LIBFABRIC).and_then(|root| Ok((root.clone(), stand_ins(&root)?))))
 }
 
+/// What a test needs; none, and said past the harness, where it cannot be had. Where CI runs the test it can be.
 pub(crate) fn had<T>(test: &str, got: Result<T, String>) -> Option<T> {
     match got {
         Ok(got) => Some(got),
@@ -40,7 +41,18 @@ pub(crate) fn skip(what: &str) {
     let _ = std::io::stderr().write_all(format!("skipped: {what}\n").as_bytes());
 }
 
+/// An environment with these packages and nothing that they depend on.
 pub(crate) fn install(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
+    environment(name, packages, &["--no-deps"], INSTALL_DEADLINE)
+}
+
+/// An environment with what pip makes of these packages and options, made once; each of its two steps has that long.
+pub(crate) fn environment(
+    name: &str,
+    packages: &[&str],
+    options: &[&str],
+    within: Duration,
+) -> Result<PathBuf, String> {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     // Written last: an installation that was interrupted is not taken for a whole one.
     let (whole, wanted) = (root.join(".whole"), packages.join(" "));
@@ -49,12 +61,10 @@ pub(crate) fn install(name: &str, packages: &[&str]) -> Result<PathBuf, String> 
     if fs::read_to_string(&whole).is_ok_and(|is| is == wanted) {
         return Ok(root);
     }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&root), INSTALL_DEADLINE)?;
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&root), within)?;
     let mut pip = Command::new(root.join("bin/python"));
-    run(
-        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1"]).args(packages),
-        INSTALL_DEADLINE,
-    )?;
+    pip.args(["-m", "pip", "install", "--quiet", "--retries", "1"]).args(options).args(packages);
+    run(&mut pip, within)?;
     fs::write(&whole, wanted).map_err(|error| error.to_string())?;
     Ok(root)
 }
